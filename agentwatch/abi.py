@@ -1,0 +1,371 @@
+"""The mirror of bpf/agentwatch.h, and the only file that knows the layout of a record.
+
+A record is described by its kind's fields: (name, offset, type) with type one of u8 u16 u32 u64
+s32 bytesN, and by its strings: (name, length field), one after the other behind the struct. The
+same table is written into each journal segment, so that any version reads any journal.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from agentwatch.errors import RecordError
+from agentwatch.events import NO_PROCESS, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+
+ABI = 1
+
+FORK, EXEC, EXIT, OPEN, CONNECT, SYN = 1, 2, 3, 4, 5, 6
+KINDS = 8
+KIND_NAMES: Mapping[int, str] = MappingProxyType(
+    {FORK: "fork", EXEC: "exec", EXIT: "exit", OPEN: "open", CONNECT: "connect", SYN: "syn"}
+)
+
+FLAG_PROVISIONAL = 0x0001
+FLAG_CANDIDATE = 0x0002
+FLAG_ARGV_CUT = 0x0004
+FLAG_SCRIPT = 0x0008
+FLAG_READS = 0x0010
+FLAG_CHANGES = 0x0020
+FLAG_CREATED = 0x0040
+FLAG_DIRECTORY = 0x0080
+FLAG_ANONYMOUS = 0x0100
+FLAG_DELETED = 0x0200
+FLAG_FROM_SOCKET = 0x0400
+FLAG_COMPAT = 0x0800
+
+UNRESOLVED_PATH = 0x01
+UNRESOLVED_ASKED = 0x02
+UNRESOLVED_CWD = 0x04
+UNRESOLVED_ARGV = 0x08
+UNRESOLVED_ADDRESS = 0x10
+_UNRESOLVED = ((0x01, "path"), (0x02, "asked"), (0x04, "cwd"), (0x08, "argv"), (0x10, "address"))
+
+STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
+_STDIN = ("null", "tty", "pipe", "socket", "file")
+
+SESSION_PROVISIONAL, SESSION_CONFIRMED = 1, 2
+
+PATH_MAX = 4096
+ARGV_MAX = 4096
+DATA_MAX = 7808
+LITERAL_MAX = 64
+
+_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "bytes7": "7s", "bytes16": "16s"}
+_SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4, "bytes7": 7, "bytes16": 16}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a struct. offset: bytes from the start of the struct."""
+
+    name: str
+    offset: int
+    type: str
+
+
+class Layout:
+    """A struct of the contract. `strings` pairs each string behind it with its length field."""
+
+    def __init__(
+        self,
+        name: str,
+        fields: tuple[tuple[str, str], ...],
+        strings: tuple[str, ...] = (),
+        base: Layout | None = None,
+    ) -> None:
+        self.name = name
+        offset = 0
+        placed = list(base.fields) if base else []
+        offset = base.size if base else 0
+        for field, kind in fields:
+            if not kind.startswith("bytes") and offset % _SIZES[kind]:
+                raise ValueError(f"{name}.{field} is not aligned")
+            placed.append(Field(field, offset, kind))
+            offset += _SIZES[kind]
+        self.fields = tuple(placed)
+        self.strings = strings
+        self.size = offset
+        self.struct = struct.Struct("<" + "".join(_CODES[f.type] for f in self.fields))
+        self.names = tuple(f.name for f in self.fields)
+        if self.struct.size != self.size or self.size % 8:
+            raise ValueError(f"{name} is {self.size} bytes: pad it to a multiple of 8")
+
+    def table(self) -> dict[str, Any]:
+        """The layout as plain data, for the header of a journal segment."""
+        return {
+            "size": self.size,
+            "fields": [[f.name, f.offset, f.type] for f in self.fields],
+            "strings": list(self.strings),
+        }
+
+
+HEADER = Layout(
+    "aw_header",
+    (
+        ("length", "u32"),
+        ("kind", "u16"),
+        ("flags", "u16"),
+        ("time", "u64"),
+        ("sequence", "u64"),
+        ("cpu", "u32"),
+        ("generation", "u32"),
+        ("tgid", "u32"),
+        ("tid", "u32"),
+        ("start", "u64"),
+        ("session_start", "u64"),
+        ("session_tgid", "u32"),
+        ("unresolved", "u32"),
+    ),
+)
+LAYOUTS: Mapping[int, Layout] = MappingProxyType(
+    {
+        FORK: Layout(
+            "aw_fork",
+            (("child_start", "u64"), ("child_tgid", "u32"), ("pad", "u32")),
+            base=HEADER,
+        ),
+        EXEC: Layout(
+            "aw_exec",
+            (
+                ("parent_start", "u64"),
+                ("parent_tgid", "u32"),
+                ("uid", "u32"),
+                ("result", "s32"),
+                ("argc", "u32"),
+                ("path_dev", "u32"),
+                ("cwd_dev", "u32"),
+                ("path_len", "u16"),
+                ("asked_len", "u16"),
+                ("cwd_len", "u16"),
+                ("argv_len", "u16"),
+                ("stdin_kind", "u8"),
+                ("pad", "bytes7"),
+            ),
+            ("path", "asked", "cwd", "argv"),
+            base=HEADER,
+        ),
+        EXIT: Layout("aw_exit", (("status", "s32"), ("pad", "u32")), base=HEADER),
+        OPEN: Layout(
+            "aw_open",
+            (
+                ("open_flags", "u32"),
+                ("result", "s32"),
+                ("path_dev", "u32"),
+                ("path_len", "u16"),
+                ("asked_len", "u16"),
+            ),
+            ("path", "asked"),
+            base=HEADER,
+        ),
+        CONNECT: (
+            _connect := Layout(
+                "aw_connect",
+                (
+                    ("address", "bytes16"),
+                    ("result", "s32"),
+                    ("family", "u16"),
+                    ("port", "u16"),
+                    ("protocol", "u16"),
+                    ("path_len", "u16"),
+                    ("asked_len", "u16"),
+                    ("pad", "u16"),
+                    ("path_dev", "u32"),
+                    ("pad2", "u32"),
+                ),
+                ("path", "asked"),
+                base=HEADER,
+            )
+        ),
+        SYN: _connect,
+    }
+)
+
+Name = Callable[[int, bytes], str]
+"""(kernel dev_t, path from the root of its file system) -> the canonical name."""
+
+
+def plain_name(dev: int, path: bytes) -> str:
+    """The name where the file system is the root: for tests and for readers without mounts."""
+    return os.fsdecode(path) or "/"
+
+
+def peek(record: bytes | memoryview, offset: int = 0) -> tuple[int, int, int]:
+    """(length, kind, flags) of the record at offset, without decoding it."""
+    length, kind, flags = _PEEK(record, offset)
+    return length, kind, flags
+
+
+_PEEK = struct.Struct("<IHH").unpack_from
+
+
+def unpack(
+    record: bytes | memoryview, layouts: Mapping[int, Layout] = LAYOUTS
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The fields and the strings of a record. Raises RecordError when they do not fit its length."""
+    try:
+        length, kind, _ = peek(record)
+        layout = layouts[kind]
+        values = dict(zip(layout.names, layout.struct.unpack_from(record), strict=True))
+    except (struct.error, KeyError) as error:
+        raise RecordError(f"a record that does not decode: {error}") from None
+    strings = {}
+    offset = layout.size
+    for name in layout.strings:
+        end = offset + values[f"{name}_len"]
+        strings[name] = bytes(record[offset:end])
+        offset = end
+    if offset > length or length > len(record):
+        raise RecordError(f"a record of {length} bytes whose strings end at {offset}")
+    return values, strings
+
+
+def pack(kind: int, values: Mapping[str, Any], strings: Mapping[str, bytes]) -> bytes:
+    """The record for these fields; lengths are worked out, what is not named is zero."""
+    layout = LAYOUTS[kind]
+    filled = {name: b"" if kind_.startswith("bytes") else 0 for name, kind_ in _types(layout)} | dict(values)
+    tail = b"".join(strings.get(name, b"") for name in layout.strings)
+    for name in layout.strings:
+        filled[f"{name}_len"] = len(strings.get(name, b""))
+    filled["length"] = layout.size + len(tail)
+    filled["kind"] = kind
+    return layout.struct.pack(*(filled[name] for name in layout.names)) + tail
+
+
+def _types(layout: Layout) -> list[tuple[str, str]]:
+    return [(f.name, f.type) for f in layout.fields]
+
+
+def decode(
+    record: bytes | memoryview, name: Name = plain_name, layouts: Mapping[int, Layout] = LAYOUTS
+) -> Event:
+    """The event a record stands for. Raises RecordError for anything that is not a record."""
+    values, strings = unpack(record, layouts)
+    flags, unresolved = values["flags"], values["unresolved"]
+    common = {
+        "time": values["time"],
+        "process": ProcessKey(values["tgid"], values["start"]),
+        "session": ProcessKey(values["session_tgid"], values["session_start"]),
+        "tid": values["tid"],
+        "cpu": values["cpu"],
+        "sequence": values["sequence"],
+        "generation": values["generation"],
+        "provisional": bool(flags & FLAG_PROVISIONAL),
+    }
+    if unresolved:
+        common["unresolved"] = frozenset(word for bit, word in _UNRESOLVED if unresolved & bit)
+    return _DECODERS[values["kind"]](values, strings, name, common)
+
+
+def _fork(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    return Fork(child=ProcessKey(v["child_tgid"], v["child_start"]), **common)
+
+
+def _exit(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    return Exit(status=v["status"], **common)
+
+
+def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    flags = v["flags"]
+    asked = os.fsdecode(s["asked"])
+    failed = v["result"] < 0
+    cwd = "" if failed else name(v["cwd_dev"], s["cwd"])
+    argv = s["argv"]
+    tokens = argv.removesuffix(b"\0").split(b"\0") if argv else []
+    return Exec(
+        path="" if failed else _file(v, s["path"], name),
+        asked=asked,
+        script=absolute(asked, cwd) if flags & FLAG_SCRIPT else None,
+        argv=tuple(os.fsdecode(token) for token in tokens),
+        argv_cut=bool(flags & FLAG_ARGV_CUT),
+        argc=v["argc"],
+        stdin=_STDIN[v["stdin_kind"]] if v["stdin_kind"] < len(_STDIN) else "file",
+        cwd=cwd,
+        uid=v["uid"],
+        parent=ProcessKey(v["parent_tgid"], v["parent_start"]) if not failed else NO_PROCESS,
+        result=v["result"],
+        candidate=bool(flags & FLAG_CANDIDATE),
+        anonymous=bool(flags & FLAG_ANONYMOUS),
+        deleted=bool(flags & FLAG_DELETED),
+        **common,
+    )
+
+
+def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    flags = v["flags"]
+    return Open(
+        path="" if v["result"] < 0 else _file(v, s["path"], name),
+        asked=os.fsdecode(s["asked"]),
+        flags=v["open_flags"],
+        result=v["result"],
+        reads=bool(flags & FLAG_READS),
+        changes=bool(flags & FLAG_CHANGES),
+        created=bool(flags & FLAG_CREATED),
+        directory=bool(flags & FLAG_DIRECTORY),
+        deleted=bool(flags & FLAG_DELETED),
+        **common,
+    )
+
+
+def _connect_event(
+    v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]
+) -> Event:
+    family = v["family"]
+    addr = ""
+    if family == socket.AF_INET:
+        addr = socket.inet_ntop(socket.AF_INET, v["address"][:4])
+    elif family == socket.AF_INET6:
+        addr = socket.inet_ntop(socket.AF_INET6, v["address"])
+    unix = ""
+    if family == socket.AF_UNIX:
+        asked = s["asked"]
+        if asked[:1] == b"\0":
+            unix = "@" + os.fsdecode(asked[1:])
+        else:
+            unix = name(v["path_dev"], s["path"]) if s["path"] else os.fsdecode(asked)
+    protocol = _PROTOCOLS.get(v["protocol"], str(v["protocol"]) if v["protocol"] else "")
+    return Connect(
+        family=family,
+        addr=addr,
+        port=v["port"],
+        protocol="unix" if family == socket.AF_UNIX else protocol,
+        unix=unix,
+        result=v["result"],
+        syn=v["kind"] == SYN,
+        from_socket=bool(v["flags"] & FLAG_FROM_SOCKET),
+        **common,
+    )
+
+
+_PROTOCOLS = {
+    socket.IPPROTO_TCP: "tcp",
+    socket.IPPROTO_UDP: "udp",
+    socket.IPPROTO_ICMP: "icmp",
+    socket.IPPROTO_ICMPV6: "icmpv6",
+    132: "sctp",
+}
+_DECODERS = {
+    FORK: _fork,
+    EXEC: _exec,
+    EXIT: _exit,
+    OPEN: _open,
+    CONNECT: _connect_event,
+    SYN: _connect_event,
+}
+
+
+def _file(v: dict[str, Any], path: bytes, name: Name) -> str:
+    """A file's name; one without a place in a file system keeps the name the kernel gave it."""
+    if v["flags"] & FLAG_ANONYMOUS:
+        return os.fsdecode(path)
+    return name(v["path_dev"], path)
+
+
+def absolute(asked: str, cwd: str) -> str:
+    """`asked` as an absolute name, `.` and `..` taken out without looking at symbolic links."""
+    return os.path.normpath(os.path.join(cwd, asked)) if asked else asked

@@ -1,0 +1,143 @@
+"""What agentwatch knows: one frozen dataclass per kind of record.
+
+Produced by `abi.decode` from the kernel's records (bpf/agentwatch.h is the contract), consumed by
+the lineage, the engine and the sinks. Names of files are `str` with undecodable bytes as
+surrogate escapes: `os.fsencode` gives the kernel's bytes back. Times are nanoseconds of
+CLOCK_BOOTTIME, taken in the probe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class ProcessKey(NamedTuple):
+    """A process for the whole boot: `pid` may be reused, the pair is not.
+
+    pid: thread group id in the initial PID namespace. start: ns of CLOCK_BOOTTIME at its fork.
+    """
+
+    pid: int
+    start: int
+
+    def id(self, boot_id: str) -> str:
+        """`boot-id:pid:start-time`, unique across machines and reboots."""
+        return f"{boot_id}:{self.pid}:{self.start}"
+
+
+NO_PROCESS = ProcessKey(0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What every record has. `unresolved` names fields whose read failed or was cut."""
+
+    time: int
+    process: ProcessKey
+    session: ProcessKey
+    tid: int = 0
+    cpu: int = 0
+    sequence: int = 0
+    generation: int = 0
+    provisional: bool = False  # the tag is not confirmed: nothing is acted on or shown yet
+    unresolved: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork(Event):
+    """A new process (never a thread). `process` is the forker, `child` the new one."""
+
+    child: ProcessKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exec(Event):
+    """execve or execveat. result 0: the program runs; below 0: -errno, and only `asked` is known.
+
+    path: canonical name of the executable that runs (the interpreter, where a shebang ran it).
+    asked: the name given to the call. script: the script's absolute name, or None.
+    argv: as the new program sees it; argv_cut when more than ARGV_MAX bytes of it exist.
+    stdin: tty | pipe | socket | file | null. candidate: the name has a literal component of an
+    identity. parent: the process that would be told of its exit.
+    """
+
+    path: str
+    asked: str = ""
+    script: str | None = None
+    argv: tuple[str, ...] = ()
+    argv_cut: bool = False
+    argc: int = 0
+    stdin: str = "null"
+    cwd: str = ""
+    uid: int = 0
+    parent: ProcessKey = NO_PROCESS
+    result: int = 0
+    candidate: bool = False
+    anonymous: bool = False  # a memfd or another file without a name
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit(Event):
+    """The last thread of a process is gone. status: as wait(2) gives it."""
+
+    status: int = 0
+
+    @property
+    def code(self) -> int:
+        """As a shell shows it: the exit code, or 128 + the signal's number."""
+        code = os.waitstatus_to_exitcode(self.status)
+        return code if code >= 0 else 128 - code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open(Event):
+    """open, openat, openat2, creat, open_by_handle_at. result: the descriptor, or -errno.
+
+    path: canonical name of the file opened; "" when the call failed, for then only `asked` (and
+    `cwd`-relative, as given) is known. flags: O_* as asked, with the access mode as granted.
+    reads / changes: the kernel's own view of the file opened; both False for O_PATH.
+    """
+
+    path: str
+    asked: str = ""
+    flags: int = 0
+    result: int = 0
+    reads: bool = False
+    changes: bool = False
+    created: bool = False
+    directory: bool = False
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connect(Event):
+    """connect(2) at its end, or, with `syn`, the first packet of a TCP connection.
+
+    The syn record comes from the kernel's socket (inet_sock_set_state) and is what TCP is judged
+    by; it has no result (0). family: AF_* number. addr: text form ("" if none). port: 0 if none.
+    protocol: tcp | udp | unix | icmp | the number as text. unix: a path, "@name" for an abstract
+    socket, "" if none. from_socket: address read from kernel objects, not from the caller's
+    memory.
+    """
+
+    family: int
+    addr: str = ""
+    port: int = 0
+    protocol: str = ""
+    unix: str = ""
+    result: int = 0
+    syn: bool = False
+    from_socket: bool = False
+
+
+def error_name(result: int) -> str:
+    """ENOENT for -2; "" for success; the number where the kernel's codes have no name."""
+    if result >= 0:
+        return ""
+    return {512: "ERESTARTSYS", 513: "ERESTARTNOINTR", 514: "ERESTARTNOHAND"}.get(
+        -result, errno.errorcode.get(-result, str(-result))
+    )

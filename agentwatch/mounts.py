@@ -1,0 +1,81 @@
+"""Canonical names: where the file systems of the initial mount namespace are mounted.
+
+The kernel walks a file's dentries to the root of its file system, which no bind mount, chroot or
+mount namespace of an agent's own changes, and says which file system (device) that is. This table
+puts the mount point in front: the one a person at the console would type.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/1/mountinfo")
+
+
+class Mounts:
+    """device -> ((root in the file system, mount point), ...), the shortest root first.
+
+    A file system mounted by its own root is named by that mount and not by a bind mount of one of
+    its directories; among equals the oldest mount is taken.
+    """
+
+    def __init__(self, table: Mapping[int, tuple[tuple[bytes, bytes], ...]]) -> None:
+        self._table = dict(table)
+
+    @classmethod
+    def parse(cls, mountinfo: bytes) -> Mounts:
+        """From the text of /proc/PID/mountinfo (proc(5))."""
+        found: dict[int, list[tuple[bytes, bytes]]] = {}
+        for line in mountinfo.splitlines():
+            fields = line.split(b" ")
+            if len(fields) < 5:
+                continue
+            major, minor = fields[2].split(b":")
+            root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
+            found.setdefault(int(major) << 20 | int(minor), []).append((root, point))
+        return cls({dev: tuple(sorted(rows, key=lambda r: len(r[0]))) for dev, rows in found.items()})
+
+    @classmethod
+    def read(cls, path: Path = MOUNTINFO) -> Mounts:
+        """From this host. An unreadable table is empty: names then start at their file system."""
+        try:
+            return cls.parse(path.read_bytes())
+        except OSError:
+            return cls({})
+
+    def __contains__(self, dev: int) -> bool:
+        return dev in self._table
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mounts) and self._table == other._table
+
+    __hash__ = None  # type: ignore[assignment]  # compared by content, and it has no order
+
+    def name(self, dev: int, path: bytes) -> str:
+        """The canonical name of a path from the root of the file system on kernel dev_t `dev`.
+
+        A device that is not in the table gives `[MAJOR:MINOR]/path`.
+        """
+        for root, point in self._table.get(dev, ()):
+            if path == root or path.startswith(root + b"/"):
+                return os.fsdecode(point + path[len(root) :]) or "/"
+        return f"[{dev >> 20}:{dev & 0xFFFFF}]{os.fsdecode(path)}"
+
+    def rows(self) -> list[list[object]]:
+        """The table as plain data, for the journal; `from_rows` is its inverse."""
+        return [[dev, [list(row) for row in rows]] for dev, rows in self._table.items()]
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple[int, Iterable[tuple[bytes, bytes]]]]) -> Mounts:
+        return cls({dev: tuple((root, point) for root, point in pairs) for dev, pairs in rows})
+
+    def merged(self, other: Mounts) -> Mounts:
+        """This table, and other's rows for devices that this one does not know."""
+        return Mounts(other._table | self._table)
+
+
+def _unescape(field: bytes) -> bytes:
+    r"""proc(5) writes space, tab, newline and backslash as \ooo."""
+    return field.decode("unicode_escape").encode("latin-1") if b"\\" in field else field

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * The contract between the kernel side (bpf/) and agentwatch/abi.py, which mirrors it and is compared
+ * with it, field by field, by tests/abi. Everything is little endian as the machine is; every struct is
+ * a multiple of 8 bytes with its padding spelled out and zeroed. Fields and kinds are only appended;
+ * anything else raises AW_ABI, which the loader compares before it attaches anything.
+ *
+ * A record is a fixed struct that begins with aw_header, followed by its strings one after the other,
+ * not NUL-terminated, each as long as its *_len field says, in the order of those fields.
+ *
+ * Two rings: "lifecycle" carries fork, exec and exit; "activity" carries everything else. A record's
+ * sequence counts the records of its ring on its CPU, lost ones included: a number that never arrives
+ * is a lost record.
+ */
+#ifndef AGENTWATCH_H
+#define AGENTWATCH_H
+
+#define AW_ABI 1
+
+/* aw_header.kind */
+#define AW_KIND_FORK 1
+#define AW_KIND_EXEC 2
+#define AW_KIND_EXIT 3
+#define AW_KIND_OPEN 4
+#define AW_KIND_CONNECT 5
+#define AW_KIND_SYN 6
+#define AW_KINDS 8 /* room in the counters; kind 0 is never used */
+
+/* aw_header.flags */
+#define AW_FLAG_PROVISIONAL 0x0001 /* the session's tag is not confirmed */
+#define AW_FLAG_CANDIDATE 0x0002   /* exec: a name has a literal component of an identity */
+#define AW_FLAG_ARGV_CUT 0x0004    /* exec: argv is longer than what the record holds */
+#define AW_FLAG_SCRIPT 0x0008      /* exec: a shebang ran `asked` */
+#define AW_FLAG_READS 0x0010       /* open: the file was opened for reading */
+#define AW_FLAG_CHANGES 0x0020     /* open: opened for writing, created or truncated */
+#define AW_FLAG_CREATED 0x0040     /* open: the call created the file */
+#define AW_FLAG_DIRECTORY 0x0080   /* open: the file is a directory */
+#define AW_FLAG_ANONYMOUS 0x0100   /* the file has no place in a file system (memfd, pipe) */
+#define AW_FLAG_DELETED 0x0200     /* the file's name is gone */
+#define AW_FLAG_FROM_SOCKET 0x0400 /* connect: the address is the kernel socket's own */
+#define AW_FLAG_COMPAT 0x0800      /* made through the 32-bit entry */
+
+/* aw_header.unresolved: the string or address could not be read, or only a part of it */
+#define AW_UNRESOLVED_PATH 0x01
+#define AW_UNRESOLVED_ASKED 0x02
+#define AW_UNRESOLVED_CWD 0x04
+#define AW_UNRESOLVED_ARGV 0x08
+#define AW_UNRESOLVED_ADDRESS 0x10
+
+/* aw_exec.stdin_kind */
+#define AW_STDIN_NULL 0 /* /dev/null, or closed */
+#define AW_STDIN_TTY 1
+#define AW_STDIN_PIPE 2
+#define AW_STDIN_SOCKET 3
+#define AW_STDIN_FILE 4 /* anything else */
+
+/* aw_session.state */
+#define AW_SESSION_PROVISIONAL 1
+#define AW_SESSION_CONFIRMED 2
+
+#define AW_PATH_MAX 4096 /* bytes of a path that are read */
+#define AW_ARGV_MAX 4096 /* bytes of argv that a record holds */
+#define AW_DATA_MAX 7808 /* bytes of all strings of a record together */
+#define AW_LITERAL_MAX 64 /* bytes of an identity's literal component, zero-padded */
+
+struct aw_header {
+	__u32 length;	     /* bytes of the whole record, strings included */
+	__u16 kind;	     /* AW_KIND_* */
+	__u16 flags;	     /* AW_FLAG_* */
+	__u64 time;	     /* ns, CLOCK_BOOTTIME, when the probe ran */
+	__u64 sequence;	     /* per ring and CPU, from 1 */
+	__u32 cpu;	     /* where sequence was taken */
+	__u32 generation;    /* of the policy that judged it; 0: none in the kernel */
+	__u32 tgid;	     /* process, in the initial PID namespace */
+	__u32 tid;	     /* thread, in the initial PID namespace */
+	__u64 start;	     /* ns, CLOCK_BOOTTIME, fork of the process */
+	__u64 session_start; /* ns, CLOCK_BOOTTIME, fork of the session's first process */
+	__u32 session_tgid;  /* the session's first process */
+	__u32 unresolved;    /* AW_UNRESOLVED_* */
+};
+
+struct aw_fork {
+	struct aw_header header; /* of the process that forks */
+	__u64 child_start;	 /* ns, CLOCK_BOOTTIME */
+	__u32 child_tgid;
+	__u32 pad;
+};
+
+struct aw_exec {
+	struct aw_header header;
+	__u64 parent_start; /* ns, CLOCK_BOOTTIME; 0: failed call */
+	__u32 parent_tgid;
+	__u32 uid;	/* real user, in the initial user namespace */
+	__s32 result;	/* 0, or -errno of a call that failed */
+	__u32 argc;	/* as the new program gets it */
+	__u32 path_dev; /* kernel dev_t (major << 20 | minor) of path's file system */
+	__u32 cwd_dev;	/* the same, of cwd's */
+	__u16 path_len; /* bytes; the path from the root of its file system */
+	__u16 asked_len;
+	__u16 cwd_len; /* from the root of its file system */
+	__u16 argv_len; /* tokens, each ended by a NUL */
+	__u8 stdin_kind; /* AW_STDIN_* */
+	__u8 pad[7];
+};
+
+struct aw_exit {
+	struct aw_header header;
+	__s32 status; /* as wait(2) gives it */
+	__u32 pad;
+};
+
+struct aw_open {
+	struct aw_header header;
+	__u32 open_flags; /* O_* as asked, the access mode as granted */
+	__s32 result;	/* the descriptor, or -errno */
+	__u32 path_dev; /* kernel dev_t of path's file system */
+	__u16 path_len; /* bytes; from the root of its file system; 0: failed call */
+	__u16 asked_len;
+};
+
+struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
+	struct aw_header header;
+	__u8 address[16]; /* network order; IPv4 in the first 4 bytes */
+	__s32 result;
+	__u16 family;	/* AF_* */
+	__u16 port;	/* host order */
+	__u16 protocol; /* IPPROTO_*; 0 with AF_UNIX */
+	__u16 path_len; /* bytes; AF_UNIX: from the root of its file system */
+	__u16 asked_len; /* bytes; AF_UNIX: as asked, a leading NUL is the abstract namespace */
+	__u16 pad;
+	__u32 path_dev; /* kernel dev_t of path's file system */
+	__u32 pad2;
+};
+
+/* Values of maps. */
+
+struct aw_session_key {
+	__u64 start; /* ns, CLOCK_BOOTTIME, fork of the session's first process */
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct aw_session {
+	__u32 state; /* AW_SESSION_*; no entry: not a session (any more) */
+	__u32 pad;
+};
+
+struct aw_tag { /* 64 bytes, of a task; the same bytes by tgid in the mirror */
+	struct aw_session_key session;
+	__u64 reserved[6]; /* zero: agents and predicate bits of the policy in the kernel */
+};
+
+struct aw_counters { /* per CPU; each only grows */
+	__u64 sequence[2];	  /* taken: lifecycle, activity */
+	__u64 emitted[AW_KINDS];  /* records written, by kind */
+	__u64 lost[AW_KINDS];	  /* records with no room in the ring, by kind */
+	__u64 unresolved[AW_KINDS]; /* records with a bit in unresolved, by kind */
+	__u64 unrecorded[AW_KINDS]; /* calls of tagged tasks without scratch memory, by kind */
+	__u64 untracked;	  /* children that got no tag in task storage */
+	__u64 mirror_full;	  /* children that got no tag in the mirror */
+	__u64 doomed;		  /* children with neither, killed at their first hook */
+};
+
+struct aw_control { /* written by userspace at any time */
+	__u32 abi;	  /* AW_ABI, set by the object */
+	__u32 wake_kinds; /* bit per kind: wake the reader for it */
+	__u32 identify;	  /* 1: provisional tags on untagged processes too */
+	__u32 doomed;	  /* set by the probes once a child was doomed */
+	__u64 woken;	  /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
+};
+
+#endif

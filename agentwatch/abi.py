@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +69,12 @@ class Field:
     type: str
 
 
+def _code(kind: str) -> str:
+    """The struct code of a type; TYPE*N is N of them in a row."""
+    one, _, count = kind.partition("*")
+    return f"{count}{_CODES[one]}"
+
+
 class Layout:
     """A struct of the contract. `strings` pairs each string behind it with its length field."""
 
@@ -84,14 +90,15 @@ class Layout:
         placed = list(base.fields) if base else []
         offset = base.size if base else 0
         for field, kind in fields:
-            if not kind.startswith("bytes") and offset % _SIZES[kind]:
+            one, _, count = kind.partition("*")
+            if not one.startswith("bytes") and offset % _SIZES[one]:
                 raise ValueError(f"{name}.{field} is not aligned")
             placed.append(Field(field, offset, kind))
-            offset += _SIZES[kind]
+            offset += _SIZES[one] * int(count or 1)
         self.fields = tuple(placed)
         self.strings = strings
         self.size = offset
-        self.struct = struct.Struct("<" + "".join(_CODES[f.type] for f in self.fields))
+        self.struct = struct.Struct("<" + "".join(_code(f.type) for f in self.fields))
         self.names = tuple(f.name for f in self.fields)
         if self.struct.size != self.size or self.size % 8:
             raise ValueError(f"{name} is {self.size} bytes: pad it to a multiple of 8")
@@ -185,6 +192,73 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
         SYN: _connect,
     }
 )
+
+SESSION_KEY = Layout("aw_session_key", (("start", "u64"), ("tgid", "u32"), ("pad", "u32")))
+SESSION = Layout("aw_session", (("state", "u32"), ("pad", "u32")))
+TAG = Layout("aw_tag", (("reserved", "u64*6"),), base=SESSION_KEY)
+COUNTERS = Layout(
+    "aw_counters",
+    (
+        ("sequence", "u64*2"),
+        ("emitted", f"u64*{KINDS}"),
+        ("lost", f"u64*{KINDS}"),
+        ("unresolved", f"u64*{KINDS}"),
+        ("unrecorded", f"u64*{KINDS}"),
+        ("untracked", "u64"),
+        ("mirror_full", "u64"),
+        ("doomed", "u64"),
+        ("reconciled", "u64"),
+    ),
+)
+CONTROL = Layout(
+    "aw_control",
+    (
+        ("abi", "u32"),
+        ("wake_kinds", "u32"),
+        ("identify", "u32"),
+        ("doomed", "u32"),
+        ("mirror_full", "u32"),
+        ("adopt", "u32"),
+        ("adopted", "u64"),
+        ("woken", "u64"),
+    ),
+)
+MAP_VALUES = (SESSION_KEY, SESSION, TAG, COUNTERS, CONTROL)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """The kernel's counters, all CPUs together; each only grows. By kind number where a mapping."""
+
+    emitted: Mapping[int, int]
+    lost: Mapping[int, int]
+    unresolved: Mapping[int, int]
+    unrecorded: Mapping[int, int]
+    untracked: int = 0
+    mirror_full: int = 0
+    doomed: int = 0
+    reconciled: int = 0
+
+
+def counters(values: Sequence[bytes]) -> Counters:
+    """From one aw_counters per CPU."""
+    rows = [COUNTERS.struct.unpack(value) for value in values]
+    sums = [sum(column) for column in zip(*rows, strict=True)]
+
+    def by_kind(first: int) -> Mapping[int, int]:
+        return MappingProxyType({kind: sums[first + kind] for kind in KIND_NAMES})
+
+    return Counters(*(by_kind(2 + KINDS * i) for i in range(4)), *sums[2 + KINDS * 4 :])
+
+
+def session_key(session: ProcessKey) -> bytes:
+    """The key of the session in the sessions map."""
+    return SESSION_KEY.struct.pack(session.start, session.pid, 0)
+
+
+def session_value(state: int) -> bytes:
+    return SESSION.struct.pack(state, 0)
+
 
 Name = Callable[[int, bytes], str]
 """(kernel dev_t, path from the root of its file system) -> the canonical name."""

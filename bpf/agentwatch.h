@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The contract between the kernel side (bpf/) and agentwatch/abi.py, which mirrors it and is compared
  * with it, field by field, by tests/abi. Everything is little endian as the machine is; every struct is
@@ -159,6 +159,7 @@ struct aw_counters { /* per CPU; each only grows */
 	__u64 untracked;	  /* children that got no tag in task storage */
 	__u64 mirror_full;	  /* children that got no tag in the mirror */
 	__u64 doomed;		  /* children with neither, killed at their first hook */
+	__u64 reconciled;	  /* tasks tagged late, after skipped runs of the fork probe */
 };
 
 struct aw_control { /* written by userspace at any time */
@@ -166,6 +167,9 @@ struct aw_control { /* written by userspace at any time */
 	__u32 wake_kinds; /* bit per kind: wake the reader for it */
 	__u32 identify;	  /* 1: provisional tags on untagged processes too */
 	__u32 doomed;	  /* set by the probes once a child was doomed */
+	__u32 mirror_full; /* set by the probes once a child did not fit the mirror */
+	__u32 adopt;	 /* process the adopt iterator is to tag */
+	__u64 adopted;	 /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
 	__u64 woken;	  /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
 };
 

@@ -1,0 +1,305 @@
+"""A thin binding of the distribution's libbpf.so.1: what the loader calls, typed, nothing else.
+
+Everything libbpf and the kernel's verifier say goes into the error that is raised.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from agentwatch.errors import KernelError, ProgramRefused
+
+SONAME = "libbpf.so.1"
+_LOG_KEPT = 64 * 1024  # bytes of log kept: the verifier's last words are what matters
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
+    "bpf_object__load": (c_int, [c_void_p]),
+    "bpf_object__close": (None, [c_void_p]),
+    "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
+    "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_map__fd": (c_int, [c_void_p]),
+    "bpf_map__max_entries": (c_uint32, [c_void_p]),
+    "bpf_map__value_size": (c_uint32, [c_void_p]),
+    "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+    "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
+    "bpf_program__name": (c_char_p, [c_void_p]),
+    "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
+    "bpf_program__attach": (c_void_p, [c_void_p]),
+    "bpf_link__fd": (c_int, [c_void_p]),
+    "bpf_link__destroy": (c_int, [c_void_p]),
+    "bpf_iter_create": (c_int, [c_int]),
+    "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
+    "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
+    "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
+    "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
+    "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
+    "libbpf_num_possible_cpus": (c_int, []),
+    "libbpf_set_print": (c_void_p, [c_void_p]),
+}
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+
+
+class ProgramInfo(ctypes.Structure):
+    """struct bpf_prog_info of linux/bpf.h, as far as recursion_misses."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", c_uint32),
+        ("xlated_prog_len", c_uint32),
+        ("jited_prog_insns", c_uint64),
+        ("xlated_prog_insns", c_uint64),
+        ("load_time", c_uint64),
+        ("created_by_uid", c_uint32),
+        ("nr_map_ids", c_uint32),
+        ("map_ids", c_uint64),
+        ("name", ctypes.c_char * 16),
+        ("ifindex", c_uint32),
+        ("gpl_compatible", c_uint32),
+        ("netns_dev", c_uint64),
+        ("netns_ino", c_uint64),
+        ("nr_jited_ksyms", c_uint32),
+        ("nr_jited_func_lens", c_uint32),
+        ("jited_ksyms", c_uint64),
+        ("jited_func_lens", c_uint64),
+        ("btf_id", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("func_info", c_uint64),
+        ("nr_func_info", c_uint32),
+        ("nr_line_info", c_uint32),
+        ("line_info", c_uint64),
+        ("jited_line_info", c_uint64),
+        ("nr_jited_line_info", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("jited_line_info_rec_size", c_uint32),
+        ("nr_prog_tags", c_uint32),
+        ("prog_tags", c_uint64),
+        ("run_time_ns", c_uint64),
+        ("run_cnt", c_uint64),
+        ("recursion_misses", c_uint64),
+    )
+
+
+class _Library:
+    """libbpf itself, opened on first use, and the log it writes."""
+
+    def __init__(self) -> None:
+        try:
+            self.calls = ctypes.CDLL(SONAME, use_errno=True)
+        except OSError as error:
+            raise KernelError(f"{SONAME} cannot be loaded: {error}", "apt install libbpf1") from None
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self.calls, name)
+            function.restype, function.argtypes = result, arguments
+        self.log: list[bytes] = []
+        self._format = ctypes.CDLL(None).vsnprintf
+        self._format.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
+        self._buffer = ctypes.create_string_buffer(_LOG_KEPT)
+        self._print = _PRINT(self._keep)  # libbpf holds a pointer to it
+        self.calls.libbpf_set_print(self._print)
+
+    def _keep(self, level: int, text: bytes, arguments: int) -> int:
+        # An exception here would vanish in ctypes: nothing that can raise.
+        if level <= 1:
+            self._format(self._buffer, _LOG_KEPT, text, arguments)
+            self.log.append(self._buffer.value)
+        return 0
+
+    def take_log(self) -> str:
+        log, self.log = b"".join(self.log), []
+        return log[-_LOG_KEPT:].decode(errors="replace")
+
+
+_library: _Library | None = None
+
+
+def _lib() -> _Library:
+    global _library
+    if _library is None:
+        _library = _Library()
+    return _library
+
+
+def calls() -> Any:
+    """The functions of libbpf. Raises KernelError where it is not installed."""
+    return _lib().calls
+
+
+def possible_cpus() -> int:
+    """How many values a lookup in a per-CPU map gives."""
+    return int(calls().libbpf_num_possible_cpus())
+
+
+def _error(what: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+class Map:
+    """A map of a loaded object, by bytes. Missing keys are None, other failures OSError."""
+
+    def __init__(self, name: str, fd: int, value_size: int, max_entries: int) -> None:
+        self.name, self.fd, self.max_entries = name, fd, max_entries
+        self._value = ctypes.create_string_buffer(value_size)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        if calls().bpf_map_lookup_elem(self.fd, key, self._value):
+            if ctypes.get_errno() == errno.ENOENT:
+                return None
+            raise _error(f"map {self.name}: look-up")
+        return self._value.raw
+
+    def update(self, key: bytes, value: bytes) -> None:
+        if calls().bpf_map_update_elem(self.fd, key, value, 0):
+            raise _error(f"map {self.name}: update")
+
+    def delete(self, key: bytes) -> bool:
+        """False where there was no such key."""
+        if calls().bpf_map_delete_elem(self.fd, key):
+            if ctypes.get_errno() == errno.ENOENT:
+                return False
+            raise _error(f"map {self.name}: delete")
+        return True
+
+    def keys(self, key_size: int) -> Iterator[bytes]:
+        """Every key; those added or removed meanwhile may or may not be among them."""
+        key, following = None, ctypes.create_string_buffer(key_size)
+        while not calls().bpf_map_get_next_key(self.fd, key, following):
+            key = following.raw
+            yield key
+
+
+class PerCpuMap(Map):
+    """One value per possible CPU, each padded to 8 bytes."""
+
+    def __init__(self, name: str, fd: int, value_size: int, max_entries: int) -> None:
+        self.size = (value_size + 7) & ~7
+        super().__init__(name, fd, self.size * possible_cpus(), max_entries)
+
+    def values(self, key: bytes) -> list[bytes]:
+        raw = self.lookup(key) or b""
+        return [raw[i : i + self.size] for i in range(0, len(raw), self.size)]
+
+
+class Object:
+    """A BPF object: opened, then adjusted, then loaded, then attached; closed at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._lib = _lib()
+        self._lib.take_log()
+        self._links: dict[str, int] = {}
+        self._object = calls().bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise self._refused(f"{path.name} cannot be opened")
+        self.programs = {
+            calls().bpf_program__name(program).decode(): program for program in self._walk()
+        }
+
+    def _walk(self) -> Iterator[int]:
+        program = calls().bpf_object__next_program(self._object, None)
+        while program:
+            yield program
+            program = calls().bpf_object__next_program(self._object, program)
+
+    def _refused(self, what: str) -> ProgramRefused:
+        code = ctypes.get_errno()
+        log = self._lib.take_log()
+        said = next((line for line in reversed(log.splitlines()) if line.strip()), "")
+        return ProgramRefused(
+            f"{what}: {os.strerror(code)} ({said.strip()})" if said else f"{what}: {os.strerror(code)}",
+            "agentwatch doctor tells what this kernel lacks; the log above has the verifier's words"
+            if log
+            else "agentwatch doctor tells what this kernel lacks",
+            log,
+        )
+
+    def resize(self, name: str, max_entries: int) -> None:
+        """Before load: the room of a map (of a ring: its bytes, a power of two)."""
+        if calls().bpf_map__set_max_entries(self._map(name), max_entries):
+            raise _error(f"map {name}: max_entries {max_entries}")
+
+    def only(self, names: frozenset[str]) -> None:
+        """Before load: leave every other program out."""
+        for name, program in self.programs.items():
+            calls().bpf_program__set_autoload(program, name in names)
+
+    def load(self) -> None:
+        if calls().bpf_object__load(self._object):
+            raise self._refused("the kernel refused the probes")
+
+    def _map(self, name: str) -> int:
+        found = calls().bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise KernelError(f"the object has no map {name}", "make clean && make")
+        return int(found)
+
+    def map(self, name: str) -> Map:
+        return Map(name, *self._sizes(name))
+
+    def per_cpu_map(self, name: str) -> PerCpuMap:
+        return PerCpuMap(name, *self._sizes(name))
+
+    def _sizes(self, name: str) -> tuple[int, int, int]:
+        found = self._map(name)
+        lib = calls()
+        return (
+            lib.bpf_map__fd(found),
+            lib.bpf_map__value_size(found),
+            lib.bpf_map__max_entries(found),
+        )
+
+    def memory(self, name: str) -> memoryview:
+        """A global-data map as the kernel sees it now: writes take effect at once."""
+        size = c_size_t()
+        address = calls().bpf_map__initial_value(self._map(name), ctypes.byref(size))
+        if not address:
+            raise KernelError(f"the map {name} is not mapped", "make clean && make")
+        return memoryview((ctypes.c_char * size.value).from_address(address)).cast("B")
+
+    def attach(self, name: str) -> None:
+        link = calls().bpf_program__attach(self.programs[name])
+        if not link:
+            raise self._refused(f"the probe {name} cannot be attached")
+        self._links[name] = link
+
+    @property
+    def attached(self) -> frozenset[str]:
+        return frozenset(self._links)
+
+    def iterate(self, name: str) -> None:
+        """Runs an attached iterator program over everything it iterates."""
+        fd = calls().bpf_iter_create(calls().bpf_link__fd(self._links[name]))
+        if fd < 0:
+            raise _error(f"iterator {name}")
+        try:
+            while os.read(fd, 4096):
+                pass
+        finally:
+            os.close(fd)
+
+    def info(self, name: str) -> ProgramInfo:
+        """Statistics of a loaded program. run_cnt grows only while kernel.bpf_stats_enabled."""
+        info = ProgramInfo()
+        size = c_uint32(ctypes.sizeof(info))
+        fd = calls().bpf_program__fd(self.programs[name])
+        if calls().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+            raise _error(f"program {name}: info")
+        return info
+
+    def close(self) -> None:
+        """Detaches and unloads everything; a second call does nothing."""
+        for link in self._links.values():
+            calls().bpf_link__destroy(link)
+        self._links = {}
+        if self._object:
+            calls().bpf_object__close(self._object)
+            self._object = None

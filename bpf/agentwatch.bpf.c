@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The kernel side, in reading order: what the records look like, the kernel's types, where things are
+ * kept, who is tagged, how a file is named, how a record is sent, and then the hooks.
+ */
+#include "kernel.bpf.h"
+#include "agentwatch.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+char LICENSE[] SEC("license") = "GPL";
+
+#include "maps.bpf.c"
+#include "scratch.bpf.c"
+#include "task.bpf.c"
+#include "path.bpf.c"
+#include "record.bpf.c"
+#include "identity.bpf.c"
+#include "lifecycle.bpf.c"
+#include "syscalls.bpf.c"

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Connections. TCP is judged from the kernel's socket when it sends its first packet; every connect(2)
+ * is also recorded at its end, with its result, from the kernel's socket where that knows the peer and
+ * from the caller's memory (which another thread may have rewritten) where it does not.
+ */
+
+#define UNIX_PATH_MAX 108
+
+struct user_address { /* struct sockaddr_in, _in6, _un as the caller wrote it */
+	u16 family;
+	union {
+		struct {
+			u8 port[2];
+			u8 v4[4];
+		};
+		struct {
+			u8 port6[2];
+			u8 flow[4];
+			u8 v6[16];
+		};
+		char path[UNIX_PATH_MAX];
+	};
+	u16 pad;
+};
+
+static __always_inline void address_from_socket(struct aw_connect *connect, struct sock *sk)
+{
+	connect->port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (connect->family == AF_INET)
+		BPF_CORE_READ_INTO((u32 *)connect->address, sk, __sk_common.skc_daddr);
+	else
+		BPF_CORE_READ_INTO((struct in6_addr *)connect->address, sk,
+				   __sk_common.skc_v6_daddr);
+	connect->header.flags |= AW_FLAG_FROM_SOCKET;
+}
+
+/* As the caller gave it. Bytes of a unix address are kept aside; returns how many of them. */
+static __always_inline u32 address_from_user(struct aw_connect *connect, const struct call *call,
+					     struct user_address *user)
+{
+	u32 size = call->args[2];
+
+	if (size > sizeof(u16) + UNIX_PATH_MAX)
+		size = sizeof(u16) + UNIX_PATH_MAX;
+	if (size < sizeof(u16) ||
+	    bpf_probe_read_user(user, size & 127, (void *)call->args[1])) {
+		connect->header.unresolved |= AW_UNRESOLVED_ADDRESS;
+		return 0;
+	}
+	connect->family = user->family;
+	if (user->family == AF_INET) {
+		connect->port = user->port[0] << 8 | user->port[1];
+		__builtin_memcpy(connect->address, user->v4, 4);
+	} else if (user->family == AF_INET6) {
+		connect->port = user->port[0] << 8 | user->port[1];
+		__builtin_memcpy(connect->address, user->v6, 16);
+	} else if (user->family == AF_UNIX) {
+		return size - sizeof(u16);
+	}
+	return 0;
+}
+
+/* Where a connected unix socket's peer is bound: a file, walked; or an abstract name. */
+static __always_inline void unix_peer(struct aw_record *record, struct aw_walk *walk,
+				      struct sock *sk, u32 *at)
+{
+	struct unix_sock *self = (struct unix_sock *)sk;
+	struct unix_sock *peer = (struct unix_sock *)BPF_CORE_READ(self, peer);
+	struct path path = {};
+	struct name name;
+
+	if (!peer)
+		return;
+	BPF_CORE_READ_INTO(&path, peer, path);
+	if (!path.dentry)
+		return;
+	name_of(&name, &path, walk->path);
+	record->header.flags |= name.flags | AW_FLAG_FROM_SOCKET;
+	record->connect.path_dev = name.dev;
+	record->connect.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
+}
+
+/* A pathname ends at its NUL; an abstract name is all of its bytes, NULs included. */
+static __always_inline u32 put_unix(struct aw_record *record, u32 at, const char *path, u32 len)
+{
+	char *to = (char *)record;
+	u32 kept = len;
+
+	if (!len || len > UNIX_PATH_MAX || at > RECORD_MAX - SHORT)
+		return 0;
+	if (path[0]) {
+		long end = bpf_probe_read_kernel_str(to + at, len & 127, path);
+
+		/* sun_path need not be terminated */
+		if (end < 1)
+			return 0;
+		kept = end - 1;
+		if (end == len && path[(len - 1) & 127])
+			kept = len;
+	}
+	if (kept > UNIX_PATH_MAX)
+		return 0;
+	bpf_probe_read_kernel(to + at, kept & 127, path);
+	return kept;
+}
+
+static __always_inline void connect_end(struct task_struct *task, const struct aw_subject *subject,
+					const struct call *call)
+{
+	struct aw_record *record =
+		record_begin(task, subject, AW_KIND_CONNECT, sizeof(struct aw_connect));
+	struct aw_walk *walk = bpf_task_storage_get(&walks, task, 0, 0);
+	struct file *file = file_of(task, call->args[0]);
+	struct user_address user = {};
+	u32 at = sizeof(struct aw_connect), unix_len, asked;
+	bool begun = call->result == 0 || call->result == -EINPROGRESS;
+	struct aw_connect *connect;
+	struct socket *socket = 0;
+	struct sock *sk = 0;
+	u16 family = 0;
+
+	if (!record || !walk)
+		return;
+	connect = &record->connect;
+	__builtin_memset((char *)record + sizeof(struct aw_header), 0,
+			 sizeof(struct aw_connect) - sizeof(struct aw_header));
+	connect->result = call->result;
+	if (call->compat)
+		record->header.flags |= AW_FLAG_COMPAT;
+	unix_len = address_from_user(connect, call, &user);
+	if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK)
+		socket = BPF_CORE_READ(file, private_data);
+	if (socket)
+		sk = BPF_CORE_READ(socket, sk);
+	if (sk) {
+		family = BPF_CORE_READ(sk, __sk_common.skc_family);
+		connect->protocol = family == AF_UNIX ? 0 : BPF_CORE_READ(sk, sk_protocol);
+	}
+	if (begun && (connect->family == AF_INET || connect->family == AF_INET6) &&
+	    (family == AF_INET || family == AF_INET6)) {
+		connect->family = family;
+		address_from_socket(connect, sk);
+	}
+	if (begun && family == AF_UNIX)
+		unix_peer(record, walk, sk, &at);
+	asked = at > RECORD_MAX - SHORT ? 0 : put_unix(record, at, user.path, unix_len);
+	connect->asked_len = asked;
+	record->header.length = at + asked;
+	record_send(&activity, RING_ACTIVITY, record, sizeof(*record));
+}
+
+/* In the context of the caller of connect, sendto with MSG_FASTOPEN, and the like. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_syn, struct sock *sk, int old, int new)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct aw_connect connect = {};
+	struct aw_subject subject;
+
+	if (new != TCP_SYN_SENT || !tagged(task, &subject))
+		return 0;
+	header_fill(&connect.header, task, &subject, AW_KIND_SYN, sizeof(connect));
+	connect.family = sk->__sk_common.skc_family;
+	connect.protocol = sk->sk_protocol;
+	address_from_socket(&connect, (struct sock *)sk);
+	record_send(&activity, RING_ACTIVITY, &connect, sizeof(connect));
+	return 0;
+}

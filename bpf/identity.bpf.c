@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Identities, first half: does a name have a path component that some identity's glob must have? The
+ * engine applies the whole glob (agentwatch/engine.py) and confirms the tag or takes the session away.
+ */
+
+struct scan {
+	const char *text;
+	char *literal;
+	u32 len, size, hit;
+};
+
+static __always_inline void scan_component(struct scan *scan)
+{
+	if (scan->size && scan->size < AW_LITERAL_MAX &&
+	    bpf_map_lookup_elem(&literals, scan->literal))
+		scan->hit = 1;
+	scan->size = 0;
+	__builtin_memset(scan->literal, 0, AW_LITERAL_MAX);
+}
+
+static long scan_byte(u32 index, struct scan *scan)
+{
+	char byte;
+
+	if (index >= scan->len || index >= 2 * AW_PATH_MAX - SHORT) {
+		scan_component(scan);
+		return 1;
+	}
+	/* The bound above is below the record's own size. */
+	byte = scan->text[index];
+	if (byte == '/') {
+		scan_component(scan);
+	} else {
+		if (scan->size < AW_LITERAL_MAX)
+			scan->literal[scan->size & (AW_LITERAL_MAX - 1)] = byte;
+		scan->size++;
+	}
+	return scan->hit;
+}
+
+/* Over the first `len` bytes of the record's strings: path, asked, cwd, in one go. */
+static __always_inline bool is_candidate(struct aw_record *record, struct aw_walk *walk, u32 len)
+{
+	struct scan scan = {
+		.text = (const char *)record + sizeof(struct aw_exec),
+		.literal = walk->literal,
+		.len = len,
+	};
+
+	__builtin_memset(walk->literal, 0, AW_LITERAL_MAX);
+	bpf_loop(2 * AW_PATH_MAX, scan_byte, &scan, 0);
+	return scan.hit;
+}

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* fork, exec, exit: the tag goes with the task, and a process's last thread takes it along. */
+
+static __always_inline void fork_record(struct task_struct *parent, struct task_struct *child,
+					const struct aw_subject *subject)
+{
+	struct aw_fork fork = {};
+
+	header_fill(&fork.header, parent, subject, AW_KIND_FORK, sizeof(fork));
+	fork.child_start = child->start_boottime;
+	fork.child_tgid = child->tgid;
+	record_send(&lifecycle, RING_LIFECYCLE, &fork, sizeof(fork));
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct aw_subject subject;
+
+	if (!tagged(parent, &subject))
+		return 0;
+	if (tag_set(child, subject.tag))
+		doom(child);
+	if (child->pid == child->tgid)
+		fork_record(parent, child, &subject);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit, struct task_struct *task)
+{
+	struct aw_exit exit = {};
+	struct aw_subject subject;
+	u32 tgid = task->tgid;
+
+	if (task->signal->live.counter)
+		return 0;
+	if (control.doomed)
+		bpf_map_delete_elem(&doomed, &tgid);
+	if (!tagged(task, &subject)) {
+		if (subject.tag)
+			bpf_map_delete_elem(&mirror, &tgid);
+		return 0;
+	}
+	header_fill(&exit.header, task, &subject, AW_KIND_EXIT, sizeof(exit));
+	/* Two last threads may both see no other: the one that removes the mirror's entry tells. */
+	if (bpf_map_delete_elem(&mirror, &tgid) && !control.mirror_full)
+		return 0;
+	if (task->signal->flags & SIGNAL_GROUP_EXIT)
+		exit.status = task->signal->group_exit_code;
+	else
+		exit.status = task->group_leader->exit_code;
+	record_send(&lifecycle, RING_LIFECYCLE, &exit, sizeof(exit));
+	return 0;
+}
+
+static __always_inline u8 stdin_kind(struct task_struct *task)
+{
+	struct file *file = 0, **fds = BPF_CORE_READ(task, files, fdt, fd);
+	struct inode *inode;
+	u32 mode, major, minor;
+
+	bpf_probe_read_kernel(&file, sizeof(file), fds);
+	if (!file)
+		return AW_STDIN_NULL;
+	inode = BPF_CORE_READ(file, f_inode);
+	mode = BPF_CORE_READ(inode, i_mode) & S_IFMT;
+	if (mode == S_IFIFO)
+		return AW_STDIN_PIPE;
+	if (mode == S_IFSOCK)
+		return AW_STDIN_SOCKET;
+	if (mode != S_IFCHR)
+		return AW_STDIN_FILE;
+	major = BPF_CORE_READ(inode, i_rdev) >> MINORBITS;
+	minor = BPF_CORE_READ(inode, i_rdev) & ((1 << MINORBITS) - 1);
+	if (major == 1 && minor == 3)
+		return AW_STDIN_NULL;
+	/* tty and serial lines; /dev/tty; System V and Unix98 pseudo terminals */
+	if (major == 4 || major == 5 || (major >= 136 && major <= 143))
+		return AW_STDIN_TTY;
+	return AW_STDIN_FILE;
+}
+
+/* The names of an exec: executable, name asked for, working directory. Bytes of all three. */
+static __always_inline u32 exec_names(struct aw_record *record, struct aw_walk *walk,
+				      struct task_struct *task, struct linux_binprm *bprm, u32 *at)
+{
+	struct aw_exec *exec = &record->exec;
+	struct path path;
+	struct name name;
+
+	BPF_CORE_READ_INTO(&path, bprm, file, f_path);
+	name_of(&name, &path, walk->path);
+	record->header.flags |= name.flags;
+	exec->path_dev = name.dev;
+	exec->path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
+	exec->asked_len = put_string(record, at, bprm->filename, false, AW_UNRESOLVED_ASKED);
+	BPF_CORE_READ_INTO(&path, task, fs, pwd);
+	name_of(&name, &path, walk->path);
+	exec->cwd_dev = name.dev;
+	exec->cwd_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_CWD);
+	return exec->path_len + exec->asked_len + exec->cwd_len;
+}
+
+static __always_inline u32 exec_argv(struct aw_record *record, struct task_struct *task, u32 at)
+{
+	unsigned long start = task->mm->arg_start, size = task->mm->arg_end - start;
+	char *to = (char *)record;
+	u64 off = PINNED(at);
+	long failed = -1;
+	u32 len;
+
+	if (off <= RECORD_MAX - AW_ARGV_MAX) {
+		len = size > AW_ARGV_MAX ? AW_ARGV_MAX : size;
+		failed = bpf_probe_read_user(to + PINNED(off), len, (void *)start);
+	} else if (off <= RECORD_MAX - SHORT) {
+		len = size > SHORT ? SHORT : size;
+		failed = bpf_probe_read_user(to + PINNED(off), len, (void *)start);
+	}
+	if (failed) {
+		record->header.unresolved |= AW_UNRESOLVED_ARGV;
+		return 0;
+	}
+	if (len < size)
+		record->header.flags |= AW_FLAG_ARGV_CUT;
+	return len;
+}
+
+/* A session of its own for a process that is nobody's yet; what follows it inherits. */
+static __always_inline bool session_begin(struct task_struct *task, struct aw_subject *subject)
+{
+	struct aw_session provisional = {.state = AW_SESSION_PROVISIONAL};
+	struct aw_tag tag = {};
+
+	tag.session.start = task->group_leader->start_boottime;
+	tag.session.tgid = task->tgid;
+	if (bpf_map_update_elem(&sessions, &tag.session, &provisional, BPF_ANY) ||
+	    tag_set(task, &tag)) {
+		COUNT(untracked);
+		return false;
+	}
+	return tagged(task, subject);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	struct aw_subject subject;
+	struct task_struct *parent;
+	struct aw_record *record;
+	struct aw_header *header;
+	struct aw_walk *walk;
+	struct aw_exec *exec;
+	bool known = tagged(task, &subject), candidate;
+	u32 at = sizeof(*exec), names;
+
+	if (!known && !control.identify)
+		return 0;
+	record = bpf_task_storage_get(&records, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	walk = bpf_task_storage_get(&walks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!record || !walk) {
+		COUNT(unrecorded[AW_KIND_EXEC]);
+		return 0;
+	}
+	exec = &record->exec;
+	header = &record->header;
+	__builtin_memset(exec, 0, sizeof(*exec));
+	names = exec_names(record, walk, task, bprm, &at);
+	candidate = is_candidate(record, walk, names);
+	if (!known && (!candidate || !session_begin(task, &subject))) {
+		tag_remove(task);
+		return 0;
+	}
+	{
+		u16 flags = header->flags;
+		u32 unresolved = header->unresolved;
+
+		header_fill(header, task, &subject, AW_KIND_EXEC, 0);
+		header->flags |= flags;
+		header->unresolved = unresolved;
+	}
+	if (candidate)
+		header->flags |= AW_FLAG_CANDIDATE;
+	if (bprm->interp != bprm->filename)
+		header->flags |= AW_FLAG_SCRIPT;
+	exec->argv_len = exec_argv(record, task, at);
+	header->length = at + exec->argv_len;
+	exec->argc = bprm->argc;
+	exec->uid = bpf_get_current_uid_gid();
+	exec->stdin_kind = stdin_kind(task);
+	parent = task->real_parent;
+	exec->parent_tgid = parent->tgid;
+	exec->parent_start = parent->group_leader->start_boottime;
+	record_send(&lifecycle, RING_LIFECYCLE, record, sizeof(*record));
+	return 0;
+}
+
+/*
+ * The programs below are run over all tasks on request. They do what only the kernel can: it knows a
+ * task's exact start time, and each of its threads.
+ */
+
+/* Begins a confirmed session with every thread of the process control.adopt. */
+SEC("iter/task")
+int adopt(struct bpf_iter__task *ctx)
+{
+	struct aw_session confirmed = {.state = AW_SESSION_CONFIRMED};
+	struct task_struct *task = ctx->task;
+	struct aw_tag tag = {};
+
+	if (!task || (u32)task->tgid != control.adopt)
+		return 0;
+	tag.session.start = task->group_leader->start_boottime;
+	tag.session.tgid = task->tgid;
+	if (!bpf_map_update_elem(&sessions, &tag.session, &confirmed, BPF_ANY) &&
+	    !tag_set(task, &tag))
+		control.adopted = tag.session.start;
+	return 0;
+}
+
+/*
+ * When the kernel skipped runs of process_fork (recursion_misses): a task without a tag whose parent
+ * or leader has one gets it. Not a parent walk: one generation per run, always from a tag.
+ */
+SEC("iter/task")
+int reconcile(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task, *from;
+	struct aw_tag *tag;
+
+	if (!task || bpf_task_storage_get(&tags, task, 0, 0))
+		return 0;
+	from = task->pid == task->tgid ? task->real_parent : task->group_leader;
+	if (!from)
+		return 0;
+	tag = bpf_task_storage_get(&tags, from, 0, 0);
+	if (!tag)
+		return 0;
+	COUNT(reconciled);
+	tag_set(task, tag);
+	return 0;
+}

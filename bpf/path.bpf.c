@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Canonical names: from a dentry up to the root of its file system, whatever mounts, chroots and
+ * namespaces lie between. bpf_d_path is refused in tracing programs and would tell the task's view.
+ */
+
+extern const void rename_lock __ksym __weak;
+
+struct walk {
+	struct dentry *dentry;
+	char *path;
+	u32 off;
+	u32 failed;
+};
+
+/* d_parent and d_name as they lie in struct dentry: one read for both where they are neighbours. */
+struct dentry_link {
+	struct dentry *parent;
+	u64 hash_len;
+	const unsigned char *name;
+};
+
+static __always_inline long dentry_link_read(struct dentry_link *link, struct dentry *dentry)
+{
+	if (bpf_core_field_offset(dentry->d_name) == bpf_core_field_offset(dentry->d_parent) + 8)
+		return bpf_probe_read_kernel(link, sizeof(*link), &dentry->d_parent);
+	link->parent = BPF_CORE_READ(dentry, d_parent);
+	link->hash_len = BPF_CORE_READ(dentry, d_name.hash_len);
+	link->name = BPF_CORE_READ(dentry, d_name.name);
+	return !link->parent;
+}
+
+static long walk_step(u32 index, struct walk *walk)
+{
+	struct dentry_link link;
+	u32 len, off;
+
+	if (dentry_link_read(&link, walk->dentry)) {
+		walk->failed = 1;
+		return 1;
+	}
+	if (link.parent == walk->dentry)
+		return 1;
+	len = link.hash_len >> 32;
+	if (!len || len > 255 || walk->off < len + 1) {
+		walk->failed = 1;
+		return 1;
+	}
+	off = (walk->off - len) & (AW_PATH_MAX - 1);
+	if (bpf_probe_read_kernel(walk->path + off, len & 255, link.name)) {
+		walk->failed = 1;
+		return 1;
+	}
+	off = (off - 1) & (AW_PATH_MAX - 1);
+	walk->path[off] = '/';
+	walk->off = off;
+	walk->dentry = link.parent;
+	return 0;
+}
+
+static __always_inline u32 rename_sequence(void)
+{
+	u32 sequence = 0;
+
+	if (&rename_lock)
+		bpf_probe_read_kernel(&sequence, sizeof(sequence), &rename_lock);
+	return sequence;
+}
+
+/* One walk that no rename disturbed, or a failed one. */
+static __always_inline void walk_up(struct walk *walk, struct dentry *dentry, char *path)
+{
+	for (int try = 0; try < 3; try++) {
+		u32 before = rename_sequence();
+
+		walk->dentry = dentry;
+		walk->path = path;
+		walk->off = AW_PATH_MAX;
+		walk->failed = 0;
+		bpf_loop(AW_PATH_MAX / 2, walk_step, walk, 0);
+		if (!(before & 1) && before == rename_sequence())
+			return;
+	}
+	walk->failed = 1;
+}
+
+/* What a walk found. */
+struct name {
+	u32 len; /* bytes in aw_walk.path, up to its AW_PATH_MAX */
+	u32 dev;
+	u16 flags; /* AW_FLAG_ANONYMOUS, AW_FLAG_DELETED */
+	bool failed;
+};
+
+/* The kernel's own name of a file without a place: "memfd:x", "[eventfd]"; the end of `path`. */
+static __always_inline u32 anonymous_name(struct dentry *dentry, char *path)
+{
+	struct dentry_link link;
+	u32 len;
+
+	if (dentry_link_read(&link, dentry))
+		return 0;
+	len = link.hash_len >> 32;
+	if (!len || len > 255)
+		return 0;
+	if (bpf_probe_read_kernel(path + (AW_PATH_MAX - (len & 255)), len & 255, link.name))
+		return 0;
+	return len & 255;
+}
+
+static __always_inline void name_of(struct name *name, const struct path *path, char *buffer)
+{
+	struct super_block *super = BPF_CORE_READ(path->dentry, d_inode, i_sb);
+	struct walk walk;
+
+	name->dev = BPF_CORE_READ(super, s_dev);
+	name->flags = 0;
+	walk_up(&walk, path->dentry, buffer);
+	name->failed = walk.failed;
+	name->len = AW_PATH_MAX - walk.off;
+	if (walk.dentry != BPF_CORE_READ(super, s_root) &&
+	    walk.dentry != BPF_CORE_READ(path->mnt, mnt_root)) {
+		if (walk.dentry != path->dentry) {
+			name->failed = true; /* a tree that hangs nowhere */
+			return;
+		}
+		name->flags = AW_FLAG_ANONYMOUS;
+		name->len = anonymous_name(path->dentry, buffer);
+	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev)) {
+		name->flags = AW_FLAG_DELETED;
+	}
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Building and sending a record: begin, put its strings, send. */
+
+#define WAKE_NS (2 * 1000 * 1000) /* between two wake-ups of the reader */
+
+static __always_inline void header_fill(struct aw_header *header, struct task_struct *task,
+					const struct aw_subject *subject, u16 kind, u32 length)
+{
+	header->length = length;
+	header->kind = kind;
+	header->flags =
+		subject->session->state == AW_SESSION_PROVISIONAL ? AW_FLAG_PROVISIONAL : 0;
+	header->time = bpf_ktime_get_boot_ns();
+	header->generation = 0;
+	header->tgid = task->tgid;
+	header->tid = task->pid;
+	header->start = task->group_leader->start_boottime;
+	header->session_start = subject->tag->session.start;
+	header->session_tgid = subject->tag->session.tgid;
+	header->unresolved = 0;
+}
+
+/* The task's record with its header filled, or NULL (counted) where there is no memory for it. */
+static __always_inline struct aw_record *record_begin(struct task_struct *task,
+						      const struct aw_subject *subject, u16 kind,
+						      u32 length)
+{
+	struct aw_record *record = bpf_task_storage_get(&records, task, 0, 0);
+
+	if (!record) {
+		/* Tagged by userspace, or created in vain before: once more. */
+		scratch_create(task);
+		record = bpf_task_storage_get(&records, task, 0, 0);
+	}
+	if (record)
+		header_fill(&record->header, task, subject, kind, length);
+	else
+		COUNT(unrecorded[kind & (AW_KINDS - 1)]);
+	return record;
+}
+
+/* Never wake the reader per event; it polls. Only for what it must act on, and not too often. */
+static __always_inline u64 wake_flags(const struct aw_header *header)
+{
+	u64 now = header->time;
+
+	if (!(control.wake_kinds & (1U << (header->kind & 31))) &&
+	    !(header->flags & AW_FLAG_CANDIDATE))
+		return BPF_RB_NO_WAKEUP;
+	if (now - control.woken < WAKE_NS)
+		return BPF_RB_NO_WAKEUP;
+	control.woken = now;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+static __always_inline void record_send(void *ring, u32 which, void *record, u32 max)
+{
+	struct aw_header *header = record;
+	u32 kind = header->kind & (AW_KINDS - 1), length = header->length, zero = 0;
+	struct aw_counters *count = bpf_map_lookup_elem(&counters, &zero);
+
+	if (!count)
+		return;
+	header->cpu = bpf_get_smp_processor_id();
+	header->sequence = __sync_fetch_and_add(&count->sequence[which], 1) + 1;
+	if (header->unresolved)
+		__sync_fetch_and_add(&count->unresolved[kind], 1);
+	if (length > max)
+		length = max;
+	if (bpf_ringbuf_output(ring, record, length, wake_flags(header)))
+		__sync_fetch_and_add(&count->lost[kind], 1);
+	else
+		__sync_fetch_and_add(&count->emitted[kind], 1);
+}
+
+/*
+ * The strings of a record go one after the other behind its fixed struct. `at` is where the next one
+ * goes, from the start of the record. Each returns the bytes it put; a string that does not fit is
+ * cut to SHORT, and one that was cut or could not be read sets its bit in unresolved.
+ */
+#define SHORT 1024
+#define RECORD_MAX ((u32)sizeof(struct aw_record))
+
+/* For the verifier: an address is computed from `off` only after off was checked. */
+#define PINNED(off)                                                                                \
+	({                                                                                         \
+		u64 pinned_ = (off);                                                               \
+		asm volatile("" : "+r"(pinned_));                                                  \
+		pinned_;                                                                           \
+	})
+
+static __always_inline u32 put_name(struct aw_record *record, u32 *at, const struct name *name,
+				    const char *buffer, u32 bit)
+{
+	u32 len = name->len;
+	char *to = (char *)record;
+	u64 off = PINNED(*at);
+
+	if (name->failed)
+		record->header.unresolved |= bit;
+	if (!len || len > AW_PATH_MAX)
+		return 0;
+	buffer += AW_PATH_MAX - len;
+	if (off <= RECORD_MAX - AW_PATH_MAX) {
+		bpf_probe_read_kernel(to + PINNED(off), len, buffer);
+	} else {
+		/* Of a name that is cut, its beginning is missing: the end tells most. */
+		if (len > SHORT) {
+			record->header.unresolved |= bit;
+			buffer += len - SHORT;
+			len = SHORT;
+		}
+		if (off > RECORD_MAX - SHORT)
+			return 0;
+		bpf_probe_read_kernel(to + PINNED(off), len, buffer);
+	}
+	*at += len;
+	return len;
+}
+
+static __always_inline long read_string(void *to, u32 max, const void *from, bool user)
+{
+	return user ? bpf_probe_read_user_str(to, max, from) :
+		      bpf_probe_read_kernel_str(to, max, from);
+}
+
+static __always_inline u32 put_string(struct aw_record *record, u32 *at, const void *from,
+				      bool user, u32 bit)
+{
+	char *to = (char *)record;
+	u64 off = PINNED(*at);
+	long len = -1;
+
+	if (off <= RECORD_MAX - AW_PATH_MAX) {
+		len = read_string(to + PINNED(off), AW_PATH_MAX, from, user);
+	} else if (off <= RECORD_MAX - SHORT) {
+		len = read_string(to + PINNED(off), SHORT, from, user);
+		if (len == SHORT)
+			record->header.unresolved |= bit;
+	}
+	if (len <= 0 || len > AW_PATH_MAX) {
+		record->header.unresolved |= bit;
+		return 0;
+	}
+	len--; /* its NUL */
+	*at += len;
+	return len;
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * open and connect, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
+ * the registers, what the kernel read from the caller's memory is still mapped, the result and the
+ * kernel's own objects are known, and calls through the 32-bit entry come by too. It costs calls that
+ * are none of ours a few ns more than per-call tracepoints would, and needs no tracefs
+ * (docs/decisions/0002-sys-exit.md).
+ */
+
+/* What a call number means, for either entry. */
+#define CALL_OPEN 1
+#define CALL_OPENAT 2
+#define CALL_OPENAT2 3
+#define CALL_CREAT 4
+#define CALL_BY_HANDLE 5
+#define CALL_CONNECT 6
+#define CALL_EXECVE 7
+#define CALL_EXECVEAT 8
+#define CALL_SOCKETCALL 9
+
+static __always_inline u32 call_of(u32 nr, bool compat)
+{
+	if (nr == 437)
+		return CALL_OPENAT2; /* the newer numbers are common to both */
+	if (!compat) {
+		switch (nr & ~0x40000000) { /* x32 */
+		case 2:
+			return CALL_OPEN;
+		case 42:
+			return CALL_CONNECT;
+		case 59:
+		case 520:
+			return CALL_EXECVE;
+		case 85:
+			return CALL_CREAT;
+		case 257:
+			return CALL_OPENAT;
+		case 304:
+			return CALL_BY_HANDLE;
+		case 322:
+		case 545:
+			return CALL_EXECVEAT;
+		}
+		return 0;
+	}
+	switch (nr) {
+	case 5:
+		return CALL_OPEN;
+	case 8:
+		return CALL_CREAT;
+	case 11:
+		return CALL_EXECVE;
+	case 102:
+		return CALL_SOCKETCALL;
+	case 295:
+		return CALL_OPENAT;
+	case 342:
+		return CALL_BY_HANDLE;
+	case 358:
+		return CALL_EXECVEAT;
+	case 362:
+		return CALL_CONNECT;
+	}
+	return 0;
+}
+
+struct call {
+	u32 kind; /* CALL_* */
+	bool compat;
+	s32 result;
+	u64 args[4];
+};
+
+static __always_inline void args_read(struct call *call, struct pt_regs *regs)
+{
+	call->args[0] = call->compat ? (u32)regs->bx : regs->di;
+	call->args[1] = call->compat ? (u32)regs->cx : regs->si;
+	call->args[2] = call->compat ? (u32)regs->dx : regs->dx;
+	call->args[3] = call->compat ? (u32)regs->si : regs->r10;
+}
+
+static __always_inline struct file *file_of(struct task_struct *task, u32 fd)
+{
+	struct file *file = 0, **fds;
+
+	if (fd >= BPF_CORE_READ(task, files, fdt, max_fds))
+		return 0;
+	fds = BPF_CORE_READ(task, files, fdt, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), fds + fd);
+	return file;
+}
+
+static __always_inline u32 open_flags(const struct call *call)
+{
+	u64 flags = 0;
+
+	switch (call->kind) {
+	case CALL_OPEN:
+		return call->args[1];
+	case CALL_CREAT:
+		return O_CREAT | O_WRONLY | O_TRUNC;
+	case CALL_OPENAT2: /* struct open_how begins with them */
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)call->args[2]);
+		return flags;
+	}
+	return call->args[2]; /* openat, open_by_handle_at */
+}
+
+static __always_inline const void *open_asked(const struct call *call)
+{
+	switch (call->kind) {
+	case CALL_OPEN:
+	case CALL_CREAT:
+		return (void *)call->args[0];
+	case CALL_BY_HANDLE:
+		return 0;
+	}
+	return (void *)call->args[1];
+}
+
+/* The kernel's own view of what was opened: name and access. */
+static __always_inline void open_file(struct aw_record *record, struct aw_walk *walk,
+				      struct file *file, u32 *at)
+{
+	u32 asked = record->open.open_flags, granted = BPF_CORE_READ(file, f_flags);
+	u32 mode = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT, flags = 0;
+	struct path path;
+	struct name name;
+
+	BPF_CORE_READ_INTO(&path, file, f_path);
+	name_of(&name, &path, walk->path);
+	record->open.path_dev = name.dev;
+	record->open.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
+	flags |= name.flags;
+	record->open.open_flags = (asked & ~O_ACCMODE) | (granted & O_ACCMODE);
+	if (mode == S_IFDIR)
+		flags |= AW_FLAG_DIRECTORY;
+	if (!(granted & O_PATH)) {
+		if ((granted & O_ACCMODE) != O_WRONLY)
+			flags |= AW_FLAG_READS;
+		if ((granted & O_ACCMODE) || (asked & O_TRUNC))
+			flags |= AW_FLAG_CHANGES;
+		if (BPF_CORE_READ(file, f_mode) & FMODE_CREATED)
+			flags |= AW_FLAG_CHANGES | AW_FLAG_CREATED;
+	}
+	record->header.flags |= flags;
+}
+
+static __always_inline void open_end(struct task_struct *task, const struct aw_subject *subject,
+				     const struct call *call)
+{
+	struct aw_record *record =
+		record_begin(task, subject, AW_KIND_OPEN, sizeof(struct aw_open));
+	struct aw_walk *walk = bpf_task_storage_get(&walks, task, 0, 0);
+	u32 at = sizeof(struct aw_open);
+	struct file *file;
+	const void *asked;
+
+	if (!record || !walk)
+		return;
+	record->open.open_flags = open_flags(call);
+	record->open.result = call->result;
+	record->open.path_dev = 0;
+	record->open.path_len = 0;
+	record->open.asked_len = 0;
+	if (call->compat)
+		record->header.flags |= AW_FLAG_COMPAT;
+	if (call->result >= 0) {
+		file = file_of(task, call->result);
+		if (file)
+			open_file(record, walk, file, &at);
+		else /* another thread closed it already */
+			record->header.unresolved |= AW_UNRESOLVED_PATH;
+	}
+	asked = open_asked(call);
+	if (asked)
+		record->open.asked_len = put_string(record, &at, asked, true, AW_UNRESOLVED_ASKED);
+	record->header.length = at;
+	record_send(&activity, RING_ACTIVITY, record, sizeof(*record));
+}
+
+#include "connect.bpf.c"
+
+/* A failed exec: only the name it asked for. Those that succeed are seen at sched_process_exec. */
+static __always_inline void exec_failed(struct task_struct *task, const struct aw_subject *subject,
+					const struct call *call)
+{
+	struct aw_record *record =
+		record_begin(task, subject, AW_KIND_EXEC, sizeof(struct aw_exec));
+	u32 at = sizeof(struct aw_exec);
+	u64 asked = call->kind == CALL_EXECVE ? call->args[0] : call->args[1];
+
+	if (!record)
+		return;
+	__builtin_memset((char *)record + sizeof(struct aw_header), 0,
+			 sizeof(struct aw_exec) - sizeof(struct aw_header));
+	record->exec.result = call->result;
+	record->exec.uid = bpf_get_current_uid_gid();
+	if (call->compat)
+		record->header.flags |= AW_FLAG_COMPAT;
+	record->exec.asked_len = put_string(record, &at, (void *)asked, true, AW_UNRESOLVED_ASKED);
+	record->header.length = at;
+	record_send(&lifecycle, RING_LIFECYCLE, record, sizeof(*record));
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct aw_subject subject;
+	struct call call;
+
+	call.compat = task->thread_info.status & TS_COMPAT;
+	call.kind = call_of(regs->orig_ax, call.compat);
+	if (!call.kind || !tagged(task, &subject))
+		return 0;
+	call.result = ret;
+	args_read(&call, regs);
+	if (call.kind == CALL_SOCKETCALL) {
+		u32 args[3] = {};
+
+		if (call.args[0] != 3) /* SYS_CONNECT */
+			return 0;
+		bpf_probe_read_user(args, sizeof(args), (void *)call.args[1]);
+		call.args[0] = args[0];
+		call.args[1] = args[1];
+		call.args[2] = args[2];
+		call.kind = CALL_CONNECT;
+	}
+	if (call.kind == CALL_CONNECT)
+		connect_end(task, &subject, &call);
+	else if (call.kind != CALL_EXECVE && call.kind != CALL_EXECVEAT)
+		open_end(task, &subject, &call);
+	else if (call.result < 0)
+		exec_failed(task, &subject, &call);
+	return 0;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Tags: who is an agent's, and of which session. */
+
+/* Self first (every thread has its own copy), then the leader, then the mirror. */
+static __always_inline struct aw_tag *tag_find(struct task_struct *task)
+{
+	struct aw_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
+	struct task_struct *leader = task->group_leader;
+	u32 tgid = task->tgid;
+
+	if (tag)
+		return tag;
+	if (leader) {
+		tag = bpf_task_storage_get(&tags, leader, 0, 0);
+		if (tag)
+			return tag;
+	}
+	return bpf_map_lookup_elem(&mirror, &tgid);
+}
+
+/* A child that could not be tagged dies at its first hook: untagged is not harmless. */
+static __always_inline void kill_if_doomed(struct task_struct *task)
+{
+	u32 tgid = task->tgid;
+
+	if (control.doomed && bpf_map_lookup_elem(&doomed, &tgid))
+		bpf_send_signal(SIGKILL);
+}
+
+struct aw_subject {
+	struct aw_tag *tag;
+	struct aw_session *session;
+};
+
+/* False for a task that is nobody's, or whose session is over. */
+static __always_inline bool tagged(struct task_struct *task, struct aw_subject *subject)
+{
+	struct aw_session_key key;
+
+	subject->tag = tag_find(task);
+	if (!subject->tag) {
+		kill_if_doomed(task);
+		return false;
+	}
+	key = subject->tag->session;
+	subject->session = bpf_map_lookup_elem(&sessions, &key);
+	return subject->session;
+}
+
+/* Puts `from` on `task`; 0 when at least one of the two places took it. */
+static __always_inline int tag_set(struct task_struct *task, const struct aw_tag *from)
+{
+	struct aw_tag copy = *from;
+	u32 tgid = task->tgid;
+	bool leads = task->pid == task->tgid;
+	struct aw_tag *tag;
+	long full = 0;
+
+	tag = bpf_task_storage_get(&tags, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (tag)
+		*tag = copy;
+	else
+		COUNT(untracked);
+	if (leads) {
+		full = bpf_map_update_elem(&mirror, &tgid, &copy, BPF_ANY);
+		if (full) {
+			COUNT(mirror_full);
+			control.mirror_full = 1;
+		}
+	}
+	scratch_create(task);
+	return !tag && full;
+}
+
+static __always_inline void tag_remove(struct task_struct *task)
+{
+	bpf_task_storage_delete(&tags, task);
+	scratch_delete(task);
+}
+
+static __always_inline void doom(struct task_struct *child)
+{
+	u32 tgid = child->tgid, one = 1;
+
+	COUNT(doomed);
+	control.doomed = 1;
+	/* No room even here: then at least nobody goes on making such children. */
+	if (bpf_map_update_elem(&doomed, &tgid, &one, BPF_ANY))
+		bpf_send_signal(SIGKILL);
+}

@@ -275,7 +275,20 @@ def peek(record: bytes | memoryview, offset: int = 0) -> tuple[int, int, int]:
     return length, kind, flags
 
 
+def time_of(record: bytes | memoryview) -> int:
+    """ns of CLOCK_BOOTTIME when the probe ran, without decoding the rest."""
+    return int(_TIME(record, 8)[0])
+
+
+def session_of(record: bytes | memoryview) -> ProcessKey:
+    """The session of a record, without decoding the rest."""
+    start, pid = _SESSION(record, 48)
+    return ProcessKey(pid, start)
+
+
 _PEEK = struct.Struct("<IHH").unpack_from
+_TIME = struct.Struct("<Q").unpack_from
+_SESSION = struct.Struct("<QI").unpack_from
 
 
 def unpack(

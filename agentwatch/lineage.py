@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from agentwatch.events import ProcessKey
+from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +47,145 @@ class Actor:
     def role(self) -> str:
         """agent: the image is the identity; child: something the agent started."""
         return "agent" if self.image is not None and self.image.identity else "child"
+
+
+class Living(NamedTuple):
+    """A process that has not ended, and whose it is."""
+
+    process: ProcessKey
+    session: ProcessKey
+
+
+@dataclass(slots=True)
+class _Process:
+    """A process we know of. images: (time it came into force, image), oldest first."""
+
+    key: ProcessKey
+    session: ProcessKey
+    parent: _Process | None
+    agents: tuple[str, ...]
+    images: list[tuple[int, Image | None]]
+    ended: int = 0
+
+    def image(self, time: int) -> Image | None:
+        """What it ran at `time`: an open may be read after the exec that followed it."""
+        for since, image in reversed(self.images):
+            if since <= time:
+                return image
+        return self.images[0][1]
+
+
+Backfill = Callable[[ProcessKey], Image | None]
+"""What a process runs now, for one whose start was not seen; None when it is gone."""
+
+
+class Lineage:
+    """The processes of all sessions, from fork, exec and exit events in the order of their rings.
+
+    Nothing here looks at the machine but `backfill`. Ended processes are kept for KEPT ns of event
+    time, for records of theirs that come later through the other ring.
+    """
+
+    KEPT = 10_000_000_000
+    IMAGES = 8  # of one process: more execs than that between two reads are not told apart
+
+    def __init__(self, backfill: Backfill = lambda process: None) -> None:
+        self._backfill = backfill
+        self._processes: dict[ProcessKey, _Process] = {}
+        self._ended: deque[_Process] = deque()
+        self._projects: dict[ProcessKey, str | None] = {}
+        self._primary: dict[ProcessKey, str] = {}
+
+    def begin(
+        self, session: ProcessKey, project: str | None, image: Image | None, agents: tuple[str, ...]
+    ) -> None:
+        """A session: its first process, the image it has now, the agents it is known to be."""
+        self._projects[session] = project
+        self._processes[session] = _Process(session, session, None, agents, [(0, image)])
+
+    def forget(self, session: ProcessKey) -> None:
+        """A session that turned out to be nobody's."""
+        self._projects.pop(session, None)
+        self._primary.pop(session, None)
+        for key in [k for k, p in self._processes.items() if p.session == session]:
+            del self._processes[key]
+
+    def _known(self, process: ProcessKey, session: ProcessKey) -> _Process:
+        found = self._processes.get(process)
+        if found is None:
+            first = self._processes.get(session)
+            agents = first.agents if first and process != session else ()
+            images = [(0, self._backfill(process))]
+            found = _Process(process, session, None, agents, images)
+            self._processes[process] = found
+        return found
+
+    def fork(self, event: Fork) -> None:
+        parent = self._known(event.process, event.session)
+        image = parent.image(event.time)
+        self._processes[event.child] = _Process(
+            event.child, event.session, parent, parent.agents, [(event.time, image)]
+        )
+
+    def exec(self, event: Exec, identity: str | None) -> bool:
+        """The process runs something else from now on. True: it became an agent it was not before.
+
+        The first agent stays; a further one is added and its rules apply as well.
+        """
+        process = self._known(event.process, event.session)
+        process.images.append(
+            (
+                event.time,
+                Image(event.path, event.script, event.argv, event.cwd, event.uid, identity),
+            )
+        )
+        del process.images[: -self.IMAGES]
+        if identity is None or identity in process.agents:
+            return False
+        process.agents = (*process.agents, identity)
+        self._primary.setdefault(event.session, identity)
+        return True
+
+    def exit(self, event: Exit) -> bool:
+        """False when the end of this process was told already."""
+        process = self._processes.get(event.process)
+        if process is None or process.ended:
+            return process is None
+        process.ended = event.time
+        self._ended.append(process)
+        while self._ended and self._ended[0].ended < event.time - self.KEPT:
+            gone = self._ended.popleft()
+            self._processes.pop(gone.key, None)
+        return True
+
+    def actor(self, event: Event) -> Actor:
+        """Who made the call this event is about, as it was then."""
+        process = self._known(event.process, event.session)
+        above: list[Image] = []
+        parent = process.parent
+        while parent is not None and len(above) < 8:
+            image = parent.image(event.time)
+            if image is not None:
+                above.append(image)
+            parent = parent.parent
+        return Actor(
+            event.process,
+            event.session,
+            process.agents,
+            process.image(event.time),
+            tuple(above),
+            self._projects.get(event.session),
+        )
+
+    def agent(self, session: ProcessKey) -> str:
+        """The agent a session is shown under: the first one it was; "" before there is one."""
+        first = self._processes.get(session)
+        return first.agents[0] if first and first.agents else self._primary.get(session, "")
+
+    def living(self) -> list[Living]:
+        """Processes not known to have ended, with their sessions."""
+        return [Living(p.key, p.session) for p in list(self._processes.values()) if not p.ended]
+
+    def alive(self, session: ProcessKey | None = None) -> list[ProcessKey]:
+        """Processes not known to have ended, of one session or of all."""
+        return [p.process for p in self.living() if session in (None, p.session)]

@@ -45,6 +45,11 @@ class Mounts:
         except OSError:
             return cls({})
 
+    @classmethod
+    def of(cls, pid: int) -> Mounts:
+        """As a process sees them, in whatever mount namespace it is."""
+        return cls.read(Path(f"/proc/{pid}/mountinfo"))
+
     def __contains__(self, dev: int) -> bool:
         return dev in self._table
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
@@ -28,7 +29,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__value_size": (c_uint32, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
-    "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_program__name": (c_char_p, [c_void_p]),
     "bpf_program__fd": (c_int, [c_void_p]),
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
@@ -257,13 +257,11 @@ class Object:
             lib.bpf_map__max_entries(found),
         )
 
-    def memory(self, name: str) -> memoryview:
-        """A global-data map as the kernel sees it now: writes take effect at once."""
-        size = c_size_t()
-        address = calls().bpf_map__initial_value(self._map(name), ctypes.byref(size))
-        if not address:
-            raise KernelError(f"the map {name} is not mapped", "make clean && make")
-        return memoryview((ctypes.c_char * size.value).from_address(address)).cast("B")
+    def memory(self, name: str) -> mmap.mmap:
+        """After load: a global-data map as the kernel sees it. Writes take effect at once."""
+        fd, size, _ = self._sizes(name)
+        pages = -(-size // mmap.PAGESIZE)
+        return mmap.mmap(fd, pages * mmap.PAGESIZE, mmap.MAP_SHARED)
 
     def attach(self, name: str) -> None:
         link = calls().bpf_program__attach(self.programs[name])

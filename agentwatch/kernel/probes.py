@@ -88,7 +88,7 @@ class Probes:
         """A field of aw_control as one word, so that it is read and written whole."""
         field = next(f for f in abi.CONTROL.fields if f.name == name)
         size, code = (8, "Q") if field.type == "u64" else (4, "I")
-        return self._control[field.offset : field.offset + size].cast(code)
+        return memoryview(self._control)[field.offset : field.offset + size].cast(code)
 
     def _set(self, name: str, value: int) -> None:
         self._cell(name)[0] = value
@@ -173,5 +173,5 @@ class Probes:
         for ring in (self.lifecycle, self.activity):
             with suppress(BufferError):  # records still held by a reader: freed with them
                 ring.close()
-        self._control.release()
+        self._control.close()
         self._object.close()

@@ -1,0 +1,127 @@
+# agentwatch is built, checked and tested from here; `make help` lists the verbs.
+# PYTHON is the distribution's: a private build cannot see python3-bpfcc, which comes from Debian.
+PYTHON := /usr/bin/python3
+BIN    := .venv/bin
+OBJECT := agentwatch/data/agentwatch.bpf.o
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+KERNEL ?= 6.1
+
+# Given to every pytest: `make test PYTEST="-x -k open"`.
+PYTEST ?=
+pytest  = $(BIN)/pytest $(PYTEST)
+# The tests that need root run in a mount namespace of their own with tracefs, securityfs and bpffs.
+as_root = $(SUDO) tests/with-kernel-mounts
+rooted  = $(as_root) $(pytest) -p no:cacheprovider
+
+BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
+SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
+               tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
+BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
+               -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+##: build: everything `agentwatch` takes, leaving .venv/bin/agentwatch (the default)
+build: packages $(BIN)/.installed $(OBJECT)
+.PHONY: build
+
+packages:
+	@packaging/apt/install build
+test-packages:
+	@packaging/apt/install build test
+.PHONY: packages test-packages
+
+$(BIN)/.installed: pyproject.toml setup.py | packages
+	@echo "installing into .venv: agentwatch and what it imports"
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages .venv
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# Built once and stripped: CO-RE fits it to the running kernel when it is loaded.
+$(OBJECT): $(BPF_SOURCES) | packages
+	@mkdir -p $(@D) .cache
+	clang $(BPF_FLAGS) -c bpf/agentwatch.bpf.c -o .cache/agentwatch.bpf.o
+	@llvm-strip -g .cache/agentwatch.bpf.o -o $@
+
+##: check: ruff, mypy, clang-format, shellcheck, the import ladder; every program loads on this kernel (root)
+check: build test-packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	clang-format --dry-run -Werror $(BPF_SOURCES)
+	shellcheck --severity=warning $(SCRIPTS)
+	$(pytest) -q tests/unit/test_imports.py
+	$(as_root) $(BIN)/agentwatch doctor --programs
+.PHONY: check
+
+##: format: lay out the sources as `check` wants them
+format: build test-packages
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	clang-format -i $(BPF_SOURCES)
+.PHONY: format
+
+##: test: everything below, one tier after the other, with a summary (TIERS="unit rules" for some)
+TIERS ?= check unit abi rules root completeness vm
+test: build test-packages
+	@$(PYTHON) tests/tiers.py $(TIERS)
+.PHONY: test
+
+##: test-unit: tests without root, compiler or kernel; under a minute
+test-unit: build
+	$(pytest) -m "not root and not completeness and not vm" tests/unit
+
+##: test-abi: the Python mirror against the C contract
+test-abi: build
+	$(pytest) tests/abi
+
+##: test-rules: the rule language, and the packs that ship with the tests inside them
+test-rules: build
+	$(pytest) -m "not root and not completeness and not vm" tests/rules
+	$(BIN)/agentwatch rules test rules
+
+##: test-root: real probes on this kernel, and the demonstration
+test-root: build test-packages
+	$(rooted) -m "root and not completeness" tests
+
+##: test-completeness: agentwatch and strace watch the same build, and must agree
+test-completeness: build test-packages
+	$(rooted) -m completeness tests
+.PHONY: test-unit test-abi test-rules test-root test-completeness
+
+##: vm: boot Debian's own kernel, load every program and run the demonstration there
+##:     KERNEL=6.1, TEST=part of a test's name, KVM=1, PREEMPT=full
+vm: build test-packages
+	@tests/vm/boot $(KERNEL) $(pytest) -p no:cacheprovider -m vm $(if $(TEST),-k $(TEST)) tests/vm
+.PHONY: vm
+
+##: demo: an agent at work, live, and what happens when it breaks a rule (root)
+demo: build
+	@$(SUDO) demo/run
+.PHONY: demo
+
+##: bench: the numbers of docs/ (root; an idle machine)
+bench: build test-packages
+	@$(SUDO) $(BIN)/python -m bench
+.PHONY: bench
+
+##: wheel: dist/agentwatch-*.whl with the compiled probes and the rule packs inside
+wheel: build
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(PYTHON) -m zipfile -l dist/*.whl | grep -q 'agentwatch/data/agentwatch.bpf.o'
+	@$(PYTHON) -m zipfile -l dist/*.whl | grep -q 'agentwatch/data/rules/.*\.yaml'
+	@ls dist/*.whl
+.PHONY: wheel
+
+##: clean: remove what was built, .venv and the downloads in .cache included
+clean:
+	rm -rf .venv .cache build dist *.egg-info $(OBJECT) .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+.PHONY: clean
+
+help:
+	@sed -n 's/^##: //p' $(MAKEFILE_LIST)
+.PHONY: help

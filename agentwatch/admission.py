@@ -1,0 +1,161 @@
+"""What is let in: rule files that are well written, pass their own tests and hold on this host.
+
+Programs load rules here. The language itself (agentwatch.rules) knows no engine and no host; this
+module brings the three together, so that a ruleset is never in force whose tests fail or whose
+rules ask for a hook that is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentwatch.engine import Engine, RuleTrace
+from agentwatch.errors import Diagnostic, RuleErrors
+from agentwatch.policy import levels, patterns
+from agentwatch.rules import sample
+from agentwatch.rules.homes import TRIAL_HOMES, TRIAL_PROJECT, at_home
+from agentwatch.rules.homes import homes as homes_here
+from agentwatch.rules.load import Loaded, read_rules
+from agentwatch.rules.model import Rule, Ruleset, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a test gave for one kind. got: hit | miss, or the verdict's action; why: if it failed."""
+
+    rule: Rule
+    trial: Trial
+    kind: str
+    got: str
+    why: str = ""
+
+    @property
+    def expected(self) -> str:
+        return self.trial.verdict or self.trial.expect
+
+    @property
+    def passed(self) -> bool:
+        return self.got == self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A load that may be put in force. ruleset: `~` written out. warnings: of the files."""
+
+    ruleset: Ruleset
+    warnings: tuple[Diagnostic, ...] = ()
+
+
+def load(
+    paths: Sequence[Path],
+    *,
+    homes: Sequence[str] | None = None,
+    host: levels.Host | None = None,
+) -> Ruleset:
+    """The ruleset of these files, tested. homes: for `~`, this host's without. See admit."""
+    return admit(paths, homes=homes, host=host).ruleset
+
+
+def admit(
+    paths: Sequence[Path],
+    *,
+    homes: Sequence[str] | None = None,
+    host: levels.Host | None = None,
+) -> Admitted:
+    """Reads, tests and weighs rules. host: which hooks there are; without it, none that prevent.
+
+    Raises RuleErrors with everything that is wrong in any file.
+    """
+    loaded = read_rules(paths, patterns)
+    report = loaded.report
+    for rule in loaded.ruleset.rules:
+        reason = levels.refusal(rule, host or levels.Host())
+        if reason:
+            report.error("AW310", rule.place, reason)
+    for outcome in run_trials(loaded):
+        if not outcome.passed:
+            report.error("AW401", outcome.trial.place, message(outcome))
+    if report.errors:
+        raise RuleErrors(report.all)
+    ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
+    return Admitted(ruleset, loaded.warnings)
+
+
+def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:
+    """Every test of every rule: hit and miss of the rule as written, verdict of the whole ruleset."""
+    whole = at_home(loaded.ruleset, TRIAL_HOMES)
+    judge: Engine | None = None
+    found: list[Outcome] = []
+    for rule in at_home(dataclasses.replace(whole, rules=loaded.written), TRIAL_HOMES).rules:
+        alone = Engine(_alone(rule, whole)) if rule.trials else None
+        for trial in rule.trials:
+            if trial.expect == "verdict":
+                judge = judge or Engine(whole)
+                found += _outcomes(rule, trial, judge)
+            elif alone is not None:
+                found += _outcomes(rule, trial, alone)
+    return tuple(found)
+
+
+def message(outcome: Outcome) -> str:
+    """What a failed test has to say, in one line."""
+    expected, got = outcome.expected, outcome.got
+    return (
+        f"the test of {outcome.rule.id} fails for {outcome.kind}: "
+        f"expected {expected}, got {got}{outcome.why}"
+    )
+
+
+def _alone(rule: Rule, whole: Ruleset) -> Ruleset:
+    """The rule by itself, with the agents that it or its tests can tell apart."""
+    matches = (rule.match, *(match for _, match in rule.unless))
+    asked = {condition.field for match in matches for condition in match.conditions}
+    named = set(rule.agents) | {
+        str(value) for trial in rule.trials for name, value in trial.fields if name == "agent"
+    }
+    every = "starts_agent" in asked
+    agents = tuple(agent for agent in whole.agents if every or agent.id in named)
+    return Ruleset(rules=(rule,), agents=agents)
+
+
+def _outcomes(rule: Rule, trial: Trial, engine: Engine) -> list[Outcome]:
+    """The trial's outcome for each kind: the first event that disappoints, else the last."""
+    found = []
+    for kind in trial.on or rule.on:
+        for made in sample.samples(kind, dict(trial.fields), rule.agents[:1], TRIAL_PROJECT):
+            outcome = _outcome(rule, trial, engine, made)
+            if not outcome.passed:
+                break
+        found.append(outcome)
+    return found
+
+
+def _outcome(rule: Rule, trial: Trial, engine: Engine, made: sample.Sample) -> Outcome:
+    verdict = engine.judge(made.event, made.actor)
+    if trial.expect == "verdict":
+        by = f" by {verdict.rule}" if verdict.rule else " by default" if verdict.default else ""
+        why = "" if verdict.action == trial.verdict else by
+        return Outcome(rule, trial, made.kind, verdict.action, why)
+    got = "hit" if any(hit.rule == rule.id for hit in verdict.matches) else "miss"
+    traces = engine.explain(made.event, made.actor).rules if got != trial.expect else ()
+    why = "".join(f"; {reason(trace)}" for trace in traces if trace.rule.id == rule.id)
+    return Outcome(rule, trial, made.kind, got, why)
+
+
+def reason(trace: RuleTrace) -> str:
+    """What became of a rule, in words: why it did not match, or that it did."""
+    if trace.failed is not None:
+        return f"{condition_name(trace.failed.field, trace.failed.modifiers)} does not match"
+    if trace.unless is not None:
+        return f'the exception "{trace.unless}" carves it out'
+    if trace.outcome == "other-agent":
+        return f"it is for {', '.join(trace.rule.agents)}"
+    return "it matches"
+
+
+def condition_name(field: str, modifiers: frozenset[str]) -> str:
+    """A condition's key as rules write it: `args|has`."""
+    return "|".join((field, *sorted(modifiers, key=("has", "nocase").__contains__, reverse=True)))

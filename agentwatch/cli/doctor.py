@@ -1,0 +1,49 @@
+"""`agentwatch doctor`: what this host lacks, one line a problem, with its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import click
+
+from agentwatch.errors import AgentwatchError
+from agentwatch.kernel import preflight
+from agentwatch.kernel.preflight import Check
+from agentwatch.kernel.probes import HOOKS, Probes
+
+
+@click.command()
+@click.option("--programs", is_flag=True, help="Also load and attach every probe (root).")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+def doctor(programs: bool, output: str) -> None:
+    """Check kernel, privileges and libraries; exit 1 when something needed is missing."""
+    found = preflight.checks()
+    if programs:
+        found.append(_programs())
+    if output == "json":
+        click.echo(json.dumps([dataclasses.asdict(check) for check in found], indent=2))
+    else:
+        for check in found:
+            _show(check)
+    sys.exit(1 if any(check.needed and not check.ok for check in found) else 0)
+
+
+def _show(check: Check) -> None:
+    word = "ok" if check.ok else "MISSING" if check.needed else "without"
+    click.echo(f"{word:<8} {check.name:<14} {check.says}")
+    if not check.ok and check.remedy:
+        click.echo(f"{'':<8} {'':<14} try: {check.remedy}")
+
+
+def _programs() -> Check:
+    """Loads and attaches for a moment; nothing is tagged, so nothing is recorded."""
+    try:
+        probes = Probes()
+    except AgentwatchError as error:
+        click.echo(getattr(error, "log", ""), err=True)
+        return Check("programs", False, error.message, error.remedy, needed=True)
+    attached = probes.attached()
+    probes.close()
+    return Check("programs", len(attached) == len(HOOKS), ", ".join(HOOKS), needed=True)

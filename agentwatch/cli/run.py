@@ -1,0 +1,270 @@
+"""`agentwatch run -- CMD`: the wiring of one watched command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agentwatch import run as running
+from agentwatch.admission import admit
+from agentwatch.engine import Engine
+from agentwatch.errors import AgentwatchError, ProgramRefused, UsageError
+from agentwatch.kernel.preflight import explain
+from agentwatch.kernel.probes import Probes
+from agentwatch.lineage import Image
+from agentwatch.measure import snapshots
+from agentwatch.mounts import Mounts
+from agentwatch.policy import patterns
+from agentwatch.policy.index import PatternIndex
+from agentwatch.policy.levels import Host
+from agentwatch.rules.load import default_paths
+from agentwatch.rules.model import Ruleset
+from agentwatch.sinks import frames, metrics
+from agentwatch.sinks.jsonl import Findings
+from agentwatch.sinks.journal import Journal, read_boot_id
+from agentwatch.sinks.live import Live
+from agentwatch.sinks.reader import Host as Recorder
+from agentwatch.watch import Sink, Watch
+
+JOURNAL = Path("/var/log/agentwatch")
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of `run`, as both halves need them. metrics: "" for none."""
+
+    agent: str
+    rules: tuple[str, ...]
+    project: str
+    mode: str
+    journal: str
+    jsonl: str
+    metrics: str
+    command: tuple[str, ...]
+
+    def arguments(self) -> list[str]:
+        """For the command line of the other half; paths are absolute by then."""
+        given = [f"--{n}={v}" for n in _NAMES if (v := getattr(self, n))]
+        given += [f"--rules={path}" for path in self.rules]
+        return [*given, "--", *self.command]
+
+
+_NAMES = ("agent", "project", "mode", "journal", "jsonl", "metrics")
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for decorate in reversed(
+        (
+            click.option("--agent", default="", metavar="NAME", help="Whose rules apply to CMD."),
+            click.option(
+                "--rules", multiple=True, metavar="PATH", help="Rule file or directory; repeatable."
+            ),
+            click.option("--project", default="", metavar="DIR", help="$project of the rules."),
+            click.option(
+                "--mode", type=click.Choice(["observe", "enforce"]), default="enforce"
+            ),
+            click.option(
+                "--journal", default=str(JOURNAL), show_default=True, metavar="DIR"
+            ),
+            click.option("--jsonl", default="", metavar="FILE", help="Findings as JSON lines."),
+            click.option(
+                "--metrics", default="", metavar="HOST:PORT", help="Serve Prometheus metrics."
+            ),
+            click.argument("command", nargs=-1, required=True, metavar="-- CMD..."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@_options
+def run(**given: Any) -> None:
+    """Run CMD as an agent: watch what it executes, opens and connects to, stop it by the rules.
+
+    Exits with CMD's own code. Needs root for its watching half only, and asks sudo for it.
+    """
+    options = _checked(Options(**given))
+    if os.geteuid() != 0:
+        sys.exit(running.through_sudo(options.command, lambda pid: _other_half(pid, options)))
+    person = running.invoking_person(os.environ)
+    if person.uid == 0:
+        click.echo("agentwatch: CMD runs as root, for nobody else asked for it", err=True)
+    command = running.Command(options.command, person)
+    try:
+        with ExitStack() as stack:
+            watched = _Watched(stack, options, command.pid, person.name)
+            command.open()
+            code = watched.follow(running.OwnEnding(command))
+    except BaseException:
+        command.abandon()
+        raise
+    sys.exit(code)
+
+
+@click.command(hidden=True)
+@click.option("--pid", type=int, required=True)
+@_options
+def watch_for(pid: int, **given: Any) -> None:
+    """The watching half of `run`, started through sudo for a CMD that waits at its gate."""
+    options = Options(**given)
+    person = running.invoking_person(os.environ)
+    if os.stat(f"/proc/{pid}").st_uid != person.uid:
+        raise UsageError(f"process {pid} is not {person.name}'s", "use `agentwatch run`")
+    with ExitStack() as stack:
+        watched = _Watched(stack, options, pid, person.name)
+        click.echo("watching")
+        sys.stdout.flush()
+        watched.follow(running.ToldEnding(sys.stdin.buffer))
+
+
+def _other_half(pid: int, options: Options) -> Sequence[str]:
+    return [sys.executable, "-m", "agentwatch", "watch-for", f"--pid={pid}", *options.arguments()]
+
+
+def _checked(options: Options) -> Options:
+    """Paths made absolute, and everything refused that can be before anything is started."""
+    project = options.project
+    if project and not Path(project).is_dir():
+        raise UsageError(f"--project {project}: no such directory", "name an existing directory")
+    if options.metrics:
+        _address(options.metrics)
+    if shutil.which(options.command[0]) is None:
+        raise CommandNotFound(f"{options.command[0]}: command not found", "check its name and PATH")
+    found = project or running.project_of(Path.cwd(), str(Path.home())) or ""
+    return Options(
+        options.agent,
+        tuple(str(Path(path).resolve()) for path in options.rules),
+        str(Path(found).resolve()) if found else "",
+        options.mode,
+        str(Path(options.journal).resolve()),
+        str(Path(options.jsonl).resolve()) if options.jsonl else "",
+        options.metrics,
+        options.command,
+    )
+
+
+class CommandNotFound(AgentwatchError):
+    exit_code = running.NOT_FOUND
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"--metrics {text}: not HOST:PORT", "for example --metrics 127.0.0.1:9477")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class _JsonLines:
+    """Findings as a sink."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+
+    def event(self, *_: object) -> None:
+        pass
+
+    def frame(self, frame: frames.Frame) -> None:
+        self._findings.write(frame)
+
+
+class _Watched:
+    """Everything a watched command needs, each closed by `stack` in reverse."""
+
+    def __init__(self, stack: ExitStack, options: Options, pid: int, user: str) -> None:
+        begun = time.monotonic()
+        host = Host()
+        paths = [Path(path) for path in options.rules] or default_paths()
+        ruleset = admit(paths, host=host).ruleset
+        engine = Engine(ruleset, mode=options.mode, generation=1)
+        compiled = time.monotonic() - begun
+        agents = _agents(options.agent, ruleset)
+        mounts = Mounts.read()
+        journal = Journal.open(Path(options.journal), boot_id=read_boot_id(), mounts=mounts)
+        self._journal = journal
+        stack.callback(journal.close)
+        try:
+            probes = Probes()
+        except ProgramRefused as error:
+            raise explain(error) from None
+        stack.callback(probes.close)
+        self._live = _live(ruleset)
+        sinks: list[Sink] = [self._live]
+        if options.jsonl:
+            findings = Findings(Path(options.jsonl), _recorder())
+            stack.callback(findings.close)
+            sinks.append(_JsonLines(findings))
+        self._watch = Watch(probes, engine, journal, host=host, mounts=mounts, sinks=sinks)
+        if options.metrics:
+            take = snapshots(self._watch, compiled)
+            server = metrics.serve(*_address(options.metrics), take)
+            stack.callback(server.close)
+        self._begin(options, pid, user, agents)
+
+    def _begin(self, options: Options, pid: int, user: str, agents: tuple[str, ...]) -> None:
+        watch = self._watch
+        self._session = watch.probes.tag(pid)
+        image = Image(os.readlink(f"/proc/{pid}/exe"), None, tuple(sys.argv), os.getcwd())
+        project = options.project or None
+        watch.begin(self._session, agents=agents, project=project, image=image)
+        watch.say(
+            frames.Start(
+                pid=os.getpid(),
+                command=options.command,
+                user=user,
+                mode=options.mode,
+                tier="signal",
+                rules=len(watch.engine.ruleset.rules),
+                generation=watch.engine.generation,
+            )
+        )
+        watch.say(
+            frames.Session(
+                session=self._session,
+                agent=agents[0] if agents else UNKNOWN,
+                command=options.command,
+                user=user,
+                project=options.project,
+            )
+        )
+
+    def follow(self, ending: running.Ending) -> int:
+        """Until CMD has ended; then the summary. CMD's exit code."""
+        code = running.follow(self._watch, ending, self._session)
+        left = running.still_there(self._watch)
+        self._live.summary(code, str(self._journal.directory), left)
+        self._watch.say(frames.Stop(reason="CMD ended", status=code))
+        return code
+
+
+def _agents(name: str, ruleset: Ruleset) -> tuple[str, ...]:
+    """--agent as the session's agents. Raises UsageError for one that no rule file knows."""
+    known = [agent.id for agent in ruleset.agents]
+    if name and name not in known:
+        raise UsageError(f"--agent {name}: no identity of that name", f"one of {', '.join(known)}")
+    return (name,) if name else ()
+
+
+def _recorder() -> Recorder:
+    """This machine and its clocks, for objects that leave it."""
+    offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return Recorder(boot_id=read_boot_id(), name=socket.gethostname(), offset=offset)
+
+
+def _live(ruleset: Ruleset) -> Live:
+    globs = [glob for agent in ruleset.agents for glob in agent.own]
+    index = PatternIndex([patterns.expression(g, patterns.PATH) for g in globs], patterns.PATH)
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    return Live(sys.stderr, colour=colour, own=lambda path: bool(index.bits(path)))
+

@@ -1,0 +1,153 @@
+"""From a verdict to what was done about it, and to knowing that it worked.
+
+A kill counts as done when the victim's end is seen and SIGKILL was its cause. One that had ended by
+itself is `too late`, one that is still there is `failed`: both are records and metrics.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentwatch import actions
+from agentwatch.engine import Engine, Verdict
+from agentwatch.events import Connect, Event, Exec, Exit, Open, ProcessKey
+from agentwatch.policy.levels import Host
+from agentwatch.sinks import frames
+from agentwatch.sinks.redact import Redactor
+
+PATIENCE = 2_000_000_000  # ns after which a killed process should be gone
+DEFAULT = "default"  # in place of a rule's id, where none but a default decided
+
+
+@dataclass(frozen=True, slots=True)
+class _Kill:
+    """A kill whose victim has not been seen to end. since: the call it is killed for."""
+
+    process: ProcessKey
+    session: ProcessKey
+    since: int
+    agent: str
+    rule: str
+
+
+class Enforcement:
+    """Acts on verdicts. say: where its frames go. decisions, failures: for metrics, by label."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: Host,
+        redactor: Redactor,
+        say: Callable[[frames.Frame], None],
+        breaker: actions.Breaker,
+    ) -> None:
+        self._engine, self._host, self._redactor, self._say = engine, host, redactor, say
+        self._breaker = breaker
+        self._rules = {rule.id: rule for rule in engine.ruleset.rules}
+        self._kills: dict[ProcessKey, _Kill] = {}
+        self.decisions: Counter[tuple[str, str, str]] = Counter()
+        self.failures: Counter[str] = Counter()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a process that was killed has not been seen to end."""
+        return bool(self._kills)
+
+    def frozen(self, session: ProcessKey) -> bool:
+        """Whether the breaker stopped the session."""
+        return self._breaker.tripped(session)
+
+    def act(self, event: Event, verdict: Verdict, agent: str) -> bool:
+        """Does what the verdict says and tells. True: this kill was one too many in its session."""
+        kill = _Kill(event.process, event.session, event.time, agent, verdict.rule or DEFAULT)
+        sent = actions.Sent(True)
+        outcome = "observed" if self._engine.mode == "observe" else "alerted"
+        kills = verdict.response == "kill"
+        if kills:
+            # One kill is enough; the process may have made more calls before it died of it.
+            if event.process not in self._kills:
+                sent = actions.send(event.process, signal.SIGKILL)
+            outcome = "killed" if sent.ok else "too late" if sent == actions.GONE else "failed"
+        self.decisions[kill.rule, verdict.action, verdict.level] += 1
+        self._say(self._verdict(event, verdict, agent, outcome))
+        if not kills:
+            return False
+        if not sent.ok:
+            self._settle(kill, outcome, 0, sent.reason)
+            return False
+        self._kills.setdefault(event.process, kill)
+        return self._breaker.trips(event.session, event.time)
+
+    def _verdict(self, event: Event, verdict: Verdict, agent: str, outcome: str) -> frames.Verdict:
+        rule = self._rules.get(verdict.rule or "")
+        return frames.Verdict(
+            time=event.time,
+            event=frames.EventRef.of(event),
+            process=event.process,
+            session=event.session,
+            agent=agent,
+            kind=kind_of(event),
+            what=self._what(event),
+            rule=verdict.rule or DEFAULT,
+            title=rule.title if rule else "",
+            action=verdict.action,
+            response=verdict.response,
+            level=verdict.level,
+            lossy=self._host.lossy,
+            generation=self._engine.generation,
+            severity=verdict.severity,
+            because=verdict.because,
+            instead=verdict.instead,
+            outcome=outcome,
+            tags=rule.tags if rule else (),
+        )
+
+    def _what(self, event: Event) -> str:
+        """What an event is about in one line: a command line, a path, an address."""
+        if isinstance(event, Exec):
+            argv = self._redactor.argv(event.argv, event.argv_cut)
+            return " ".join(argv) or event.path or event.asked
+        if isinstance(event, Open):
+            return event.path or event.asked
+        if isinstance(event, Connect):
+            host = f"[{event.addr}]" if ":" in event.addr else event.addr
+            return event.unix or (f"{host}:{event.port}" if host else f"family {event.family}")
+        return ""
+
+    def ended(self, event: Exit) -> None:
+        """A process has ended: if it was to be killed, was it that?"""
+        kill = self._kills.pop(event.process, None)
+        if kill is not None:
+            killed = event.status & 0x7F == signal.SIGKILL
+            self._settle(kill, "killed" if killed else "too late", event.time - kill.since)
+
+    def give_up(self, now: int) -> None:
+        """Kills whose victim is still there after PATIENCE have failed. now: ns, boottime."""
+        for kill in [k for k in self._kills.values() if k.since < now - PATIENCE]:
+            del self._kills[kill.process]
+            self._settle(kill, "failed", 0, "still running")
+
+    def _settle(self, kill: _Kill, outcome: str, latency: int, reason: str = "") -> None:
+        if outcome != "killed":
+            self.failures[outcome] += 1
+        self._say(
+            frames.Kill(
+                process=kill.process,
+                session=kill.session,
+                agent=kill.agent,
+                rule=kill.rule,
+                outcome=outcome,
+                latency=latency,
+                reason=reason,
+            )
+        )
+
+
+def kind_of(event: Event) -> str:
+    """The rule kind an event is mostly of: what a record of a decision says."""
+    if isinstance(event, Open):
+        return "change" if event.changes else "read"
+    return "exec" if isinstance(event, Exec) else "connect"

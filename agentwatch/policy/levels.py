@@ -1,0 +1,112 @@
+"""What a rule is worth on this host: its level, and why, in a sentence for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agentwatch.policy.readers import NO_NAME, UNSEEN
+from agentwatch.rules.model import Rule
+
+LEVELS = ("prevents", "kills", "kills-after", "detects", "none")
+
+UNSEEN_OPS = frozenset(
+    {"delete", "rename", "link", "symlink", "chmod", "chown", "xattr", "mkdir", "rmdir"}
+)
+"""Operations of `change` that no probe reports yet: changes are seen where files are opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Which tiers there are here, as found by trying them.
+
+    lsm: programs on LSM hooks attach. tracing: the tracepoints of the signal tier do. lossy: the
+    kernel may skip tracing programs under load.
+    """
+
+    lsm: bool = False
+    tracing: bool = True
+    lossy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One of LEVELS. lossy: it depends on a program the kernel may skip. reason: one sentence."""
+
+    name: str
+    lossy: bool = False
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} (lossy)" if self.lossy else self.name
+
+
+def response(action: str, without_hook: str, mode: str) -> str:
+    """What to do here and now about a verdict where nothing can be prevented: none | alert | kill.
+
+    A deny is answered as `without_hook` says; `refuse`, which loading should have refused, kills.
+    """
+    if action in ("none", "allow"):
+        return "none"
+    stops = action == "kill" or (action == "deny" and without_hook != "alert")
+    return "kill" if stops and mode == "enforce" else "alert"
+
+
+def level(rule: Rule, host: Host, mode: str = "enforce") -> Level:
+    """The level of a rule in a mode (observe | enforce)."""
+    unseen = _unseen(rule)
+    if unseen:
+        return Level("none", reason=unseen)
+    if not host.tracing:
+        return Level("none", reason="The probes of this kind cannot be attached here.")
+    if rule.action == "allow":
+        return Level("detects", host.lossy, "It stops nothing: it makes a hole in a default.")
+    if response(rule.action, rule.without_hook, mode) == "kill":
+        return Level("kills-after", host.lossy, _kill_reason(rule))
+    return Level("detects", host.lossy, _alert_reason(rule, mode))
+
+
+def name_of(answer: str) -> str:
+    """The level of one verdict's response; "" where nothing was to be done."""
+    return {"kill": "kills-after", "alert": "detects"}.get(answer, "")
+
+
+def refusal(rule: Rule, host: Host) -> str | None:
+    """Why a rule that insists on being prevented (`without_hook: refuse`) cannot be loaded here."""
+    if rule.action != "deny" or rule.without_hook != "refuse":
+        return None
+    return (
+        f"rule {rule.id} says `without_hook: refuse`, and {', '.join(rule.on)} cannot be prevented "
+        "here: write `without_hook: kill` or `alert`"
+    )
+
+
+def _kill_reason(rule: Rule) -> str:
+    reason = "The engine decides and kills the process milliseconds after the effect"
+    if "change" in rule.on:
+        return f"{reason}; changes are seen where files are opened, not renamed or deleted."
+    return f"{reason}; nothing can be prevented with the probes there are."
+
+
+def _alert_reason(rule: Rule, mode: str) -> str:
+    if mode != "enforce":
+        return "In observe mode everything is recorded and nothing is stopped."
+    if rule.action == "deny":
+        return "It cannot be prevented here, and the rule says `without_hook: alert`."
+    return "The rule asks for an alert."
+
+
+def _unseen(rule: Rule) -> str:
+    """Why a rule can never match today, or ""."""
+    for condition in rule.match.conditions:
+        if condition.field == "host" and NO_NAME in condition.values:
+            continue
+        if condition.field in UNSEEN:
+            return f"No probe gives `{condition.field}` yet."
+        if condition.field == "op" and _all_in(condition.values, UNSEEN_OPS):
+            return f"No probe sees `op: {condition.values[0]}` yet."
+    return ""
+
+
+def _all_in(values: Iterable[str], names: frozenset[str]) -> bool:
+    return all(value in names for value in values)

@@ -1,0 +1,237 @@
+"""What an event can be asked: the fields of rules.md, and where each is found.
+
+A reader takes the event and its actor and gives the values of one field: usually one, none when
+the event has no such thing (no script, no parent known), several where there are several (the
+ancestors); or None when there is one that could not be read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.lineage import Actor, Image
+from agentwatch.policy import patterns
+from agentwatch.policy.index import Value
+
+Values: TypeAlias = tuple[Value, ...]
+Reader: TypeAlias = Callable[[Event, Actor], Values | None]
+
+NUMBER, ADDRESS = "number", "address"
+"""Types of fields besides the separators of patterns.py."""
+
+UNSEEN = frozenset({"host", "peer", "new_path", "written_by_agent"})
+"""Fields of the language that no probe gives yet: an event has none of them."""
+
+NO_NAME = "none"  # `host: none`, which is what every address has while names are not known
+
+_EINPROGRESS = -115  # a connect that goes on without the caller
+_FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40: "vsock"}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldType:
+    """How a field's values compare (a separator, NUMBER or ADDRESS), and its reader."""
+
+    type: str
+    read: Reader
+
+
+def kinds_of(event: Event) -> tuple[str, ...]:
+    """The kinds of the rules that judge an event; none for what failed and what is not judged.
+
+    TCP is judged once, by the record of its first packet.
+    """
+    if isinstance(event, Open):
+        if event.result < 0:
+            return ()
+        return _OPEN_KINDS[event.reads, event.changes]
+    if isinstance(event, Exec):
+        return ("exec",) if event.result == 0 else ()
+    if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
+        made = event.result >= 0 or event.result == _EINPROGRESS
+        return ("connect",) if (event.syn if event.protocol == "tcp" else made) else ()
+    return ()
+
+
+_OPEN_KINDS = {
+    (False, False): ("open",),
+    (True, False): ("open", "read"),
+    (False, True): ("open", "change"),
+    (True, True): ("open", "read", "change"),
+}
+KIND_SETS = (("exec",), ("connect",), *_OPEN_KINDS.values())
+"""Every answer of kinds_of but ()."""
+
+
+def _path(event: Event, actor: Actor) -> Values | None:
+    if "path" in event.unresolved:
+        return None
+    return (event.path,) if isinstance(event, Exec | Open) and event.path else ()
+
+
+def _script(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Exec) or event.script is None:
+        return ()
+    relative = not event.asked.startswith("/")
+    if "asked" in event.unresolved or (relative and "cwd" in event.unresolved):
+        return None
+    return (event.script,)
+
+
+def _argv(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Exec):
+        return ()
+    return None if "argv" in event.unresolved else (event.argv,)
+
+
+def _args(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Exec):
+        return ()
+    return None if "argv" in event.unresolved else (event.argv[1:],)
+
+
+def _cwd(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Exec):
+        return ()
+    return None if "cwd" in event.unresolved else (event.cwd,)
+
+
+def _exec_word(word: Callable[[Exec], Value]) -> Reader:
+    """A field of an exec that is always known."""
+    return lambda event, actor: (word(event),) if isinstance(event, Exec) else ()
+
+
+def _access(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Open):
+        return ()
+    return ("read",) * event.reads + ("write",) * event.changes
+
+
+def _op(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Open):
+        return ()
+    truncated = event.changes and event.flags & os.O_TRUNC and not event.created
+    return ("open",) + ("create",) * event.created + ("truncate",) * bool(truncated)
+
+
+def _address(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Connect) or event.unix or event.protocol == "unix":
+        return ()
+    if "address" in event.unresolved:
+        return None
+    return (event.addr,) if event.addr else ()
+
+
+def _port(event: Event, actor: Actor) -> Values | None:
+    known = _address(event, actor)
+    return (event.port,) if known and isinstance(event, Connect) else known
+
+
+def _unix(event: Event, actor: Actor) -> Values | None:
+    if not isinstance(event, Connect) or event.protocol != "unix":
+        return ()
+    if event.unresolved & {"address", "path"}:
+        return None
+    return (event.unix,) if event.unix else ()
+
+
+def _connect_word(word: Callable[[Connect], str]) -> Reader:
+    """A field of a connect that is always known."""
+    return lambda event, actor: (word(event),) if isinstance(event, Connect) else ()
+
+
+def _none(event: Event, actor: Actor) -> Values | None:
+    return ()
+
+
+def _image_word(word: Callable[[Image], Value | None]) -> Callable[[Image], Values | None]:
+    """A field of an image; one that no program can have empty was not read when it is."""
+
+    def read(image: Image) -> Values | None:
+        value = word(image)
+        return None if value == "" else () if value is None else (value,)
+
+    return read
+
+
+def _process(read: Callable[[Image], Values | None]) -> Reader:
+    return lambda event, actor: None if actor.image is None else read(actor.image)
+
+
+def _parent(read: Callable[[Image], Values | None]) -> Reader:
+    return lambda event, actor: read(actor.ancestors[0]) if actor.ancestors else ()
+
+
+def _ancestor(read: Callable[[Image], Values | None]) -> Reader:
+    def every(event: Event, actor: Actor) -> Values | None:
+        found: Values = ()
+        for image in actor.ancestors:
+            values = read(image)
+            if values is None:
+                return None
+            found += values
+        return found
+
+    return every
+
+
+def _role(event: Event, actor: Actor) -> Values | None:
+    return None if actor.image is None else (actor.role,)
+
+
+def _session(event: Event, actor: Actor) -> Values | None:
+    return (f"{actor.session.pid}:{actor.session.start}",)
+
+
+_EXE = _image_word(lambda image: image.exe)
+_SCRIPT = _image_word(lambda image: image.script)
+_ARGS = _image_word(lambda image: image.args)
+_CWD = _image_word(lambda image: image.cwd)
+_UID = _image_word(lambda image: image.uid)
+
+FIELDS: Mapping[str, FieldType] = MappingProxyType(
+    {
+        "session": FieldType(patterns.WORD, _session),
+        "process.exe": FieldType(patterns.PATH, _process(_EXE)),
+        "process.script": FieldType(patterns.PATH, _process(_SCRIPT)),
+        "process.args": FieldType(patterns.ARGV, _process(_ARGS)),
+        "process.cwd": FieldType(patterns.PATH, _process(_CWD)),
+        "process.uid": FieldType(NUMBER, _process(_UID)),
+        "process.role": FieldType(patterns.WORD, _role),
+        "parent.exe": FieldType(patterns.PATH, _parent(_EXE)),
+        "parent.script": FieldType(patterns.PATH, _parent(_SCRIPT)),
+        "parent.args": FieldType(patterns.ARGV, _parent(_ARGS)),
+        "ancestor.exe": FieldType(patterns.PATH, _ancestor(_EXE)),
+        "ancestor.args": FieldType(patterns.ARGV, _ancestor(_ARGS)),
+        "path": FieldType(patterns.PATH, _path),
+        "script": FieldType(patterns.PATH, _script),
+        "argv": FieldType(patterns.ARGV, _argv),
+        "args": FieldType(patterns.ARGV, _args),
+        "argc": FieldType(NUMBER, _exec_word(lambda event: event.argc)),
+        "stdin": FieldType(patterns.WORD, _exec_word(lambda event: event.stdin)),
+        "cwd": FieldType(patterns.PATH, _cwd),
+        "anonymous": FieldType(
+            patterns.WORD, _exec_word(lambda event: "true" if event.anonymous else "false")
+        ),
+        "access": FieldType(patterns.WORD, _access),
+        "op": FieldType(patterns.WORD, _op),
+        "host": FieldType(patterns.HOST, _none),
+        "addr": FieldType(ADDRESS, _address),
+        "port": FieldType(NUMBER, _port),
+        "proto": FieldType(patterns.WORD, _connect_word(lambda event: event.protocol)),
+        "family": FieldType(
+            patterns.WORD,
+            _connect_word(lambda event: _FAMILIES.get(event.family, str(event.family))),
+        ),
+        "unix": FieldType(patterns.PATH, _unix),
+        "peer": FieldType(patterns.WORD, _none),
+        "new_path": FieldType(patterns.PATH, _none),
+        "written_by_agent": FieldType(patterns.WORD, _none),
+    }
+)
+"""Every field but `agent` and `starts_agent`, which depend on the rules themselves."""

@@ -1,0 +1,169 @@
+"""Matches, exceptions and the events of tests: `field|modifier: values` by the table of fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentwatch.rules import fields
+from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
+from agentwatch.rules.fields import LITERAL, MODIFIERS, TAKES, Field
+from agentwatch.rules.model import Condition, Match
+from agentwatch.rules.read import Items, Node, Table, Text
+from agentwatch.rules.section import as_text, as_texts, is_word, wrong
+from agentwatch.rules.values import Checker, Lists
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads conditions for rules of some kinds."""
+
+    report: Report
+    lists: Lists
+    checker: Checker
+
+    def match(self, node: Node, kinds: Sequence[str], what: str) -> Match:
+        """A mapping of conditions. What is wrong is reported and left out."""
+        if not isinstance(node, Table):
+            wrong(node, self.report, what, "a mapping of fields to values")
+            return Match(())
+        found = [self._condition(key, value, kinds) for key, value in node.entries]
+        return Match(tuple(condition for condition in found if condition is not None))
+
+    def exceptions(self, node: Node | None, kinds: Sequence[str]) -> tuple[tuple[str, Match], ...]:
+        """`unless:` a mapping of names to matches."""
+        if node is None:
+            return ()
+        if not isinstance(node, Table):
+            wrong(node, self.report, '"unless"', "a mapping of names to matches")
+            return ()
+        found = []
+        for name, value in node.entries:
+            if isinstance(value, Text) and name.value.split("|")[0] in fields.NAMES:
+                message = (
+                    f"an exception has a name: write unless: {{some-name: {{{name.value}: …}}}}"
+                )
+                self.report.error("AW202", name.place, message)
+                continue
+            match = self.match(value, kinds, f"exception {quote(name.value)}")
+            if isinstance(value, Table) and not value.entries:
+                message = f"exception {quote(name.value)} is empty and would carve out everything"
+                self.report.error("AW303", name.place, message)
+            found.append((name.value, match))
+        return tuple(found)
+
+    def _condition(self, key: Text, node: Node, kinds: Sequence[str]) -> Condition | None:
+        name, *words = key.value.split("|")
+        field = self.field(key, name, kinds)
+        if field is None:
+            return None
+        modifiers = self._modifiers(key, field, words)
+        if modifiers is None:
+            return None
+        texts = self.lists.expand(as_texts(node, self.report, quote(name)))
+        sequence = self._is_sequence(field, node, modifiers)
+        if isinstance(node, Items) and not node.items:
+            self.report.error("AW303", node.place, f"this can never match: {name} has no values")
+        if "all" in modifiers and not modifiers & (LITERAL | {"has", "re"}):
+            message = f"|all needs |has, |contains or |re before it: {name}|contains|all"
+            self.report.error("AW205", key.place, message)
+        checked = [self.checker.value(text, field, modifiers) for text in texts]
+        values = tuple(value for value in checked if value is not None)
+        if sequence:
+            return Condition(name, values, modifiers, key.place, sequence=True)
+        return Condition(name, tuple(dict.fromkeys(values)), modifiers, key.place)
+
+    def field(self, key: Text, name: str, kinds: Sequence[str]) -> Field | None:
+        """The field that events of all these kinds have, or None when it has been reported."""
+        if name not in fields.NAMES:
+            known = {f.name for kind in kinds for f in fields.of_kind(kind)} or fields.NAMES
+            hint = did_you_mean(name, known)
+            self.report.error("AW201", key.place, f"unknown field {quote(name)}.{hint}")
+            return None
+        found = [fields.lookup(name, kind) for kind in kinds]
+        lacking = [kind for kind, field in zip(kinds, found, strict=True) if field is None]
+        if lacking:
+            having = names(fields.kinds_with(name))
+            message = f"events of kind {names(lacking)} have no field {quote(name)}; {having} have"
+            self.report.error("AW208", key.place, message)
+            return None
+        known_field = found[0] if found else None
+        if known_field is not None and known_field.later:
+            message = f"the field {quote(name)} is not supported yet: {known_field.about}"
+            self.report.error("AW206", key.place, message)
+            return None
+        return known_field
+
+    def _modifiers(self, key: Text, field: Field, words: list[str]) -> frozenset[str] | None:
+        for word in words:
+            if word not in MODIFIERS:
+                hint = did_you_mean(word, MODIFIERS)
+                message = f"unknown modifier {quote('|' + word)}.{hint}"
+                self.report.error("AW205", key.place, message)
+                return None
+            if word not in TAKES[field.type]:
+                takes = names(f"|{m}" for m in sorted(TAKES[field.type])) or "no modifier"
+                message = f"{field.name} does not take |{word}; it takes {takes}"
+                self.report.error("AW205", key.place, message)
+                return None
+        modifiers = frozenset(words)
+        how = modifiers & (LITERAL | {"re"})
+        if len(how) > 1:
+            message = f"{names(f'|{m}' for m in sorted(how))}: only one of them at a time"
+            self.report.error("AW205", key.place, message)
+            return None
+        return modifiers
+
+    def _is_sequence(self, field: Field, node: Node, modifiers: frozenset[str]) -> bool:
+        """In argv patterns a list is exact: its entries are the tokens, not alternatives."""
+        exact = field.type == "argv" and isinstance(node, Items)
+        return exact and not modifiers & (LITERAL | {"has", "re", "all"})
+
+    def event(self, node: Table, kinds: Sequence[str]) -> tuple[tuple[str, object], ...]:
+        """The fields of a test's event: text, a number, or the tokens of an argv as a tuple."""
+        found: list[tuple[str, object]] = []
+        for key, value in node.entries:
+            field = self._event_field(key, kinds)
+            if field is None:
+                continue
+            made = self._event_value(field, value)
+            if made is not None:
+                found.append((key.value, made))
+        return tuple(found)
+
+    def _event_field(self, key: Text, kinds: Sequence[str]) -> Field | None:
+        if "|" in key.value:
+            message = f"an event has fields without modifiers: write {key.value.split('|')[0]}"
+            self.report.error("AW205", key.place, message)
+            return None
+        return self.field(key, key.value, kinds)
+
+    def _event_value(self, field: Field, node: Node) -> object | None:
+        what = quote(field.name)
+        if field.type == "argv":
+            tokens = as_texts(node, self.report, what)
+            if isinstance(node, Items):
+                return tuple(token.value for token in tokens)
+            return tuple(tokens[0].value.split()) if tokens else None
+        text = as_text(node, self.report, what)
+        if text is None:
+            return None
+        return self._event_text(field, text)
+
+    def _event_text(self, field: Field, text: Text) -> object | None:
+        what = quote(field.name)
+        if field.type in ("path", "unix"):
+            if text.value.startswith("/") or (field.type == "unix" and text.value.startswith("@")):
+                return text.value
+            message = f"{what} of an event is absolute, like /home/dev/{text.value.lstrip('~/')}"
+            self.report.error("AW207", text.place, message)
+            return None
+        if field.type in ("number", "port"):
+            if text.value.isascii() and text.value.isdigit():
+                return int(text.value)
+            self.report.error("AW207", text.place, f"{what} of an event is a number")
+            return None
+        if field.type == "word":
+            ok = is_word(text, field.words, self.report, what)
+            return text.value if ok else None
+        return self.checker.value(text, field, frozenset())

@@ -1,0 +1,66 @@
+"""What a rule means as a whole: it can match, it does not deny everything, it is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from agentwatch.rules.diagnostics import Report, quote
+from agentwatch.rules.model import Condition, Default, Match, Place, Rule
+
+_EVERY_PATH = frozenset({"/**", "**", "**/*", "/**/*", "**/**"})
+_EVERY_TEXT = frozenset({"**", "*"})
+_EVERY_NETWORK = frozenset({"0.0.0.0/0", "::/0"})
+
+
+def check_rule(rule: Rule, report: Report) -> None:
+    """Refuse what can never match and what denies everything; warn of what is not tested."""
+    for name, exception in rule.unless:
+        if rule.match.conditions and _swallows(exception, rule.match):
+            message = f"this can never match: exception {quote(name)} carves out all of it"
+            report.error("AW303", rule.place, message)
+    if rule.action in ("deny", "kill") and all(_everything(c) for c in rule.match.conditions):
+        message = (
+            f"a {rule.action} that matches everything belongs in defaults: "
+            f"defaults: {{AGENT: {{{rule.on[0] if rule.on else 'change'}: {rule.action}}}}}"
+        )
+        report.error("AW304", _where(rule), message)
+    if not rule.trials:
+        message = f"the rule {quote(rule.id)} has no tests; give it a hit and a miss"
+        report.warning("AW501", rule.place, message)
+
+
+def check_holes(rules: Sequence[Rule], defaults: Collection[Default], report: Report) -> None:
+    """Warn of allow rules for kinds that no default closes: they change nothing."""
+    closed = {default.kind for default in defaults}
+    closed |= {kind for kind in ("read", "change") if "open" in closed}
+    for rule in rules:
+        if rule.action == "allow" and not closed & set(rule.on):
+            message = f"nothing denies {', '.join(rule.on)} by default, so this allows nothing new"
+            report.warning("AW502", rule.place, message)
+
+
+def _where(rule: Rule) -> Place:
+    first = rule.match.conditions[0].place if rule.match.conditions else None
+    return first or rule.place
+
+
+def _everything(condition: Condition) -> bool:
+    """Whether every event of the kind fulfils it."""
+    values = set(condition.values)
+    if "cidr" in condition.modifiers:
+        return values >= _EVERY_NETWORK
+    if condition.modifiers - {"nocase", "has"}:
+        return False
+    if condition.field == "path":
+        return bool(values & _EVERY_PATH)
+    return condition.field in ("args", "argv") and bool(values & _EVERY_TEXT) and len(values) == 1
+
+
+def _swallows(exception: Match, match: Match) -> bool:
+    """Whether an exception asks for nothing that the match does not ask for already."""
+    asked = {(c.field, c.modifiers, c.sequence): set(c.values) for c in match.conditions}
+    return bool(exception.conditions) and all(
+        asked.get((c.field, c.modifiers, c.sequence), {""}) <= set(c.values)
+        and "all" not in c.modifiers
+        for c in exception.conditions
+    )

@@ -1,0 +1,258 @@
+"""The sections of rule files: agents, defaults, rules, overrides."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from agentwatch.rules import fields
+from agentwatch.rules.conditions import Reader
+from agentwatch.rules.diagnostics import Report, quote
+from agentwatch.rules.model import (
+    ACTIONS,
+    KINDS,
+    SEVERITIES,
+    WITHOUT_HOOK,
+    Agent,
+    Default,
+    Match,
+    Rule,
+    Trial,
+)
+from agentwatch.rules.read import Items, Node, Table, Text
+from agentwatch.rules.section import Section, as_text, is_word, wrong
+from agentwatch.rules.values import known_agent
+
+SCHEMA = "agentwatch/v1"
+FILE_KEYS = ("schema", "lists", "agents", "defaults", "rules", "overrides")
+RULE_KEYS = (
+    "id", "title", "on", "agents", "match", "unless", "action", "without_hook", "severity",
+    "because", "instead", "false_positives", "tags", "tests",
+)  # fmt: skip
+LATER_KEYS = {
+    "count": "rules judge one event at a time",
+    "mode": "the mode is set for all rules, with --mode",
+    "scope": "a kill ends the process that made the call",
+}
+OVERRIDE_KEYS = ("enabled", "action", "unless", "without_hook", "severity")
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+def check_id(text: Text, report: Report) -> str:
+    """An id of a rule, agent or list."""
+    if not _ID.fullmatch(text.value):
+        message = f"{quote(text.value)} is no id; use a-z, 0-9, dots, dashes and underscores"
+        report.error("AW207", text.place, message)
+    return text.value
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """Reads sections once all lists and the ids of all agents are known."""
+
+    report: Report
+    reader: Reader
+
+    def agent(self, node: Node) -> Agent | None:
+        """One entry of `agents:`."""
+        if not isinstance(node, Table):
+            wrong(node, self.report, "an agent", "a mapping")
+            return None
+        section = Section(node, self.report, "an agent", ("id", "title", "exec", "own"))
+        identifier = section.get("id")
+        if section.get("exec") is None:
+            section.missing("exec", ": globs of the names it is started by")
+        if identifier is None:
+            section.missing("id")
+            return None
+        text = as_text(identifier, self.report, '"id"')
+        if text is None:
+            return None
+        return Agent(
+            id=check_id(text, self.report),
+            title=section.text("title"),
+            exec=self._globs(section, "exec"),
+            own=self._globs(section, "own"),
+            place=text.place,
+        )
+
+    def _globs(self, section: Section, key: str) -> tuple[str, ...]:
+        texts = self.reader.lists.expand(section.texts(key))
+        found = []
+        for text in texts:
+            if text.value.startswith("$"):
+                message = f"{quote(text.value)} cannot be part of an agent, which it depends on"
+                self.report.error("AW207", text.place, message)
+            elif (value := self.reader.checker.path(text)) is not None:
+                self._identity(text, key)
+                found.append(value)
+        return tuple(found)
+
+    def _identity(self, text: Text, key: str) -> None:
+        if key != "exec":
+            return
+        patterns = self.reader.checker.patterns
+        if patterns.literal_component(text.value) is None:
+            message = (
+                f"{quote(text.value)} has no component the kernel could look for: write out one "
+                'that is the agent\'s own, like "**/bin/claude"'
+            )
+            self.report.error("AW306", text.place, message)
+            return
+        for name in PROTECTED:
+            if patterns.matches(text.value, name):
+                message = f"{quote(text.value)} covers {name}, which is no agent"
+                self.report.error("AW305", text.place, message)
+                return
+
+    def defaults(self, table: Table) -> list[Default]:
+        """`defaults:` agent -> kind -> action."""
+        found = []
+        for agent, node in table.entries:
+            known_agent(agent, self.reader.checker.agents, self.report)
+            if not isinstance(node, Table):
+                wrong(
+                    node, self.report, f"the default of {quote(agent.value)}", "a mapping of kinds"
+                )
+                continue
+            for kind, value in node.entries:
+                action = as_text(value, self.report, f"the default of {quote(kind.value)}")
+                if (
+                    self.kind(kind)
+                    and action is not None
+                    and is_word(action, ("alert", "deny", "kill"), self.report, "a default")
+                ):
+                    found.append(Default(agent.value, kind.value, action.value, kind.place))
+        return found
+
+    def kind(self, text: Text) -> bool:
+        """Whether it is a kind there are rules for; reported if not."""
+        if text.value in fields.LATER_KINDS:
+            message = f"the kind {quote(text.value)} is not supported yet: nothing reports it"
+            self.report.error("AW206", text.place, message)
+            return False
+        return is_word(text, KINDS, self.report, "a kind")
+
+    def rule(self, node: Node) -> Rule | None:
+        """One entry of `rules:`; None when it has no id to speak of it by."""
+        if not isinstance(node, Table):
+            wrong(node, self.report, "a rule", "a mapping")
+            return None
+        section = Section(node, self.report, "a rule", RULE_KEYS, LATER_KEYS)
+        identifier = section.get("id")
+        if identifier is None:
+            section.missing("id")
+            return None
+        text = as_text(identifier, self.report, '"id"')
+        if text is None:
+            return None
+        kinds = self._kinds(section)
+        rule = self._settings(section, text, kinds)
+        match = section.get("match")
+        return replace(
+            rule,
+            match=Match(()) if match is None else self.reader.match(match, kinds, '"match"'),
+            unless=self.reader.exceptions(section.get("unless"), kinds),
+            trials=tuple(self._trials(section, kinds)),
+        )
+
+    def _kinds(self, section: Section) -> tuple[str, ...]:
+        if section.get("on") is None:
+            section.missing("on", f": {', '.join(KINDS)}")
+        return tuple(dict.fromkeys(t.value for t in section.texts("on") if self.kind(t)))
+
+    def _settings(self, section: Section, identifier: Text, kinds: tuple[str, ...]) -> Rule:
+        agents = section.texts("agents")
+        for agent in agents:
+            known_agent(agent, self.reader.checker.agents, self.report)
+        if (
+            section.get("agents") is not None
+            and isinstance(section.get("agents"), Items)
+            and not agents
+        ):
+            self.report.error(
+                "AW303", identifier.place, "this can never match: agents has no values"
+            )
+        return Rule(
+            id=check_id(identifier, self.report),
+            on=kinds,
+            match=Match(()),
+            action=section.word("action", ACTIONS),
+            place=identifier.place,
+            title=section.text("title"),
+            agents=tuple(agent.value for agent in agents),
+            without_hook=section.word("without_hook", WITHOUT_HOOK, "kill"),
+            severity=section.word("severity", SEVERITIES, "medium"),
+            because=section.text("because", "one sentence for the person who meets it"),
+            instead=section.text("instead"),
+            false_positives=section.text("false_positives"),
+            tags=tuple(tag.value for tag in section.texts("tags")),
+        )
+
+    def _trials(self, section: Section, kinds: tuple[str, ...]) -> list[Trial]:
+        node = section.get("tests")
+        if node is None:
+            return []
+        if not isinstance(node, Items):
+            wrong(node, self.report, '"tests"', "a list")
+            return []
+        found = [self._trial(item, kinds) for item in node.items]
+        return [trial for trial in found if trial is not None]
+
+    def _trial(self, node: Node, kinds: tuple[str, ...]) -> Trial | None:
+        if not isinstance(node, Table):
+            return self.unfinished(node, "write hit: or miss: and the fields of an event")
+        section = Section(node, self.report, "a test", ("hit", "miss", "event", "verdict", "on"))
+        expects = [key for key in ("hit", "miss", "event") if section.get(key) is not None]
+        if len(expects) != 1:
+            return self.unfinished(node, "it has one of hit:, miss: or event: with verdict:")
+        (expect,) = expects
+        if (expect == "event") != (section.get("verdict") is not None):
+            return self.unfinished(node, "verdict: says what is expected of the event: beside it")
+        event = section.get(expect)
+        if not isinstance(event, Table) or not event.entries:
+            return self.unfinished(event or node, f"{expect}: needs the fields of an event")
+        on = tuple(text.value for text in section.texts("on") if self.kind(text))
+        verdict = ""
+        if expect == "event":
+            verdict = section.word("verdict", ("none", *ACTIONS))
+            expect = "verdict"
+        values = self.reader.event(event, on or kinds)
+        return Trial(expect, values, node.place, on, verdict)
+
+    def unfinished(self, node: Node, hint: str) -> Trial | None:
+        self.report.error("AW402", node.place, f"this test is not finished: {hint}")
+        return None
+
+    def override(self, rule: Rule, identifier: Text, node: Node) -> Rule | None:
+        """The rule as a local file changes it; None where it is disabled."""
+        if not isinstance(node, Table):
+            wrong(node, self.report, f"the override of {quote(rule.id)}", "a mapping")
+            return rule
+        section = Section(node, self.report, "an override", OVERRIDE_KEYS)
+        if section.word("enabled", ("true", "false"), "true") == "false":
+            return None
+        return replace(
+            rule,
+            action=section.word("action", ACTIONS, rule.action),
+            unless=rule.unless + self.reader.exceptions(section.get("unless"), rule.on),
+            without_hook=section.word("without_hook", WITHOUT_HOOK, rule.without_hook),
+            severity=section.word("severity", SEVERITIES, rule.severity),
+            overridden=identifier.place,
+        )
+
+
+def _protected() -> tuple[str, ...]:
+    shells = ("sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "busybox")
+    places = ("/bin", "/usr/bin", "/usr/local/bin")
+    return (
+        *(f"{place}/{shell}" for place in places for shell in shells),
+        *("/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"),
+        *("/usr/bin/systemd", "/bin/systemd"),
+        *("/usr/sbin/sshd", "/usr/lib/openssh/sshd-session", "/usr/libexec/openssh/sshd-session"),
+        *(f"{place}/agentwatch" for place in ("/usr/bin", "/usr/local/bin", "/opt/agentwatch/bin")),
+    )
+
+
+PROTECTED = _protected()
+"""Programs that no identity may cover: shells, PID 1 and the user manager, sshd, agentwatch."""

@@ -1,0 +1,228 @@
+"""Values of conditions: each type's own check, and `$list` written out."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
+from agentwatch.rules.fields import LITERAL, Field
+from agentwatch.rules.read import Node, Text
+from agentwatch.rules.section import as_texts, is_word
+
+RESERVED = ("own", "project")
+_VARIABLE = re.compile(r"\$([a-z_][a-z0-9_-]*)(/.*)?", re.DOTALL)
+_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+class Patterns(Protocol):
+    """What loading needs to know of globs; agentwatch.policy.patterns is one."""
+
+    def check(self, text: str, separator: str = "/") -> str | None:
+        """What is wrong with a glob, or None."""
+
+    def check_regex(self, text: str) -> str | None:
+        """What is wrong with an RE2 expression, or None."""
+
+    def matches(self, text: str, value: str, separator: str = "/") -> bool:
+        """Whether a glob covers a value."""
+
+    def literal_component(self, glob: str) -> tuple[bytes, ...] | None:
+        """What the kernel looks for to find the names a glob covers, or None."""
+
+
+class Lists:
+    """The lists of all files; `$name` is written out, lists inside lists too."""
+
+    def __init__(self, nodes: Mapping[str, Node], report: Report) -> None:
+        self._nodes = nodes
+        self._report = report
+
+    def of(self, name: str) -> tuple[Text, ...]:
+        """The values of a list that there is."""
+        texts = as_texts(self._nodes[name], self._report, f"list {quote(name)}")
+        return self._expand(texts, (name,))
+
+    def expand(self, texts: tuple[Text, ...]) -> tuple[Text, ...]:
+        """The texts with lists written out. `$own` and `$project/...` stay."""
+        return self._expand(texts, ())
+
+    def _expand(self, texts: tuple[Text, ...], within: tuple[str, ...]) -> tuple[Text, ...]:
+        found: list[Text] = []
+        for text in texts:
+            name = variable(text.value)
+            if name is None or name == "project" or (name == "own" and text.value == "$own"):
+                found.append(text)
+            else:
+                found += self._inner(text, name, within)
+        return tuple(found)
+
+    def _inner(self, text: Text, name: str, within: tuple[str, ...]) -> tuple[Text, ...]:
+        report = self._report
+        if name in within:
+            message = f"the list {quote(name)} contains itself"
+            report.error("AW308", text.place, message)
+        elif text.value != f"${name}":
+            message = f"only $project can have a path behind it, {quote('$' + name)} cannot"
+            report.error("AW207", text.place, message)
+        elif name not in self._nodes:
+            hint = did_you_mean(name, (*self._nodes, *RESERVED))
+            report.error("AW302", text.place, f"there is no list {quote(name)}.{hint}")
+        else:
+            texts = as_texts(self._nodes[name], report, f"list {quote(name)}")
+            return self._expand(texts, (*within, name))
+        return ()
+
+
+def variable(value: str) -> str | None:
+    """The name of the variable that a value is or begins with, or None."""
+    found = _VARIABLE.fullmatch(value)
+    return found[1] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """Checks one value after the other for the type of its field, and writes it as it is matched."""
+
+    report: Report
+    patterns: Patterns
+    agents: Collection[str]
+
+    def value(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        """The value as the engine wants it, or None when it has been reported."""
+        if "re" in modifiers:
+            return self._said(text, self.patterns.check_regex(text.value))
+        if field.type in ("path", "unix"):
+            return self.path(text, field, modifiers)
+        if field.type == "argv":
+            return self._argv(text, modifiers)
+        return getattr(self, f"_{field.type}")(text, field, modifiers)  # type: ignore[no-any-return]
+
+    def path(
+        self, text: Text, field: Field | None = None, modifiers: frozenset[str] = frozenset()
+    ) -> str | None:
+        """A glob of paths, or with a literal modifier a part of one."""
+        value = text.value
+        if modifiers & LITERAL:
+            wrong = "an empty text is part of every value" if not value else None
+            if "startswith" in modifiers and not value.startswith(("/", "~/", "$project", "@")):
+                return self._never(text, f"no path begins with {quote(value)}")
+            return self._said(text, wrong)
+        if field is not None and field.type == "unix" and value.startswith("@"):
+            return self._said(text, self.patterns.check(value))
+        shape = path_shape(value)
+        if shape:
+            self.report.error("AW307", text.place, shape)
+            return None
+        if variable(value) == "project":
+            value = value.replace("$project", "/project", 1)
+        elif value == "$own":
+            return value
+        if self._said(text, self.patterns.check(value)) is None:
+            return None
+        return self._names_something(text)
+
+    def _names_something(self, text: Text) -> str | None:
+        parts = text.value.split("/")
+        if any(part in (".", "..") for part in parts) or "" in parts[1:]:
+            return self._never(
+                text, 'names have no ".", ".." or "//" in them once links are resolved'
+            )
+        return text.value
+
+    def _never(self, text: Text, why: str) -> str | None:
+        self.report.error("AW303", text.place, f"this can never match: {why}")
+        return None
+
+    def _said(self, text: Text, message: str | None) -> str | None:
+        if message is None:
+            return text.value
+        self.report.error("AW207", text.place, message)
+        return None
+
+    def _argv(self, text: Text, modifiers: frozenset[str]) -> str | None:
+        if modifiers & LITERAL:
+            wrong = None if text.value else "an empty text is part of every value"
+            return self._said(text, wrong)
+        return self._said(text, self.patterns.check(text.value, "" if "has" in modifiers else "\0"))
+
+    def _word(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        if text.value in field.later_words:
+            known = names(field.words)
+            message = f"{field.name}: {text.value} is not supported yet; it is {known}"
+            self.report.error("AW206", text.place, message)
+            return None
+        ok = is_word(text, field.words, self.report, quote(field.name))
+        return text.value if ok else None
+
+    def _flag(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        ok = is_word(text, ("true", "false"), self.report, quote(field.name))
+        return text.value if ok else None
+
+    def _agent(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        return text.value if known_agent(text, self.agents, self.report) else None
+
+    def _number(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        if self._octal(text):
+            return None
+        wrong = (
+            None if re.fullmatch(r"\d{1,10}", text.value) else f"{quote(text.value)} is no number"
+        )
+        return self._said(text, wrong)
+
+    def _port(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        if self._octal(text):
+            return None
+        found = _PORT.fullmatch(text.value)
+        if found is None:
+            return self._said(text, f'{quote(text.value)} is no port; write 443 or "8000-8999"')
+        low, high = int(found[1]), int(found[2] or found[1])
+        if not 0 < low <= high <= 65535:
+            return self._never(text, "ports are 1 to 65535, the lower end of a range first")
+        return text.value
+
+    def _octal(self, text: Text) -> bool:
+        """A number with zeros in front, which some YAML readers take for octal."""
+        if not re.fullmatch(r"0\d+", text.value):
+            return False
+        plain = text.value.lstrip("0") or "0"
+        message = f"{text.value} is octal to some YAML readers and decimal to others; write {plain}"
+        self.report.error("AW105", text.place, message)
+        return True
+
+    def _address(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        try:
+            if "cidr" in modifiers:
+                return str(ipaddress.ip_network(text.value))
+            return str(ipaddress.ip_address(text.value))
+        except ValueError as error:
+            if "cidr" not in modifiers and re.search(r"[/*?\[]", text.value):
+                hint = (
+                    f'{quote(text.value)} is no address; write networks as addr|cidr: "10.0.0.0/8"'
+                )
+                return self._said(text, hint)
+            return self._said(text, f"{quote(text.value)} is no address or network: {error}")
+
+
+def known_agent(text: Text, agents: Collection[str], report: Report) -> bool:
+    """Whether some file defines the agent; reported if not."""
+    if text.value in agents:
+        return True
+    hint = did_you_mean(text.value, agents)
+    report.error("AW302", text.place, f"there is no agent {quote(text.value)}.{hint}")
+    return False
+
+
+def path_shape(value: str) -> str:
+    """What is wrong with how a path glob is written, with what to write instead; or ""."""
+    if value.startswith("~") and value != "~" and not value.startswith("~/"):
+        return f"{quote(value)}: only ~/ is known, for every home; write the user's home itself"
+    if value.endswith("/") and value != "/":
+        return f"{quote(value)} names nothing, for names do not end in a slash; write {quote(value + '**')}"
+    if value.startswith(("/", "~", "**", "$", "{", "[")) or not value:
+        return ""
+    inner = value.removeprefix("./")
+    return f"{quote(value)} matches nothing, for names are absolute; write {quote('**/' + inner)}"

@@ -1,0 +1,88 @@
+"""Findings for log shippers: one OCSF object per line, appended to a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from agentwatch.errors import AgentwatchError, JournalError
+from agentwatch.sinks import ocsf, segments
+from agentwatch.sinks.frames import Frame, Gap, Kill, Verdict
+from agentwatch.sinks.reader import Host
+
+
+class Findings:
+    """A JSON Lines file open for appending. Each line leaves in one write.
+
+    Lines of several writers do not mix, and a shipper that rotates the file away and signals
+    nothing is found out: the file is opened anew when its name means another one.
+    """
+
+    def __init__(self, path: Path, host: Host) -> None:
+        """Raises PermissionDenied or JournalError when the file cannot be opened."""
+        self._path = path
+        self._host = host
+        self._fd = self._open()
+
+    def write(self, frame: Frame) -> bool:
+        """Append a frame that is a finding; False when it is none. Raises JournalError."""
+        if not is_finding(frame):
+            return False
+        line = ocsf.dumps(ocsf.from_frame(frame, self._host)).encode() + b"\n"
+        try:
+            if self._moved():
+                os.close(self._fd)
+                self._fd = self._open()
+            written = os.write(self._fd, line)
+        except OSError as error:
+            raise segments.write_failed(self._path, error) from None
+        if written != len(line):
+            self._mend()
+            message = f"no room for a finding in {self._path}"
+            raise JournalError(message, "free some space; the journal has the finding")
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(self._path, flags | os.O_NONBLOCK, segments.FILE_MODE)
+        except OSError as error:
+            raise _refused(self._path, error) from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise JournalError(f"{self._path} is no file", "name a file with --jsonl FILE")
+        return fd
+
+    def _moved(self) -> bool:
+        mine = os.fstat(self._fd)
+        try:
+            named = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return (mine.st_dev, mine.st_ino) != (named.st_dev, named.st_ino)
+
+    def _mend(self) -> None:
+        """End a line that was cut, so that the next one stands by itself."""
+        try:
+            os.write(self._fd, b"\n")
+        except OSError:
+            return
+
+
+def is_finding(frame: Frame) -> bool:
+    """Verdicts other than allow, losses, and kills that did not work."""
+    if isinstance(frame, Verdict):
+        return frame.action != "allow"
+    return isinstance(frame, Gap) or (isinstance(frame, Kill) and frame.outcome != "killed")
+
+
+def _refused(path: Path, error: OSError) -> AgentwatchError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return JournalError(f"there is no directory for {path}", f"mkdir -p {path.parent}")
+    if isinstance(error, IsADirectoryError):
+        return JournalError(f"{path} is a directory", "name a file with --jsonl FILE")
+    return segments.unwritable(path, error)

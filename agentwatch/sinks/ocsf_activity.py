@@ -1,0 +1,162 @@
+"""What an event is in OCSF: its class, its activity, and the attributes that class has."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from agentwatch.events import (
+    NO_PROCESS,
+    Connect,
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Open,
+    ProcessKey,
+    error_name,
+)
+from agentwatch.lineage import Image
+from agentwatch.sinks.reader import Host
+
+PENDING = ("EINPROGRESS", "EINTR", "EALREADY")
+"""A connect that goes on after the call."""
+
+Object = dict[str, Any]
+
+
+def shape(
+    event: Event, host: Host, actor: Object, image: Image | None
+) -> tuple[int, int, str, Object, int]:
+    """(class, activity, its name, the attributes of the class, the result)."""
+    if isinstance(event, Exec):
+        return 1007, 1, "Launch", _exec(event, host), event.result
+    if isinstance(event, Fork):
+        child = process(event.child, host, image)
+        child["parent_process"] = process(event.process, host, image)
+        return 1007, 1, "Launch", {"process": child} | _launch(2, "Fork"), 0
+    if isinstance(event, Exit):
+        rest = {"process": actor, "exit_code": event.code, "_extra": {"status": event.status}}
+        return 1007, 2, "Terminate", rest, 0
+    if isinstance(event, Open):
+        activity_id, name = _access(event)
+        return 1001, activity_id, name, _open(event), event.result
+    if isinstance(event, Connect):
+        activity_id, name = _outcome(event.result)
+        return 4001, activity_id, name, _connect(event), event.result
+    raise TypeError(type(event).__name__)
+
+
+def _exec(event: Exec, host: Host) -> Object:
+    asked = event.path or event.asked
+    launched: Object = {
+        "pid": event.process.pid,
+        "uid": event.process.id(host.boot_id),
+        "created_time": host.wall(event.process.start) // 1_000_000,
+        "name": _base_name(asked),
+        "file": _file(asked, 1),
+        "user": {"uid": str(event.uid)},
+    }
+    if event.argv:
+        launched["cmd_line"] = " ".join(event.argv)
+    if event.cwd:
+        launched["working_directory"] = event.cwd
+    if event.parent != NO_PROCESS:
+        launched["parent_process"] = process(event.parent, host, None)
+    extra: Object = {
+        "kind": "exec",
+        "asked": event.asked,
+        "argv": list(event.argv),
+        "argc": event.argc,
+        "stdin": event.stdin,
+    }
+    extra |= {"script": event.script} if event.script else {}
+    extra |= {name: True for name in ("argv_cut", "anonymous", "deleted") if getattr(event, name)}
+    return {"process": launched, "_extra": extra} | _launch(3, "Exec")
+
+
+def _launch(number: int, name: str) -> Object:
+    return {"launch_type_id": number, "launch_type": name}
+
+
+def _access(event: Open) -> tuple[int, str]:
+    if event.created:
+        return 1, "Create"
+    if event.changes:
+        return 3, "Update"
+    return 14, "Open"
+
+
+def _open(event: Open) -> Object:
+    path = event.path or event.asked
+    extra = {
+        "kind": "open",
+        "asked": event.asked,
+        "flags": event.flags,
+        "result": event.result,
+        "reads": event.reads,
+        "changes": event.changes,
+    }
+    extra |= {"deleted": True} if event.deleted else {}
+    return {"file": _file(path, 2 if event.directory else 0), "_extra": extra}
+
+
+def _outcome(result: int) -> tuple[int, str]:
+    error = error_name(result)
+    if not error or error in PENDING:
+        return 1, "Open"
+    return (5, "Refuse") if error == "ECONNREFUSED" else (4, "Fail")
+
+
+def _connect(event: Connect) -> Object:
+    endpoint: Object = {}
+    connection: Object = {"direction_id": 2, "direction": "Outbound"}
+    if event.unix:
+        endpoint["name"] = event.unix
+        connection = {"direction_id": 99, "direction": "Local"}
+    else:
+        if event.addr:
+            endpoint["ip"] = event.addr
+        endpoint["port"] = event.port
+    if not endpoint.get("ip") and not event.unix:
+        endpoint["name"] = f"address family {event.family}"
+    if event.protocol:
+        connection["protocol_name"] = event.protocol
+    version = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}.get(event.family)
+    if version:
+        connection["protocol_ver_id"] = version
+    extra = {"kind": "connect", "syn": event.syn, "from_socket": event.from_socket}
+    extra |= {"family": event.family, "result": event.result}
+    return {"dst_endpoint": endpoint, "connection_info": connection, "_extra": extra}
+
+
+def status(result: int) -> Object:
+    error = error_name(result)
+    if not error or error in PENDING:
+        return {"status_id": 1, "status": "Success"}
+    return {"status_id": 2, "status": "Failure", "status_code": str(result), "status_detail": error}
+
+
+def process(key: ProcessKey, host: Host, image: Image | None) -> Object:
+    found: Object = {
+        "pid": key.pid,
+        "uid": key.id(host.boot_id),
+        "created_time": host.wall(key.start) // 1_000_000,
+    }
+    if image is not None:
+        found |= {"name": _base_name(image.exe), "file": _file(image.exe, 1)}
+        found |= {"cmd_line": " ".join(image.argv), "user": {"uid": str(image.uid)}}
+    return found
+
+
+def session(key: ProcessKey, host: Host) -> Object:
+    created = host.wall(key.start) // 1_000_000
+    return {"uid": key.id(host.boot_id), "created_time": created}
+
+
+def _file(path: str, type_id: int) -> Object:
+    return {"name": _base_name(path), "path": path, "type_id": type_id}
+
+
+def _base_name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path

@@ -1,0 +1,240 @@
+"""Secrets out of command lines, before anything is written. The patterns are data/redact.yaml.
+
+Everything works on bytes with RE2, which takes linear time whatever an agent puts into argv. A
+command line that one combined pattern does not match is left alone, which is nearly all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import re2
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from agentwatch import abi
+from agentwatch.errors import UsageError
+
+PATTERNS = Path(__file__).resolve().parent.parent / "data" / "redact.yaml"
+REDACTED = b"[redacted]"
+
+_DEPTH = 3
+"""How deep quoted command lines inside command lines are looked into (sh -c "ssh 'mysql ...'")."""
+
+_WORDS = re.compile(rb"""\s+|(?:'[^']*'?|"(?:\\.|[^"\\])*"?|\\.|[^\s'"\\])+|\\""", re.S)
+_SEPARATORS = frozenset((b";", b"|", b"||", b"&", b"&&"))
+_SCRIPT_FLAG = re.compile(rb"-[A-Za-z]*c\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """Short flags of a program that carry a secret. only: a word that must be there, or b""."""
+
+    attached: tuple[bytes, ...] = ()
+    separate: tuple[bytes, ...] = ()
+    user: tuple[bytes, ...] = ()
+    only: bytes = b""
+
+
+class Redactor:
+    """Made by `Redactor.load`; holds compiled patterns and no state."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        """data: redact.yaml as read. Raises UsageError for a pattern that does not compile."""
+        tokens = [(t["prefix"], t["body"], t["least"]) for t in data["tokens"]]
+        whole = [f"({prefix}){body}{{{least},}}" for prefix, body, least in tokens]
+        after = [entry["pattern"] for entry in data["after"]]
+        flag = f"(?is)(--?(?:{'|'.join(data['flags'])}))(?:(=)(.*))?"
+        self._values = [_compile(pattern) for pattern in whole + after]
+        self._cut = [_compile(f"({prefix}){body}*$") for prefix, body, _ in tokens]
+        self._cut += [_compile(entry["cut"]) for entry in data["after"] if "cut" in entry]
+        self._flag = _compile(flag)
+        self._assignment = _compile(f"(?s)({data['assignments']}=)(.+)")
+        self._programs = dict(_programs(data["programs"]))
+        self._any = _compile("|".join([*whole, *after, *_hints(data, self._programs)]))
+
+    @classmethod
+    def load(cls, path: Path = PATTERNS) -> Redactor:
+        """The shipped patterns, or those of another file. Raises UsageError, naming the file."""
+        try:
+            return cls(YAML(typ="safe", pure=False).load(path))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", "reinstall") from None
+        except (YAMLError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is no list of redaction patterns: {error}") from None
+
+    def argv(self, tokens: tuple[str, ...], cut: bool = False) -> tuple[str, ...]:
+        """The tokens with secrets replaced by `[redacted]`. cut: the last one is not complete."""
+        raw = [os.fsencode(token) for token in tokens]
+        if not cut and self._any.search(b"\0".join(raw)) is None:
+            return tokens
+        return tuple(os.fsdecode(token) for token in self._tokens(raw, cut))
+
+    def text(self, text: str) -> str:
+        """The same for a text of any other kind: a name as asked for, a URL, a message."""
+        raw = os.fsencode(text)
+        if self._any.search(raw) is None:
+            return text
+        return os.fsdecode(self._script(self._value(raw), 0))
+
+    def record(self, raw: bytes | memoryview) -> bytes | memoryview:
+        """An exec record with its argv (and its name as asked) redacted; any other as it is.
+
+        The very same object when there was nothing to redact. Raises RecordError.
+        """
+        _, kind, flags = abi.peek(raw)
+        if kind != abi.EXEC:
+            return raw
+        cut = bool(flags & abi.FLAG_ARGV_CUT)
+        values, strings = abi.unpack(raw)
+        argv, asked = strings["argv"], strings["asked"]
+        if not cut and self._any.search(argv) is None and self._any.search(asked) is None:
+            return raw
+        ended = argv.endswith(b"\0")
+        tokens = argv.removesuffix(b"\0").split(b"\0") if argv else []
+        clean = b"\0".join(self._tokens(tokens, cut and not ended)) + b"\0" * ended
+        name = os.fsencode(self.text(os.fsdecode(asked)))
+        if clean == argv and name == asked:
+            return raw
+        return abi.pack(kind, values, {**strings, "argv": clean, "asked": name})
+
+    def _tokens(self, tokens: Sequence[bytes], cut: bool) -> list[bytes]:
+        clean = []
+        for index, token in enumerate(tokens):
+            script = index > 0 and _SCRIPT_FLAG.match(tokens[index - 1]) is not None
+            whole = None if script else self._assignment.fullmatch(token)
+            if whole is not None:
+                clean.append(whole.group(1) + REDACTED)
+                continue
+            token = self._value(token)
+            if cut and index == len(tokens) - 1:
+                token = _replace(self._cut, token)
+            clean.append(self._script(token, 0) if b" " in token or b"\n" in token else token)
+        return self._words(clean)
+
+    def _value(self, token: bytes) -> bytes:
+        return _replace(self._values, token)
+
+    def _script(self, text: bytes, depth: int) -> bytes:
+        """A command line inside a token: its words are looked at like tokens of their own."""
+        pieces = _WORDS.findall(text)
+        places = [i for i, piece in enumerate(pieces) if not piece.isspace()]
+        words = [self._quoted(pieces[i], depth) for i in places]
+        for place, word in zip(places, self._words(words), strict=True):
+            pieces[place] = word
+        return b"".join(pieces)
+
+    def _quoted(self, word: bytes, depth: int) -> bytes:
+        quote = word[:1]
+        if depth == _DEPTH or quote not in (b"'", b'"') or not any(c in word for c in b" \t\n"):
+            return word
+        closed = len(word) > 1 and word.endswith(quote)
+        inner = word[1:-1] if closed else word[1:]
+        return quote + self._script(inner, depth + 1) + quote * closed
+
+    def _words(self, words: list[bytes]) -> list[bytes]:
+        """Flags whose value is a secret, in `words` themselves."""
+        for index, word in enumerate(words):
+            self._flags(words, index, word)
+            program = self._programs.get(word.rpartition(b"/")[2])
+            if program is not None:
+                _short_flags(words, index + 1, program)
+        return words
+
+    def _flags(self, words: list[bytes], index: int, word: bytes) -> None:
+        if not word.startswith(b"-"):
+            return
+        flag = self._flag.fullmatch(word)
+        if flag is None:
+            return
+        if flag.group(2):
+            words[index] = flag.group(1) + b"=" + REDACTED * bool(flag.group(3))
+        elif index + 1 < len(words) and not words[index + 1].startswith(b"-"):
+            words[index + 1] = REDACTED * bool(words[index + 1])
+
+
+def _short_flags(words: list[bytes], start: int, program: _Program) -> None:
+    """Replace a program's own secret flags, up to the end of its command."""
+    stop = next((i for i in range(start, len(words)) if words[i] in _SEPARATORS), len(words))
+    if program.only and program.only not in words[start:stop]:
+        return
+    for index in range(start, stop):
+        word = words[index]
+        following = index + 1 < stop
+        if following and word in program.separate:
+            words[index + 1] = REDACTED
+        elif following and word in program.user:
+            words[index + 1] = _user(words[index + 1])
+        else:
+            words[index] = _attached(word, program)
+
+
+def _attached(word: bytes, program: _Program) -> bytes:
+    for flag in program.attached:
+        if word.startswith(flag) and len(word) > len(flag):
+            return flag + REDACTED
+    for flag in program.user:
+        if word.startswith(flag) and len(word) > len(flag) and flag[:2] != b"--":
+            return flag + _user(word[len(flag) :])
+        if word.startswith(flag + b"="):
+            return flag + b"=" + _user(word[len(flag) + 1 :])
+    return word
+
+
+def _user(value: bytes) -> bytes:
+    """USER:SECRET with the secret gone; a user alone stays."""
+    for separator in (b":", b"%"):
+        user, found, secret = value.partition(separator)
+        if found and secret:
+            return user + separator + REDACTED
+    return value
+
+
+def _replace(patterns: Iterable[Any], token: bytes) -> bytes:
+    for pattern in patterns:
+        token = pattern.sub(_keep, token)
+    return token
+
+
+def _keep(match: Any) -> bytes:
+    groups = match.groups()
+    after: bytes = groups[1] if len(groups) > 1 and groups[1] else b""
+    kept: bytes = groups[0] + REDACTED + after
+    return kept
+
+
+def _compile(pattern: str) -> Any:
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.log_errors = False
+    options.max_mem = 64 << 20
+    try:
+        return re2.compile(pattern.encode("latin-1"), options)
+    except re2.error as error:
+        raise UsageError(f"a redaction pattern does not compile: {pattern}: {error}") from None
+
+
+def _programs(entries: Iterable[Mapping[str, Any]]) -> Iterable[tuple[bytes, _Program]]:
+    for entry in entries:
+        lists = {
+            key: tuple(flag.encode() for flag in entry.get(key, ()))
+            for key in ("attached", "separate", "user")
+        }
+        program = _Program(only=entry.get("only", "").encode(), **lists)
+        for name in entry["names"]:
+            yield name.encode(), program
+
+
+def _hints(data: Mapping[str, Any], programs: Mapping[bytes, _Program]) -> list[str]:
+    """What makes a command line worth a closer look, beside the patterns of values."""
+    names = "|".join(re.escape(name.decode()) for name in programs)
+    return [
+        f"(?i:--?(?:{'|'.join(data['flags'])})(?:[=\\0\\s]|$))",
+        f"(?:^|[\\0/\\s'\"])(?:{names})[\\0\\s]",
+        f"(?:{data['assignments']}=)",
+    ]

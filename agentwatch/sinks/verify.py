@@ -1,0 +1,235 @@
+"""Is a journal what its writer wrote? Finds what was edited, removed, reordered, cut or swapped.
+
+The chain proves order and content up to its last frame. A cut at the end leaves no stop frame; it
+is proven only by a head that was kept elsewhere (metrics, a log shipper): pass it as `heads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agentwatch.errors import JournalError
+from agentwatch.sinks import frames, segments
+from agentwatch.sinks.chain import ROOT, Head, Hole, RawFrame, follows, walk
+from agentwatch.sinks.frames import Header
+from agentwatch.sinks.segments import Chain
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding. what: torn | tampered | missing | unreadable. frame: its sequence, or 0.
+
+    torn is a write cut by power loss: everything before it is intact.
+    """
+
+    what: str
+    chain: str
+    file: Path
+    offset: int
+    frame: int
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file} at byte {self.offset}"
+        return f"{self.what}: {where}{f', frame {self.frame}' * bool(self.frame)}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A frame of a chain, with the header of its segment. intact: its hash fits the chain."""
+
+    file: Path
+    header: Header
+    raw: RawFrame
+    intact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What was found in one chain. closed: it ends with a stop frame; live: its writer runs."""
+
+    chain: str
+    segments: int
+    frames: int
+    records: int
+    bytes: int
+    head: Head
+    closed: bool
+    live: bool
+    problems: tuple[Problem, ...]
+
+    @property
+    def intact(self) -> bool:
+        return not self.problems
+
+
+def verify(directory: Path, heads: Mapping[str, Head] | None = None) -> tuple[ChainReport, ...]:
+    """Every chain of `directory`. heads: chain -> where it is known to have stood.
+
+    Raises JournalError when there is no journal, PermissionDenied when it may not be read.
+    """
+    wanted = dict(heads or {})
+    found = segments.chains(directory)
+    reports = [verify_chain(one, wanted.pop(one.name, None)) for one in found]
+    for name in wanted:
+        message = "this chain is gone, but it is known to have existed"
+        gone = Problem("missing", name, directory / name, 0, 0, message)
+        nothing = Head(0, ROOT)
+        reports.append(ChainReport(name, 0, 0, 0, 0, nothing, False, False, (gone,)))
+    return tuple(reports)
+
+
+def verify_chain(one: Chain, head: Head | None = None) -> ChainReport:
+    """One chain. head: where it is known to have stood."""
+    live = one.live
+    report = ChainReport(one.name, len(one.segments), 0, 0, 0, Head(0, ROOT), False, live, ())
+    problems: list[Problem] = []
+    count = records = size = 0
+    seen = head is None or head.sequence == 0
+    for item in examine(one, live):
+        if isinstance(item, Problem):
+            problems.append(item)
+            continue
+        raw = item.raw
+        count += 1
+        size += raw.end - raw.offset
+        records += _count(raw)
+        last = Head(raw.sequence, raw.hash)
+        report = replace(report, head=last, closed=raw.type == frames.STOP)
+        if head is not None and raw.sequence == head.sequence:
+            seen = True
+            if raw.hash != head.hash:
+                message = "this frame is not the one that is known to have been written"
+                problems.append(_problem("tampered", one, item.file, raw, message))
+    if head is not None and not seen:
+        file = one.segments[-1][1]
+        message = f"the chain stood at frame {head.sequence}, but ends at {report.head.sequence}"
+        problems.append(Problem("missing", one.name, file, 0, report.head.sequence, message))
+    return replace(report, frames=count, records=records, bytes=size, problems=tuple(problems))
+
+
+def examine(one: Chain, live: bool = False) -> Iterator[Step | Problem]:
+    """Everything in a chain, in order; after a problem it goes on with the next frame there is.
+
+    live: a writer is at work, so a frame that is cut at the very end is only not complete yet.
+    """
+    state = _State(one)
+    for number, path in one.segments:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            yield Problem("unreadable", one.name, path, 0, 0, str(segments.unreadable(path, error)))
+            state.known = False
+            state.expected = number + 1
+            continue
+        yield from state.segment(number, path, memoryview(data))
+    if state.torn is not None and not live:
+        yield state.torn
+
+
+class _State:
+    """Where the examination of a chain stands. known: `head` is what the next frame must follow."""
+
+    def __init__(self, one: Chain) -> None:
+        self.chain = one
+        self.head = Head(0, ROOT)
+        self.known = True
+        self.expected = 1
+        self.torn: Problem | None = None
+        self.torn_bytes = 0
+
+    def segment(self, number: int, path: Path, data: memoryview) -> Iterator[Step | Problem]:
+        if number != self.expected:
+            yield self._missing_segments(number, path)
+        self.expected = number + 1
+        header: Header | None = None
+        for item in walk(data):
+            if isinstance(item, Hole):
+                yield from self._hole(path, item)
+                continue
+            if header is None:
+                header, found = self._header(number, path, item)
+                yield from found
+            yield from self._frame(path, header, data, item)
+
+    def _missing_segments(self, number: int, path: Path) -> Problem:
+        self.known = False
+        first, last = segments.segment_name(self.expected), segments.segment_name(number - 1)
+        which = f"segment {first}" if first == last else f"segments {first} to {last}"
+        return Problem("missing", self.chain.name, path, 0, 0, f"{which} before this one: not here")
+
+    def _hole(self, path: Path, hole: Hole) -> Iterator[Problem]:
+        """A torn tail is kept back until the next segment's header has told what its writer saw."""
+        size, after = hole.end - hole.offset, self.head.sequence
+        if hole.torn:
+            message = f"{size} bytes of a write that was cut; everything before them is intact"
+            self.torn = Problem("torn", self.chain.name, path, hole.offset, after, message)
+            self.torn_bytes = size
+            return
+        self.known = False
+        message = f"{size} bytes after frame {after} are no frame: changed, or added"
+        yield Problem("tampered", self.chain.name, path, hole.offset, after, message)
+
+    def _header(self, number: int, path: Path, raw: RawFrame) -> tuple[Header, tuple[Problem, ...]]:
+        """The segment's header, and what is wrong with it."""
+        try:
+            header = frames.decode(raw.type, raw.time, raw.payload)
+        except JournalError as error:
+            return Header(), (self._at("tampered", path, raw, error.message),)
+        if not isinstance(header, Header):
+            message = "the segment does not begin with its header: frames were removed"
+            return Header(), (self._at("tampered", path, raw, message),)
+        found = []
+        if header.segment != number:
+            message = f"this is segment {header.segment} under the name of {number}"
+            found.append(self._at("tampered", path, raw, message))
+        if self.torn is not None:
+            if header.torn != self.torn_bytes:
+                message = "the segment before was cut after this one began"
+                found.append(self._at("tampered", path, raw, message))
+            found.append(self.torn)
+            self.torn = None
+        elif header.torn:
+            message = f"{header.torn} bytes of a cut write were removed from the segment before"
+            found.append(self._at("tampered", path, raw, message))
+        return header, tuple(found)
+
+    def _frame(
+        self, path: Path, header: Header, data: memoryview, raw: RawFrame
+    ) -> Iterator[Step | Problem]:
+        right = raw.sequence == self.head.sequence + 1 and follows(data, raw, self.head.hash)
+        if self.known and not right:
+            yield self._wrong(path, raw)
+        yield Step(path, header, raw, right)
+        self.known = True
+        self.head = Head(raw.sequence, raw.hash)
+
+    def _wrong(self, path: Path, raw: RawFrame) -> Problem:
+        expected = self.head.sequence + 1
+        if raw.sequence > expected:
+            message = f"frames {expected} to {raw.sequence - 1} are not here: removed"
+            return self._at("missing", path, raw, message)
+        if raw.sequence < expected:
+            message = f"this frame stands after frame {expected - 1}: moved or repeated"
+        else:
+            message = "it does not fit the chain: this frame, or the hash before it, was changed"
+        return self._at("tampered", path, raw, message)
+
+    def _at(self, what: str, path: Path, raw: RawFrame, message: str) -> Problem:
+        return _problem(what, self.chain, path, raw, message)
+
+
+def _problem(what: str, one: Chain, path: Path, raw: RawFrame, message: str) -> Problem:
+    return Problem(what, one.name, path, raw.offset, raw.sequence, message)
+
+
+def _count(raw: RawFrame) -> int:
+    if raw.type != frames.RECORDS:
+        return 0
+    try:
+        frame = frames.decode(raw.type, raw.time, raw.payload)
+    except JournalError:
+        return 0
+    return frame.count if isinstance(frame, frames.Records) else 0

@@ -1,0 +1,322 @@
+"""The loop: rings -> events -> engine -> enforcement -> journal and whoever else listens.
+
+What has a clock or a side effect between the probes and the sinks is here or in `enforcement`; what
+decides (engine) and what knows who is who (lineage) are handed their inputs and do nothing else.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import psutil
+
+from agentwatch import abi, actions
+from agentwatch.enforcement import Enforcement
+from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
+from agentwatch.errors import JournalError
+from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
+from agentwatch.kernel.probes import Probes
+from agentwatch.lineage import Actor, Image, Lineage
+from agentwatch.mounts import Mounts
+from agentwatch.policy.levels import Host
+from agentwatch.sinks import frames
+from agentwatch.sinks.journal import Journal
+from agentwatch.sinks.metrics import DelayCounter
+from agentwatch.sinks.redact import Redactor
+
+POLL = 0.020  # s between two looks at the rings when nothing wakes us
+BUSY_POLL = 0.002  # s, while records that may be acted on keep coming
+BATCH = 1 << 20  # bytes of a ring handled in one go: bounds how late a kill can be
+BATCHES = 64  # in one step, before others get their turn
+CHECK = 0.5  # s between two looks at the counters of losses
+UNKNOWN = "unknown"  # the agent of a session that no identity covers
+
+
+class Sink(Protocol):
+    """Somebody who is told what happens, in order."""
+
+    def event(self, event: Event, actor: Actor, verdict: Verdict) -> None:
+        """A decoded event of a confirmed session; argv is redacted.
+
+        Opens that neither change anything nor are of a kind some rule judges are not decoded.
+        """
+
+    def frame(self, frame: frames.Frame) -> None:
+        """A verdict, a kill, a gap, a session, a notice: what the journal says of its own."""
+
+
+class Watch:
+    """One loop over one set of probes. `step` is one turn of it."""
+
+    def __init__(
+        self,
+        probes: Probes,
+        engine: Engine,
+        journal: Journal,
+        *,
+        host: Host,
+        mounts: Mounts,
+        sinks: Sequence[Sink] = (),
+        breaker: actions.Breaker | None = None,
+    ) -> None:
+        self.probes, self.engine, self.journal, self.host = probes, engine, journal, host
+        self.sinks = tuple(sinks)
+        self.lineage = Lineage(_image_now)
+        self.lost: Counter[str] = Counter()
+        self.delays = DelayCounter()
+        self._mounts, self._foreign = mounts, Mounts({})
+        self._redactor = Redactor.load()
+        self.enforcement = Enforcement(
+            engine, host, self._redactor, self.say, breaker or actions.Breaker()
+        )
+        self._confirmed: set[ProcessKey] = set()
+        self._rejected: set[ProcessKey] = set()
+        self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
+        self._urgent = False
+        self._seen = probes.counters()
+        self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
+        self._checked = time.monotonic()
+        self._journal_failing = False
+        probes.set_literals(engine.literals())
+        probes.wake_for(engine.acting_kinds)
+
+    # Sessions.
+
+    def begin(
+        self,
+        session: ProcessKey,
+        *,
+        agents: tuple[str, ...],
+        project: str | None,
+        image: Image | None,
+    ) -> None:
+        """A session somebody asked for: its first process is tagged already."""
+        self._confirmed.add(session)
+        self.lineage.begin(session, project, image, agents)
+
+    def freeze(self, session: ProcessKey, why: str) -> None:
+        """Stops every process of a session until somebody lets it go on or ends it."""
+        reached = actions.stop(self.lineage.alive(session))
+        self.say(frames.Notice(subject="freeze", text=f"{why}; {reached} stopped", session=session))
+
+    # The loop.
+
+    @property
+    def patience(self) -> float:
+        """Seconds until the next step, if nothing wakes us before."""
+        return BUSY_POLL if self._urgent else POLL
+
+    def poller(self) -> select.epoll:
+        """Ready when a ring has something that cannot wait; others may be registered with it.
+
+        Edge-triggered: most records wait for the next poll, and must not make it return at once.
+        """
+        poller = select.epoll()
+        for ring in (self.probes.lifecycle, self.probes.activity):
+            poller.register(ring.fd, select.EPOLLIN | select.EPOLLET)
+        return poller
+
+    def step(self) -> int:
+        """Handles what the rings hold; how many records that were."""
+        handled = 0
+        self._urgent = False
+        for _ in range(BATCHES):
+            count = self._drain()
+            handled += count
+            if not count:
+                break
+        if time.monotonic() - self._checked >= CHECK:
+            self.check()
+        return handled
+
+    def _drain(self) -> int:
+        # Activity first: whatever led to it is in the lifecycle ring by the time that is read.
+        activity = self.probes.activity.records(BATCH)
+        lifecycle = self.probes.lifecycle.records(BATCH)
+        if not activity and not lifecycle:
+            return 0
+        kept = [record for record in map(self._lifecycle, lifecycle) if record is not None]
+        if self._rejected:
+            kept += [r for r in activity if abi.session_of(r) not in self._rejected]
+        else:
+            kept += activity
+        decoded, acting = self._decoded, self.engine.acting_kinds
+        for record in activity:
+            _, kind, flags = abi.peek(record)
+            if kind in decoded or flags & abi.FLAG_CHANGES:
+                self._activity(record)
+                self._urgent |= kind in acting
+        self._written(lambda: self.journal.records(b"".join(kept), len(kept)))
+        self._measure(lifecycle, activity)
+        self.probes.lifecycle.release()
+        self.probes.activity.release()
+        return len(lifecycle) + len(activity)
+
+    def _measure(self, *batches: Sequence[memoryview]) -> None:
+        """Probe to journal, by each batch's oldest record: what waited longest."""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        for batch in batches:
+            if batch:
+                self.delays.observe((now - abi.time_of(batch[0])) / 1e9, len(batch))
+
+    # Records.
+
+    def _name(self, dev: int, path: bytes) -> str:
+        if dev not in self._mounts and dev not in self._foreign:
+            self._learn_mounts(dev)
+        return (self._mounts if dev in self._mounts else self._foreign).name(dev, path)
+
+    def _learn_mounts(self, dev: int) -> None:
+        """A file system that was not there: mounted since, or in a mount namespace of its own."""
+        self._mounts = Mounts.read()
+        for process in () if dev in self._mounts else self.lineage.alive():
+            self._foreign = self._foreign.merged(Mounts.of(process.pid))
+            if dev in self._foreign:
+                break
+        if dev not in self._mounts and dev not in self._foreign:
+            self._foreign = self._foreign.merged(Mounts({dev: ()}))  # looked for only once
+        self.say(frames.MountsChanged(rows=tuple(self._mounts.merged(self._foreign).rows())))
+
+    def _lifecycle(self, record: memoryview) -> bytes | memoryview | None:
+        """Handles one record; what of it goes into the journal, None for nothing."""
+        event = abi.decode(record, self._name)
+        if event.provisional and event.session not in self._confirmed and not self._settle(event):
+            return None
+        if isinstance(event, Exec):
+            self._executed(event)
+            return self._redactor.record(bytes(record))
+        if isinstance(event, Fork):
+            self._forked(event)
+        elif isinstance(event, Exit):
+            self._exited(event)
+        return record
+
+    def _settle(self, event: Event) -> bool:
+        """Confirms or rejects a session that the kernel began on the strength of one literal."""
+        session = event.session
+        if not isinstance(event, Exec) or event.process != session or event.result:
+            return session not in self._rejected
+        if self.engine.identify(names_of(event)) is None:
+            self._rejected.add(session)
+            self.probes.release(session)
+            return False
+        self._rejected.discard(session)
+        self._confirmed.add(session)
+        self.probes.confirm(session)
+        self.lineage.begin(session, None, _image_now(session), ())
+        return True
+
+    def _forked(self, event: Fork) -> None:
+        self.lineage.fork(event)
+        if self.enforcement.frozen(event.session):
+            actions.stop([event.child])
+        self._tell(event, self.lineage.actor(event), NO_VERDICT)
+
+    def _executed(self, event: Exec) -> None:
+        actor = self.lineage.actor(event)
+        verdict = self._judge(event, actor) if abi.EXEC in self.engine.kinds else NO_VERDICT
+        self._urgent |= abi.EXEC in self.engine.acting_kinds
+        if event.result == 0:
+            agent = self.engine.identify(names_of(event)) if event.candidate else None
+            if self.lineage.exec(event, agent) and agent:
+                self._say_agent(event, agent)
+        redacted = self._redactor.argv(event.argv, event.argv_cut)
+        self._tell(replace(event, argv=redacted), actor, verdict)
+
+    def _say_agent(self, event: Exec, agent: str) -> None:
+        self.say(
+            frames.AgentAdded(
+                time=event.time,
+                session=event.session,
+                process=event.process,
+                agent=agent,
+                path=event.script or event.path,
+            )
+        )
+
+    def _exited(self, event: Exit) -> None:
+        first = self.lineage.exit(event)
+        self.enforcement.ended(event)
+        if first:
+            self._tell(event, self.lineage.actor(event), NO_VERDICT)
+
+    def _activity(self, record: memoryview) -> None:
+        event = abi.decode(record, self._name)
+        if event.session in self._rejected:
+            return
+        actor = self.lineage.actor(event)
+        self._tell(event, actor, self._judge(event, actor))
+
+    def _judge(self, event: Event, actor: Actor) -> Verdict:
+        verdict = self.engine.judge(event, actor)
+        if verdict.response != "none":
+            agent = self.lineage.agent(event.session) or UNKNOWN
+            if self.enforcement.act(event, verdict, agent):
+                self.freeze(event.session, "too many kills in too short a time")
+        return verdict
+
+    # Who is told.
+
+    def _tell(self, event: Event, actor: Actor, verdict: Verdict) -> None:
+        for sink in self.sinks:
+            sink.event(event, actor, verdict)
+
+    def say(self, frame: frames.Frame) -> None:
+        """Puts a frame into the journal and before every sink."""
+        self._written(lambda: self.journal.write(frame))
+        for sink in self.sinks:
+            sink.frame(frame)
+
+    def _written(self, write: Callable[[], object]) -> None:
+        """A journal that cannot be written is told once until it works again; it keeps frames."""
+        try:
+            write()
+        except JournalError as error:
+            self.lost["journal"] += 1
+            if not self._journal_failing:
+                self._journal_failing = True
+                for sink in self.sinks:
+                    sink.frame(frames.Notice(subject="journal", text=str(error)))
+        else:
+            self._journal_failing = False
+
+    # What goes wrong.
+
+    def check(self) -> None:
+        """Losses since the last look, kills that did not work, children the kernel left out."""
+        self._checked = time.monotonic()
+        now, seen = self.probes.counters(), self._seen
+        for kind in abi.KIND_NAMES:
+            ring = 0 if kind in (abi.FORK, abi.EXEC, abi.EXIT) else 1
+            self._gap("ring", now.lost[kind] - seen.lost[kind], ring)
+            self._gap("scratch", now.unrecorded[kind] - seen.unrecorded[kind], ring)
+        self._gap("tag", now.doomed - seen.doomed, 0)
+        self._seen = now
+        for hook, stats in self.probes.stats().items():
+            skipped = stats.misses - self._misses.get(hook, 0)
+            self._misses[hook] = stats.misses
+            self._gap("recursion", skipped, -1)
+            if skipped > 0 and hook == "process_fork":
+                self.probes.reconcile()
+        self.enforcement.give_up(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        self._written(self.journal.flush)
+
+    def _gap(self, stage: str, count: int, ring: int) -> None:
+        if count > 0:
+            self.lost[stage] += count
+            self.say(frames.Gap(stage=stage, ring=ring, count=count))
+
+
+def _image_now(process: ProcessKey) -> Image | None:
+    """What a process runs at this moment, from /proc; None when it is gone or not ours to see."""
+    try:
+        found = psutil.Process(process.pid)
+        with found.oneshot():
+            return Image(found.exe(), None, tuple(found.cmdline()), found.cwd(), found.uids().real)
+    except (psutil.Error, OSError):
+        return None

@@ -1,0 +1,616 @@
+"""The decision: precedence, exceptions, defaults, what was not read, and who asks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from dataclasses import replace
+
+import pytest
+
+from agentwatch import abi
+from agentwatch.engine import NO_VERDICT, Engine, Hit
+from agentwatch.errors import AgentwatchError
+from agentwatch.events import Connect, Event, Exec, Exit, Open, ProcessKey
+from agentwatch.lineage import Actor, Image
+from agentwatch.policy.lowering import Masks
+from agentwatch.policy.readers import kinds_of
+from agentwatch.rules.model import Agent, Condition, Default, Match, Place, Rule, Ruleset
+
+KEY = ProcessKey(7, 700)
+HERE = Place("test.yaml", 1, 1)
+CODEX = Agent("codex", "Codex", ("**/bin/codex",), ("/home/dev/.codex/**",), HERE)
+CLAUDE = Agent("claude", "Claude", ("**/bin/claude",), ("/home/dev/.claude/**",), HERE)
+
+
+def match(**fields: str | tuple[str, ...]) -> Match:
+    """path="/x" or process__exe__startswith=("/a", "/b"): `__` is `.` before a known part."""
+    conditions = []
+    for key, values in fields.items():
+        name, *words = key.split("__")
+        if name in ("process", "parent", "ancestor"):
+            name = f"{name}.{words.pop(0)}"
+        texts = (values,) if isinstance(values, str) else values
+        conditions.append(Condition(name, texts, frozenset(words), HERE))
+    return Match(tuple(conditions))
+
+
+def rule(action: str, on: str = "read", name: str = "", **fields: str | tuple[str, ...]) -> Rule:
+    return Rule(name or f"{action}.{on}", tuple(on.split()), match(**fields), action, HERE)
+
+
+def engine(*rules: Rule, defaults: tuple[Default, ...] = (), mode: str = "enforce") -> Engine:
+    return Engine(Ruleset(rules, (CODEX, CLAUDE), defaults), mode=mode)
+
+
+def opened(path: str, reads: bool = True, changes: bool = False, **more: object) -> Open:
+    made = Open(time=1, process=KEY, session=KEY, path=path, result=3, reads=reads, changes=changes)
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def ran(path: str, *argv: str, **more: object) -> Exec:
+    made = Exec(time=1, process=KEY, session=KEY, path=path, asked=path, argv=argv, argc=len(argv))
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def connected(addr: str = "", port: int = 0, **more: object) -> Connect:
+    made = Connect(
+        time=1, process=KEY, session=KEY, family=2, addr=addr, port=port, protocol="tcp", syn=True
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def actor(*agents: str, **more: object) -> Actor:
+    image = Image("/usr/bin/node", "/opt/x/cli.js", ("node", "cli.js"), "/home/dev", 1000)
+    return replace(Actor(KEY, KEY, agents or ("codex",), image), **more)  # type: ignore[arg-type]
+
+
+# Precedence --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["kill", "deny", "alert", "allow"])))
+def test_the_strictest_rule_wins_in_any_order(order: tuple[str, ...]) -> None:
+    """kill > deny > alert > allow, wherever in the files they stand; all that matched are named."""
+    rules = [rule(action, path="/x") for action in order]
+    for strictest in ("kill", "deny", "alert", "allow"):
+        verdict = engine(*rules).judge(opened("/x"), actor())
+        assert verdict.action == strictest
+        assert verdict.rule == f"{strictest}.read"
+        assert {hit.action for hit in verdict.matches} == {r.action for r in rules}
+        rules = [r for r in rules if r.action != strictest]
+
+
+def test_of_equals_the_more_severe_rule_wins() -> None:
+    """Severity decides between two denials, then the id, and never the order."""
+    low = replace(rule("deny", name="a", path="/x"), severity="low")
+    high = replace(rule("deny", name="b", path="/x"), severity="high", because="B", instead="C")
+    for rules in ((low, high), (high, low)):
+        verdict = engine(*rules).judge(opened("/x"), actor())
+        assert (verdict.rule, verdict.severity, verdict.because, verdict.instead) == (
+            "b",
+            "high",
+            "B",
+            "C",
+        )
+
+
+def test_nothing_said_is_no_verdict() -> None:
+    """An event that no rule matches gets the one shared verdict."""
+    assert engine(rule("deny", path="/x")).judge(opened("/y"), actor()) is NO_VERDICT
+    assert engine().judge(opened("/y"), actor()) is NO_VERDICT
+
+
+def test_an_exception_carves_out_of_its_own_rule_only() -> None:
+    """`unless` of one rule does not help against another, and any one of several is enough."""
+    carved = replace(
+        rule("deny", name="a", path="/x/**"),
+        unless=(
+            ("one", match(path="/x/1")),
+            ("two", match(path="/x/2", process__exe="/usr/bin/node")),
+        ),
+    )
+    other = rule("alert", name="b", path="/x/1")
+    judge = engine(carved, other).judge
+    assert judge(opened("/x/1"), actor()).rule == "b"
+    assert judge(opened("/x/2"), actor()) is NO_VERDICT
+    assert judge(opened("/x/2"), actor(image=Image("/bin/cat"))).rule == "a"
+    assert judge(opened("/x/3"), actor()).rule == "a"
+
+
+def test_values_are_alternatives_and_keys_must_all_hold() -> None:
+    """A list is OR, several keys are AND."""
+    judge = engine(rule("deny", path=("/a", "/b"), process__exe="/usr/bin/node")).judge
+    assert judge(opened("/b"), actor()).action == "deny"
+    assert judge(opened("/b"), actor(image=Image("/bin/cat"))) is NO_VERDICT
+
+
+# Responses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "without_hook", "mode", "response", "level"),
+    [
+        ("kill", "kill", "enforce", "kill", "kills-after"),
+        ("deny", "kill", "enforce", "kill", "kills-after"),
+        ("deny", "alert", "enforce", "alert", "detects"),
+        ("alert", "kill", "enforce", "alert", "detects"),
+        ("allow", "kill", "enforce", "none", ""),
+        ("kill", "kill", "observe", "alert", "detects"),
+        ("deny", "kill", "observe", "alert", "detects"),
+    ],
+)
+def test_the_response_is_what_can_be_done_here(
+    action: str, without_hook: str, mode: str, response: str, level: str
+) -> None:
+    """A deny is answered as without_hook says; observing never does more than alert."""
+    asked = replace(rule(action, path="/x"), without_hook=without_hook)
+    verdict = engine(asked, mode=mode).judge(opened("/x"), actor())
+    assert (verdict.action, verdict.response, verdict.level) == (action, response, level)
+
+
+# Defaults ----------------------------------------------------------------------------------------
+
+CLOSED = (Default("codex", "change", "deny", HERE),)
+
+
+def test_allow_makes_a_hole_in_a_default_and_in_nothing_else() -> None:
+    """A default holds until an allow rule of the kind matches; a deny rule is not impressed."""
+    allow = rule("allow", on="change", path="/tmp/**")
+    deny = rule("deny", on="change", path="/tmp/x")
+    judge = engine(allow, deny, defaults=CLOSED).judge
+    writing = {"reads": False, "changes": True}
+    closed = judge(opened("/etc/passwd", **writing), actor())
+    assert (closed.action, closed.default, closed.rule, closed.response) == (
+        "deny",
+        True,
+        None,
+        "kill",
+    )
+    assert "codex" in closed.because
+    assert judge(opened("/tmp/y", **writing), actor()).action == "allow"
+    assert judge(opened("/tmp/x", **writing), actor()).rule == "deny.change"
+    assert judge(opened("/etc/passwd"), actor()) is NO_VERDICT
+    assert judge(opened("/etc/passwd", **writing), actor("claude")) is NO_VERDICT
+
+
+def test_an_alert_does_not_weaken_a_default() -> None:
+    """The default's deny is stricter than the alert that matched too, which stays in the record."""
+    verdict = engine(rule("alert", on="change", path="/**"), defaults=CLOSED).judge(
+        opened("/etc/passwd", changes=True), actor()
+    )
+    assert (verdict.action, verdict.default) == ("deny", True)
+    assert verdict.matches == (Hit("alert.change", "alert", "codex"),)
+
+
+def test_the_strictest_default_of_all_files_wins() -> None:
+    """Two files that disagree about a kind do not cancel each other."""
+    for order in itertools.permutations(["alert", "kill", "deny"]):
+        defaults = tuple(Default("codex", "connect", action, HERE) for action in order)
+        assert engine(defaults=defaults).judge(connected("192.0.2.1", 80), actor()).action == "kill"
+
+
+def test_opening_for_both_needs_a_hole_in_both_defaults() -> None:
+    """An O_RDWR open is reading and changing; an allow rule on `open` covers both."""
+    both = tuple(Default("codex", kind, "deny", HERE) for kind in ("read", "change"))
+    event = opened("/x", reads=True, changes=True)
+    assert engine(rule("allow", on="read", path="/x"), defaults=both).judge(event, actor()).default
+    for on in ("read change", "open"):
+        verdict = engine(rule("allow", on=on, path="/x"), defaults=both).judge(event, actor())
+        assert verdict.action == "allow"
+
+
+def test_a_default_on_open_has_the_holes_of_what_is_opened() -> None:
+    """What may be read may be opened for reading, and not for changing."""
+    defaults = (Default("codex", "open", "deny", HERE),)
+    judge = engine(rule("allow", on="read", path="/x"), defaults=defaults).judge
+    assert judge(opened("/x"), actor()).action == "allow"
+    assert judge(opened("/x", changes=True), actor()).action == "deny"
+    assert judge(opened("/x", reads=False), actor()).action == "deny"
+
+
+# Several agents ----------------------------------------------------------------------------------
+
+
+def test_rules_for_agents_apply_to_these_agents() -> None:
+    """A rule with agents is nothing to others; one without is for all and for sessions of none."""
+    only = replace(rule("deny", name="only", path="/x"), agents=("codex",))
+    judge = engine(only, rule("alert", name="all", path="/x")).judge
+    assert judge(opened("/x"), actor("codex")).rule == "only"
+    assert judge(opened("/x"), actor("claude")).rule == "all"
+    assert judge(opened("/x"), replace(actor(), agents=())).rule == "all"
+
+
+def test_an_agent_started_by_an_agent_loosens_nothing() -> None:
+    """The second agent's allow rules, exceptions and own files do not help the first."""
+    allow = replace(rule("allow", name="claude-may", on="change", path="/x"), agents=("claude",))
+    own = rule("allow", name="own", on="change", path="$own")
+    settings = replace(
+        rule("kill", name="mine", path="/home/*/.claude/**"), unless=(("own", match(path="$own")),)
+    )
+    judge = engine(allow, own, settings, defaults=CLOSED).judge
+    for agents in (("codex", "claude"), ("claude", "codex")):
+        assert judge(opened("/x", changes=True), actor(*agents)).action == "deny"
+        assert judge(opened("/home/dev/.claude/s", changes=True), actor(*agents)).action == "kill"
+        assert judge(opened("/home/dev/.codex/s", changes=True), actor(*agents)).action == "allow"
+    assert judge(opened("/home/dev/.claude/s"), actor("claude")) is NO_VERDICT
+
+
+def test_matches_name_the_agent_they_are_for() -> None:
+    """With two agents every match is there once for each."""
+    verdict = engine(rule("alert", path="/x")).judge(opened("/x"), actor("codex", "claude"))
+    assert verdict.matches == (
+        Hit("alert.read", "alert", "codex"),
+        Hit("alert.read", "alert", "claude"),
+    )
+
+
+# Variables ---------------------------------------------------------------------------------------
+
+
+def test_own_are_the_files_of_the_agent() -> None:
+    """`$own` differs by agent, and a session of none has none."""
+    judge = engine(rule("deny", path=("$own", "/y"))).judge
+    assert judge(opened("/home/dev/.codex/x"), actor("codex")).action == "deny"
+    assert judge(opened("/home/dev/.codex/x"), actor("claude")) is NO_VERDICT
+    assert judge(opened("/home/dev/.codex/x"), replace(actor(), agents=())) is NO_VERDICT
+    assert judge(opened("/y"), actor("claude")).action == "deny"
+
+
+def test_project_is_where_the_session_began() -> None:
+    """Its characters mean themselves, and each session has its own."""
+    judge = engine(rule("alert", path="$project/**", process__cwd="$project")).judge
+    for project in ("/home/dev/a", "/srv/we[i]rd*{x,y} z"):
+        inside = actor(project=project, image=Image("/bin/sh", cwd=project))
+        assert judge(opened(f"{project}/src/x"), inside).action == "alert"
+        assert judge(opened(f"{project}2/x"), inside) is NO_VERDICT
+    assert judge(opened("/srv/wei/x"), actor(project="/srv/we[i]")) is NO_VERDICT
+
+
+def test_a_project_may_have_the_longest_name_there_is() -> None:
+    """What bounds the patterns people write does not bound the directories agents begin in."""
+    project = "/d{e}p" * 680
+    who = actor(project=project)
+    judge = engine(rule("kill", path="$project/{.git,.ssh}/**")).judge
+    assert judge(opened(f"{project}/.git/x"), who).action == "kill"
+    assert judge(opened(f"{project}/x"), who) is NO_VERDICT
+
+
+def test_a_project_that_is_not_set_matches_nothing() -> None:
+    """Neither permits nor restricts, and the other values of the list still count."""
+    rules = (
+        rule("allow", on="change", path=("$project/**", "/tmp/**")),
+        rule("kill", on="change", path="$project/.git/**"),
+        replace(rule("deny", name="u", path="/x"), unless=(("p", match(process__cwd="$project")),)),
+    )
+    judge = engine(*rules, defaults=CLOSED).judge
+    nowhere = actor(project=None)
+    assert judge(opened("/home/dev/p/.git/x", changes=True), nowhere).default
+    assert judge(opened("/tmp/x", changes=True), nowhere).action == "allow"
+    assert judge(opened("/x"), nowhere).rule == "u"
+
+
+# What was not read -------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_read_matches_what_restricts() -> None:
+    """deny, kill and alert match an unresolved path, allow and unless do not."""
+    lost = frozenset({"path"})
+    event = opened("", changes=True, unresolved=lost)
+    for action in ("alert", "deny", "kill"):
+        asked = replace(rule(action, path="/x"), unless=(("y", match(path="/**")),))
+        assert engine(asked).judge(event, actor()).action == action
+    allowing = engine(rule("allow", on="change", path="/**"), defaults=CLOSED)
+    assert allowing.judge(event, actor()).default
+    assert allowing.judge(opened("/x", changes=True), actor()).action == "allow"
+
+
+def test_an_unread_field_leaves_the_others_to_decide() -> None:
+    """Still reachable means that whatever is known must fit."""
+    judge = engine(rule("kill", on="exec", path="**/git", args__has="--force")).judge
+    lost = frozenset({"argv"})
+    assert judge(ran("/usr/bin/git", unresolved=lost), actor()).action == "kill"
+    assert judge(ran("/usr/bin/ls", unresolved=lost), actor()) is NO_VERDICT
+    assert judge(ran("/usr/bin/git", "git", "status"), actor()) is NO_VERDICT
+
+
+@pytest.mark.parametrize(
+    "field", ["process__exe", "process__args", "process__uid", "process__role"]
+)
+def test_an_unknown_caller_matches_what_restricts(field: str) -> None:
+    """A process whose program is not known cannot use it to get out of a rule, nor as a permit."""
+    value = "child" if field.endswith("role") else "5"
+    unknown = actor(image=None)
+    denies = engine(rule("deny", path="/x", **{field: value}))
+    assert denies.judge(opened("/x"), unknown).action == "deny"
+    carved = engine(replace(rule("deny", path="/x"), unless=(("y", match(**{field: value})),)))
+    assert carved.judge(opened("/x"), unknown).action == "deny"
+
+
+def test_an_unread_address_is_reachable_and_an_absent_one_is_not() -> None:
+    """A unix socket has no address, so no rule on addresses is about it."""
+    judge = engine(rule("kill", on="connect", addr="169.254.169.254", port="80")).judge
+    assert judge(connected(unresolved=frozenset({"address"})), actor()).action == "kill"
+    unix = connected(
+        family=1, protocol="unix", syn=False, unix="/run/x", unresolved=frozenset({"path"})
+    )
+    assert judge(unix, actor()) is NO_VERDICT
+
+
+def test_an_argv_that_is_cut_matches_by_what_is_there() -> None:
+    """An ordinary long argv does not match by being long, and its visible tokens do count."""
+    judge = engine(rule("kill", on="exec", args__has="--evil")).judge
+    long = ran("/bin/cc", "cc", *["-DX"] * 1000, argv_cut=True)
+    assert judge(long, actor()) is NO_VERDICT
+    assert judge(replace(long, argv=(*long.argv, "--evil")), actor()).action == "kill"
+
+
+# Which events are judged -------------------------------------------------------------------------
+
+
+def test_what_failed_is_not_judged() -> None:
+    """Only what happened is: a failed open, exec or connect did nothing to judge."""
+    everything = engine(*(rule("kill", on=on, name=on) for on in ("exec", "open", "connect")))
+    udp = connected("192.0.2.1", 53, protocol="udp", syn=False)
+    unix = connected(family=1, protocol="unix", syn=False, unix="/run/x")
+    judged: list[Event] = [opened("/x"), ran("/x"), udp, unix, replace(udp, result=-115)]
+    ignored: list[Event] = [
+        replace(opened("/x"), result=-13),
+        replace(ran("/x"), result=-2),
+        replace(udp, result=-101),
+        replace(unix, result=-11),
+        Exit(time=1, process=KEY, session=KEY),
+    ]
+    assert [everything.judge(event, actor()).action for event in judged] == ["kill"] * 5
+    assert [everything.judge(event, actor()) for event in ignored] == [NO_VERDICT] * 5
+
+
+def test_tcp_is_judged_once_by_its_first_packet() -> None:
+    """The record from the kernel's socket decides; the end of the call does not."""
+    judge = engine(rule("kill", on="connect", addr="192.0.2.1")).judge
+    assert judge(connected("192.0.2.1", 80), actor()).action == "kill"
+    assert judge(connected("192.0.2.1", 80, syn=False, result=0), actor()) is NO_VERDICT
+    assert judge(connected("192.0.2.1", 80, syn=False, result=-115), actor()) is NO_VERDICT
+
+
+def test_ending_a_connection_is_no_connection() -> None:
+    """connect to AF_UNSPEC dissolves an association."""
+    event = connected(family=0, protocol="udp", syn=False)
+    assert engine(rule("kill", on="connect")).judge(event, actor()) is NO_VERDICT
+
+
+def test_an_open_is_read_change_or_neither() -> None:
+    """Kinds follow what the kernel granted; O_PATH is an open and nothing more."""
+    rules = [rule("alert", on=on, name=on, path="/x") for on in ("open", "read", "change")]
+    judge = engine(*rules).judge
+    for reads, changes in itertools.product((False, True), repeat=2):
+        verdict = judge(opened("/x", reads, changes), actor())
+        expected = {"open"} | ({"read"} if reads else set()) | ({"change"} if changes else set())
+        assert {hit.rule for hit in verdict.matches} == expected
+
+
+# Fields ------------------------------------------------------------------------------------------
+
+PARENT = Image("/bin/bash", "/x/build.sh", ("bash", "-c", "make"))
+GRANDPARENT = Image("/usr/bin/tmux", None, ("tmux", "new"))
+CALLER = actor(ancestors=(PARENT, GRANDPARENT))
+
+
+@pytest.mark.parametrize(
+    ("fields", "hit", "miss"),
+    [
+        ({"path": "**/sh"}, ran("/bin/sh"), ran("/bin/bash")),
+        ({"script": "/x/*.sh"}, ran("/bin/sh", script="/x/a.sh"), ran("/bin/sh")),
+        ({"argv": "sh -c **"}, ran("/bin/sh", "sh", "-c", "x"), ran("/bin/sh", "sh")),
+        ({"args": "-c *"}, ran("/bin/sh", "evil", "-c", "x"), ran("/bin/sh", "-c", "x")),
+        ({"args__has": ("-x", "-y")}, ran("/b", "b", "a", "-y"), ran("/b", "-y", "a")),
+        ({"args__has__all": ("-x", "-y")}, ran("/b", "b", "-y", "-x"), ran("/b", "b", "-y")),
+        ({"args__contains": "a b"}, ran("/b", "b", "xa", "bx"), ran("/b", "b", "ab")),
+        ({"args__re": "^a b$"}, ran("/b", "b", "a", "b"), ran("/b", "b", "a", "bc")),
+        ({"argc": "2"}, ran("/b", "b", "x"), ran("/b", "b")),
+        ({"stdin": "pipe"}, ran("/b", stdin="pipe"), ran("/b", stdin="tty")),
+        ({"cwd": "/tmp/**"}, ran("/b", cwd="/tmp/x"), ran("/b", cwd="/srv")),
+        ({"anonymous": "true"}, ran("memfd:x", anonymous=True), ran("/b")),
+        ({"starts_agent": "true"}, ran("/x/bin/claude"), ran("/x/bin/clang")),
+        (
+            {"starts_agent": "true"},
+            ran("/n", asked="bin/codex", cwd="/h"),
+            ran("/n", asked="x", cwd="/h"),
+        ),
+        ({"path__nocase": "/ETC/x"}, ran("/etc/X"), ran("/etc/y")),
+        ({"path__startswith": ("/a", "/b")}, ran("/bc"), ran("/c/b")),
+        ({"path__endswith": ".sh"}, ran("/x/a.sh"), ran("/x/a.sh/b")),
+        ({"path__contains__all": ("/x", ".s")}, ran("/x/a.sh"), ran("/x/a")),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_fields_of_an_exec(fields: dict[str, str], hit: Exec, miss: Exec) -> None:
+    """Each field is the new program's own; argv[0] is no argument."""
+    judge = engine(rule("alert", on="exec", **fields)).judge
+    assert judge(hit, CALLER).action == "alert"
+    assert judge(miss, CALLER) is NO_VERDICT
+
+
+@pytest.mark.parametrize(
+    ("fields", "hits"),
+    [
+        ({"process__exe": "/usr/bin/node"}, True),
+        ({"process__exe": "/bin/sh"}, False),
+        ({"process__script": "**/cli.js"}, True),
+        ({"process__args": "cli.js"}, True),
+        ({"process__cwd": "/home/*"}, True),
+        ({"process__uid": "1000"}, True),
+        ({"process__uid": "0"}, False),
+        ({"process__role": "child"}, True),
+        ({"process__role": "agent"}, False),
+        ({"parent__exe": "/bin/bash"}, True),
+        ({"parent__exe": "/usr/bin/tmux"}, False),
+        ({"parent__script": "**/build.sh"}, True),
+        ({"parent__args": "-c **"}, True),
+        ({"ancestor__exe": "/usr/bin/tmux"}, True),
+        ({"ancestor__exe": "/usr/bin/ssh"}, False),
+        ({"ancestor__args__has": "new"}, True),
+        ({"agent": "codex"}, True),
+        ({"agent": "claude"}, False),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_fields_of_the_caller(fields: dict[str, str], hits: bool) -> None:
+    """process.* made the call (on an exec: called execve), parent.* and ancestor.* started it."""
+    judge = engine(rule("alert", on="exec read", **fields)).judge
+    for event in (ran("/bin/sh", "sh"), opened("/x")):
+        assert (judge(event, CALLER).action == "alert") == hits
+
+
+def test_role_agent_is_the_program_of_the_identity() -> None:
+    """The agent's own program, not what it started."""
+    judge = engine(rule("alert", process__role="agent")).judge
+    assert judge(opened("/x"), actor(image=Image("/b", identity="codex"))).action == "alert"
+    assert judge(opened("/x"), actor(image=Image("/b"))) is NO_VERDICT
+
+
+def test_a_process_without_known_parents_has_none() -> None:
+    """The first process of a session does not match whatever is said of parents."""
+    assert engine(rule("kill", parent__exe="**")).judge(opened("/x"), actor()) is NO_VERDICT
+
+
+def test_fields_of_an_open() -> None:
+    """op and access tell how; an open that creates is an open too."""
+    rules = [rule("alert", on="open", name=op, op=op) for op in ("open", "create", "truncate")]
+    rules += [rule("alert", on="open", name=access, access=access) for access in ("read", "write")]
+
+    def hits(event: Open) -> set[str]:
+        return {hit.rule for hit in engine(*rules).judge(event, actor()).matches}
+
+    assert hits(opened("/x")) == {"open", "read"}
+    assert hits(opened("/x", False, True, created=True)) == {"open", "create", "write"}
+    assert hits(opened("/x", False, True, flags=os.O_TRUNC)) == {"open", "truncate", "write"}
+    assert hits(opened("/x", False, False)) == {"open"}
+
+
+def test_fields_of_a_connect() -> None:
+    """Addresses in any notation, ports and ranges, protocols, families and unix paths."""
+    rules = [
+        rule("alert", on="connect", name="meta", addr="169.254.169.254"),
+        rule("alert", on="connect", name="net", addr__cidr=("10.0.0.0/8", "fd00::/8")),
+        rule("alert", on="connect", name="port", port=("443", "8000-8999")),
+        rule("alert", on="connect", name="udp", proto="udp"),
+        rule("alert", on="connect", name="inet6", family="inet6"),
+        rule("alert", on="connect", name="unix", unix=("/run/docker.sock", "@x*")),
+        rule("alert", on="connect", name="named", host="*.example.com"),
+    ]
+
+    def hits(event: Connect) -> set[str]:
+        return {hit.rule for hit in engine(*rules).judge(event, actor()).matches}
+
+    unix = connected(family=1, protocol="unix", syn=False)
+    assert hits(connected("169.254.169.254", 80)) == {"meta"}
+    assert hits(connected("::ffff:169.254.169.254", 443, family=10)) == {"meta", "port", "inet6"}
+    assert hits(connected("::ffff:10.0.0.1", 9000, family=10)) == {"net", "inet6"}
+    assert hits(connected("fd12::1", 8080, family=10)) == {"net", "port", "inet6"}
+    assert hits(connected("192.0.2.1", 53, protocol="udp", syn=False)) == {"udp"}
+    assert hits(replace(unix, unix="/run/docker.sock")) == {"unix"}
+    assert hits(replace(unix, unix="@xyz")) == {"unix"}
+    assert hits(replace(unix, unix="/run/other")) == set()
+
+
+# What the reader and people ask ------------------------------------------------------------------
+
+
+def test_kinds_are_the_records_that_rules_are_about() -> None:
+    """Rules and defaults name the records to decode, those that can kill the ones to wake for."""
+    asked = engine(rule("alert", on="read", path="/x"), rule("deny", on="exec", path="/x"))
+    assert asked.kinds == {abi.OPEN, abi.EXEC}
+    assert asked.acting_kinds == {abi.EXEC}
+    closed = engine(defaults=(Default("codex", "connect", "deny", HERE),))
+    assert closed.kinds == closed.acting_kinds == {abi.CONNECT, abi.SYN}
+    assert engine(rule("kill", path="/x"), mode="observe").acting_kinds == frozenset()
+    alert_only = replace(rule("deny", path="/x"), without_hook="alert")
+    assert engine(alert_only).acting_kinds == frozenset()
+
+
+def test_explain_says_what_became_of_every_rule() -> None:
+    """Each rule of the kind: matched, which condition failed, which exception, or whose it is."""
+    rules = (
+        rule("deny", name="hit", path="/x"),
+        rule("deny", name="path", path="/y", process__exe="/z"),
+        rule("kill", name="exe", path="/x", process__exe="/z"),
+        replace(
+            rule("kill", name="carved", path="/x"),
+            unless=(("node", match(process__exe="**/node")),),
+        ),
+        replace(rule("kill", name="theirs", path="/x"), agents=("claude",)),
+        rule("kill", on="exec", name="exec", path="/x"),
+    )
+    explained = engine(*rules).explain(opened("/x"), actor())
+    told = {trace.rule.id: trace for trace in explained.rules}
+    assert explained.verdict.rule == "hit"
+    assert explained.kinds == ("open", "read")
+    assert {name: trace.outcome for name, trace in told.items()} == {
+        "hit": "matched",
+        "path": "failed",
+        "exe": "failed",
+        "carved": "carved",
+        "theirs": "other-agent",
+    }
+    assert told["carved"].unless == "node"
+    failing = [told[name].failed for name in ("path", "exe")]
+    assert [condition.field for condition in failing if condition] == ["path", "process.exe"]
+
+
+def test_a_rule_that_cannot_be_judged_is_refused() -> None:
+    """What the engine does not understand is an error, not a rule that sleeps."""
+    for fields in ({"weather": "rain"}, {"argc": "many"}, {"path": "{a"}):
+        with pytest.raises(AgentwatchError, match=f"{next(iter(fields))}|deny.exec"):
+            engine(rule("deny", on="exec", **fields))
+
+
+# Selecting candidates changes nothing ------------------------------------------------------------
+
+
+def _random_rules(rng: random.Random) -> list[Rule]:
+    paths = ["/a/**", "**/b", "/a/*", "$own", "$project/**", "/a/b", "**/{a,b}/c"]
+    rules = []
+    for number in range(12):
+        fields: dict[str, str | tuple[str, ...]] = {}
+        if rng.random() < 0.8:
+            fields["path"] = tuple(rng.sample(paths, rng.randint(1, 2)))
+        if rng.random() < 0.4:
+            fields["process__exe"] = rng.choice(["/usr/bin/node", "**/cat"])
+        made = rule(
+            rng.choice(["allow", "alert", "deny", "kill"]), "exec read", f"r{number}", **fields
+        )
+        if rng.random() < 0.4:
+            made = replace(made, unless=(("u", match(path=rng.choice(paths))),))
+        rules.append(made)
+    return rules
+
+
+def test_candidates_lose_no_rule() -> None:
+    """What the patterns select and then hold is what asking every rule finds, unread fields too."""
+    rng = random.Random(11)
+    hits = 0
+    for _ in range(60):
+        judge = engine(*_random_rules(rng))
+        for _ in range(20):
+            path = "/" + "/".join(rng.choices("abc", k=rng.randint(1, 3)))
+            lost = frozenset({"path"}) if rng.random() < 0.1 else frozenset[str]()
+            image = rng.choice([None, Image("/usr/bin/node"), Image("/bin/cat")])
+            who = actor(image=image, project=rng.choice([None, "/a"]))
+            event = rng.choice([opened(path, unresolved=lost), ran(path, unresolved=lost)])
+            explained = judge.explain(event, who)
+            matched = {t.rule.id for t in explained.rules if t.outcome == "matched"}
+            assert {hit.rule for hit in explained.verdict.matches} == matched
+            hits += len(matched)
+    assert hits > 1000
+
+
+def test_only_candidates_are_looked_at() -> None:
+    """Of a thousand rules on paths a path selects the few whose patterns cover it."""
+    rules = [rule("deny", name=f"r{i}", path=f"/srv/{i}/**") for i in range(1000)]
+    rules.append(rule("deny", name="any", process__exe="/bin/never"))
+    judged = engine(*rules)
+    policy = judged._policy("codex", None)
+    event = opened("/srv/7/x")
+    found = policy.tables[kinds_of(event)].candidates(Masks(policy.fields, event, actor()))
+    assert [candidate.rule.id for candidate in found] == ["any", "r7"]

@@ -56,7 +56,15 @@ ARGV_MAX = 4096
 DATA_MAX = 7808
 LITERAL_MAX = 64
 
-_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "bytes7": "7s", "bytes16": "16s"}
+_CODES = {
+    "u8": "B",
+    "u16": "H",
+    "u32": "I",
+    "u64": "Q",
+    "s32": "i",
+    "bytes7": "7s",
+    "bytes16": "16s",
+}
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4, "bytes7": 7, "bytes16": 16}
 
 
@@ -76,7 +84,10 @@ def _code(kind: str) -> str:
 
 
 class Layout:
-    """A struct of the contract. `strings` pairs each string behind it with its length field."""
+    """A struct of the contract. `strings`: those behind it; each has a length field."""
+
+    fields: tuple[Field, ...]
+    size: int
 
     def __init__(
         self,
@@ -86,9 +97,8 @@ class Layout:
         base: Layout | None = None,
     ) -> None:
         self.name = name
-        offset = 0
-        placed = list(base.fields) if base else []
-        offset = base.size if base else 0
+        placed: list[Field] = list(base.fields) if base else []
+        offset: int = base.size if base else 0
         for field, kind in fields:
             one, _, count = kind.partition("*")
             if not one.startswith("bytes") and offset % _SIZES[one]:
@@ -248,7 +258,13 @@ def counters(values: Sequence[bytes]) -> Counters:
     def by_kind(first: int) -> Mapping[int, int]:
         return MappingProxyType({kind: sums[first + kind] for kind in KIND_NAMES})
 
-    return Counters(*(by_kind(2 + KINDS * i) for i in range(4)), *sums[2 + KINDS * 4 :])
+    return Counters(
+        by_kind(2),
+        by_kind(2 + KINDS),
+        by_kind(2 + 2 * KINDS),
+        by_kind(2 + 3 * KINDS),
+        *sums[2 + 4 * KINDS :],
+    )
 
 
 def session_key(session: ProcessKey) -> bytes:
@@ -294,7 +310,7 @@ _SESSION = struct.Struct("<QI").unpack_from
 def unpack(
     record: bytes | memoryview, layouts: Mapping[int, Layout] = LAYOUTS
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The fields and the strings of a record. Raises RecordError when they do not fit its length."""
+    """The fields and the strings of a record. Raises RecordError when they do not fit in it."""
     try:
         length, kind, _ = peek(record)
         layout = layouts[kind]
@@ -315,7 +331,9 @@ def unpack(
 def pack(kind: int, values: Mapping[str, Any], strings: Mapping[str, bytes]) -> bytes:
     """The record for these fields; lengths are worked out, what is not named is zero."""
     layout = LAYOUTS[kind]
-    filled = {name: b"" if kind_.startswith("bytes") else 0 for name, kind_ in _types(layout)} | dict(values)
+    filled = {
+        name: b"" if kind_.startswith("bytes") else 0 for name, kind_ in _types(layout)
+    } | dict(values)
     tail = b"".join(strings.get(name, b"") for name in layout.strings)
     for name in layout.strings:
         filled[f"{name}_len"] = len(strings.get(name, b""))

@@ -12,7 +12,7 @@ from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a process runs since its last exec. identity: the agent whose identity it is, or None."""
+    """What a process runs since its last exec. identity: the agent it is the program of."""
 
     exe: str
     script: str | None = None

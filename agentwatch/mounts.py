@@ -35,7 +35,9 @@ class Mounts:
             major, minor = fields[2].split(b":")
             root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
             found.setdefault(int(major) << 20 | int(minor), []).append((root, point))
-        return cls({dev: tuple(sorted(rows, key=lambda r: len(r[0]))) for dev, rows in found.items()})
+        return cls(
+            {dev: tuple(sorted(rows, key=lambda r: len(r[0]))) for dev, rows in found.items()}
+        )
 
     @classmethod
     def read(cls, path: Path = MOUNTINFO) -> Mounts:

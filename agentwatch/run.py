@@ -44,7 +44,7 @@ class Person:
 
 
 def invoking_person(environment: Mapping[str, str]) -> Person:
-    """Who asked: with root through sudo, the one who typed it. Raises UsageError for no such uid."""
+    """Who asked: under sudo, the one who typed it. Raises UsageError for a uid nobody has."""
     uid = os.getuid()
     wanted = int(environment.get("SUDO_UID", uid)) if uid == 0 else uid
     try:
@@ -53,9 +53,7 @@ def invoking_person(environment: Mapping[str, str]) -> Person:
         if wanted != uid:
             raise UsageError(f"SUDO_UID is {wanted}, and there is no such user") from None
         return Person(uid, os.getgid(), str(uid), "/", "/bin/sh", False)
-    return Person(
-        wanted, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell, wanted != uid
-    )
+    return Person(wanted, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell, wanted != uid)
 
 
 def project_of(cwd: Path, home: str) -> str | None:
@@ -262,13 +260,14 @@ def through_sudo(argv: Sequence[str], watcher: Callable[[int], Sequence[str]]) -
         raise PermissionDenied(
             "loading probes needs root, and there is no sudo", "run it as root"
         ) from None
-    assert helper.stdin is not None and helper.stdout is not None
+    assert helper.stdin is not None
+    assert helper.stdout is not None
     if helper.stdout.readline() != b"watching\n":
         command.abandon()
         return helper.wait() or 1
     command.open()
-    ready, _, _ = select.select([command, helper.stdout], [], [])
-    if command not in ready and not command.ended():
+    ready, _, _ = select.select([command.fileno(), helper.stdout.fileno()], [], [])
+    if command.fileno() not in ready and not command.ended():
         command.abandon()
         raise AgentwatchError("the watching half ended: CMD was ended too", "see its message above")
     command.ended(block=True)

@@ -29,16 +29,16 @@
 /* aw_header.flags */
 #define AW_FLAG_PROVISIONAL 0x0001 /* the session's tag is not confirmed */
 #define AW_FLAG_CANDIDATE 0x0002   /* exec: a name has a literal component of an identity */
-#define AW_FLAG_ARGV_CUT 0x0004    /* exec: argv is longer than what the record holds */
-#define AW_FLAG_SCRIPT 0x0008      /* exec: a shebang ran `asked` */
-#define AW_FLAG_READS 0x0010       /* open: the file was opened for reading */
-#define AW_FLAG_CHANGES 0x0020     /* open: opened for writing, created or truncated */
-#define AW_FLAG_CREATED 0x0040     /* open: the call created the file */
+#define AW_FLAG_ARGV_CUT 0x0004	   /* exec: argv is longer than what the record holds */
+#define AW_FLAG_SCRIPT 0x0008	   /* exec: a shebang ran `asked` */
+#define AW_FLAG_READS 0x0010	   /* open: the file was opened for reading */
+#define AW_FLAG_CHANGES 0x0020	   /* open: opened for writing, created or truncated */
+#define AW_FLAG_CREATED 0x0040	   /* open: the call created the file */
 #define AW_FLAG_DIRECTORY 0x0080   /* open: the file is a directory */
 #define AW_FLAG_ANONYMOUS 0x0100   /* the file has no place in a file system (memfd, pipe) */
-#define AW_FLAG_DELETED 0x0200     /* the file's name is gone */
+#define AW_FLAG_DELETED 0x0200	   /* the file's name is gone */
 #define AW_FLAG_FROM_SOCKET 0x0400 /* connect: the address is the kernel socket's own */
-#define AW_FLAG_COMPAT 0x0800      /* made through the 32-bit entry */
+#define AW_FLAG_COMPAT 0x0800	   /* made through the 32-bit entry */
 
 /* aw_header.unresolved: the string or address could not be read, or only a part of it */
 #define AW_UNRESOLVED_PATH 0x01
@@ -58,9 +58,9 @@
 #define AW_SESSION_PROVISIONAL 1
 #define AW_SESSION_CONFIRMED 2
 
-#define AW_PATH_MAX 4096 /* bytes of a path that are read */
-#define AW_ARGV_MAX 4096 /* bytes of argv that a record holds */
-#define AW_DATA_MAX 7808 /* bytes of all strings of a record together */
+#define AW_PATH_MAX 4096  /* bytes of a path that are read */
+#define AW_ARGV_MAX 4096  /* bytes of argv that a record holds */
+#define AW_DATA_MAX 7808  /* bytes of all strings of a record together */
 #define AW_LITERAL_MAX 64 /* bytes of an identity's literal component, zero-padded */
 
 struct aw_header {
@@ -97,8 +97,8 @@ struct aw_exec {
 	__u32 cwd_dev;	/* the same, of cwd's */
 	__u16 path_len; /* bytes; the path from the root of its file system */
 	__u16 asked_len;
-	__u16 cwd_len; /* from the root of its file system */
-	__u16 argv_len; /* tokens, each ended by a NUL */
+	__u16 cwd_len;	 /* from the root of its file system */
+	__u16 argv_len;	 /* tokens, each ended by a NUL */
 	__u8 stdin_kind; /* AW_STDIN_* */
 	__u8 pad[7];
 };
@@ -112,9 +112,9 @@ struct aw_exit {
 struct aw_open {
 	struct aw_header header;
 	__u32 open_flags; /* O_* as asked, the access mode as granted */
-	__s32 result;	/* the descriptor, or -errno */
-	__u32 path_dev; /* kernel dev_t of path's file system */
-	__u16 path_len; /* bytes; from the root of its file system; 0: failed call */
+	__s32 result;	  /* the descriptor, or -errno */
+	__u32 path_dev;	  /* kernel dev_t of path's file system */
+	__u16 path_len;	  /* bytes; from the root of its file system; 0: failed call */
 	__u16 asked_len;
 };
 
@@ -122,10 +122,10 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
 	struct aw_header header;
 	__u8 address[16]; /* network order; IPv4 in the first 4 bytes */
 	__s32 result;
-	__u16 family;	/* AF_* */
-	__u16 port;	/* host order */
-	__u16 protocol; /* IPPROTO_*; 0 with AF_UNIX */
-	__u16 path_len; /* bytes; AF_UNIX: from the root of its file system */
+	__u16 family;	 /* AF_* */
+	__u16 port;	 /* host order */
+	__u16 protocol;	 /* IPPROTO_*; 0 with AF_UNIX */
+	__u16 path_len;	 /* bytes; AF_UNIX: from the root of its file system */
 	__u16 asked_len; /* bytes; AF_UNIX: as asked, a leading NUL is the abstract namespace */
 	__u16 pad;
 	__u32 path_dev; /* kernel dev_t of path's file system */
@@ -150,27 +150,27 @@ struct aw_tag { /* 64 bytes, of a task; the same bytes by tgid in the mirror */
 	__u64 reserved[6]; /* zero: agents and predicate bits of the policy in the kernel */
 };
 
-struct aw_counters { /* per CPU; each only grows */
-	__u64 sequence[2];	  /* taken: lifecycle, activity */
-	__u64 emitted[AW_KINDS];  /* records written, by kind */
-	__u64 lost[AW_KINDS];	  /* records with no room in the ring, by kind */
+struct aw_counters {		    /* per CPU; each only grows */
+	__u64 sequence[2];	    /* taken: lifecycle, activity */
+	__u64 emitted[AW_KINDS];    /* records written, by kind */
+	__u64 lost[AW_KINDS];	    /* records with no room in the ring, by kind */
 	__u64 unresolved[AW_KINDS]; /* records with a bit in unresolved, by kind */
 	__u64 unrecorded[AW_KINDS]; /* calls of tagged tasks without scratch memory, by kind */
-	__u64 untracked;	  /* children that got no tag in task storage */
-	__u64 mirror_full;	  /* children that got no tag in the mirror */
-	__u64 doomed;		  /* children with neither, killed at their first hook */
-	__u64 reconciled;	  /* tasks tagged late, after skipped runs of the fork probe */
+	__u64 untracked;	    /* children that got no tag in task storage */
+	__u64 mirror_full;	    /* children that got no tag in the mirror */
+	__u64 doomed;		    /* children with neither, killed at their first hook */
+	__u64 reconciled;	    /* tasks tagged late, after skipped runs of the fork probe */
 };
 
-struct aw_control { /* written by userspace at any time */
-	__u32 abi;	  /* AW_ABI, set by the object */
-	__u32 wake_kinds; /* bit per kind: wake the reader for it */
-	__u32 identify;	  /* 1: provisional tags on untagged processes too */
-	__u32 doomed;	  /* set by the probes once a child was doomed */
+struct aw_control {	   /* written by userspace at any time */
+	__u32 abi;	   /* AW_ABI, set by the object */
+	__u32 wake_kinds;  /* bit per kind: wake the reader for it */
+	__u32 identify;	   /* 1: provisional tags on untagged processes too */
+	__u32 doomed;	   /* set by the probes once a child was doomed */
 	__u32 mirror_full; /* set by the probes once a child did not fit the mirror */
-	__u32 adopt;	 /* process the adopt iterator is to tag */
-	__u64 adopted;	 /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
-	__u64 woken;	  /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
+	__u32 adopt;	   /* process the adopt iterator is to tag */
+	__u64 adopted;	   /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
+	__u64 woken;	   /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
 };
 
 #endif

@@ -43,8 +43,7 @@ static __always_inline u32 address_from_user(struct aw_connect *connect, const s
 
 	if (size > sizeof(u16) + UNIX_PATH_MAX)
 		size = sizeof(u16) + UNIX_PATH_MAX;
-	if (size < sizeof(u16) ||
-	    bpf_probe_read_user(user, size & 127, (void *)call->args[1])) {
+	if (size < sizeof(u16) || bpf_probe_read_user(user, size & 127, (void *)call->args[1])) {
 		connect->header.unresolved |= AW_UNRESOLVED_ADDRESS;
 		return 0;
 	}

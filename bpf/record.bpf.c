@@ -8,8 +8,7 @@ static __always_inline void header_fill(struct aw_header *header, struct task_st
 {
 	header->length = length;
 	header->kind = kind;
-	header->flags =
-		subject->session->state == AW_SESSION_PROVISIONAL ? AW_FLAG_PROVISIONAL : 0;
+	header->flags = subject->session->state == AW_SESSION_PROVISIONAL ? AW_FLAG_PROVISIONAL : 0;
 	header->time = bpf_ktime_get_boot_ns();
 	header->generation = 0;
 	header->tgid = task->tgid;
@@ -120,8 +119,8 @@ static __always_inline u32 put_name(struct aw_record *record, u32 *at, const str
 
 static __always_inline long read_string(void *to, u32 max, const void *from, bool user)
 {
-	return user ? bpf_probe_read_user_str(to, max, from) :
-		      bpf_probe_read_kernel_str(to, max, from);
+	return user ? bpf_probe_read_user_str(to, max, from)
+		    : bpf_probe_read_kernel_str(to, max, from);
 }
 
 static __always_inline u32 put_string(struct aw_record *record, u32 *at, const void *from,

@@ -30,8 +30,8 @@ from agentwatch.policy.levels import Host
 from agentwatch.rules.load import default_paths
 from agentwatch.rules.model import Ruleset
 from agentwatch.sinks import frames, metrics
-from agentwatch.sinks.jsonl import Findings
 from agentwatch.sinks.journal import Journal, read_boot_id
+from agentwatch.sinks.jsonl import Findings
 from agentwatch.sinks.live import Live
 from agentwatch.sinks.reader import Host as Recorder
 from agentwatch.watch import Sink, Watch
@@ -71,12 +71,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 "--rules", multiple=True, metavar="PATH", help="Rule file or directory; repeatable."
             ),
             click.option("--project", default="", metavar="DIR", help="$project of the rules."),
-            click.option(
-                "--mode", type=click.Choice(["observe", "enforce"]), default="enforce"
-            ),
-            click.option(
-                "--journal", default=str(JOURNAL), show_default=True, metavar="DIR"
-            ),
+            click.option("--mode", type=click.Choice(["observe", "enforce"]), default="enforce"),
+            click.option("--journal", default=str(JOURNAL), show_default=True, metavar="DIR"),
             click.option("--jsonl", default="", metavar="FILE", help="Findings as JSON lines."),
             click.option(
                 "--metrics", default="", metavar="HOST:PORT", help="Serve Prometheus metrics."
@@ -267,4 +263,3 @@ def _live(ruleset: Ruleset) -> Live:
     index = PatternIndex([patterns.expression(g, patterns.PATH) for g in globs], patterns.PATH)
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     return Live(sys.stderr, colour=colour, own=lambda path: bool(index.bits(path)))
-

@@ -96,7 +96,9 @@ class _Library:
         try:
             self.calls = ctypes.CDLL(SONAME, use_errno=True)
         except OSError as error:
-            raise KernelError(f"{SONAME} cannot be loaded: {error}", "apt install libbpf1") from None
+            raise KernelError(
+                f"{SONAME} cannot be loaded: {error}", "apt install libbpf1"
+            ) from None
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self.calls, name)
             function.restype, function.argtypes = result, arguments
@@ -215,7 +217,9 @@ class Object:
         log = self._lib.take_log()
         said = next((line for line in reversed(log.splitlines()) if line.strip()), "")
         return ProgramRefused(
-            f"{what}: {os.strerror(code)} ({said.strip()})" if said else f"{what}: {os.strerror(code)}",
+            f"{what}: {os.strerror(code)} ({said.strip()})"
+            if said
+            else f"{what}: {os.strerror(code)}",
             "agentwatch doctor tells what this kernel lacks; the log above has the verifier's words"
             if log
             else "agentwatch doctor tells what this kernel lacks",

@@ -1,4 +1,4 @@
-"""What this kernel and this machine can do: found by trying or by reading, never by version number."""
+"""What this kernel and this machine can do: found by looking, never by a version number."""
 
 from __future__ import annotations
 

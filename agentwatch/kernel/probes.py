@@ -17,7 +17,15 @@ from agentwatch.kernel.ringbuf import Ring
 OBJECT = Path(__file__).parent.parent / "data" / "agentwatch.bpf.o"
 
 # In this order: a child must be tagged before anything it does can be seen.
-HOOKS = ("process_fork", "process_exit", "process_exec", "tcp_syn", "sys_exit", "adopt", "reconcile")
+HOOKS = (
+    "process_fork",
+    "process_exit",
+    "process_exec",
+    "tcp_syn",
+    "sys_exit",
+    "adopt",
+    "reconcile",
+)
 _KEY = bytes(4)  # of the only entry of an array
 
 
@@ -87,8 +95,9 @@ class Probes:
     def _cell(self, name: str) -> memoryview:
         """A field of aw_control as one word, so that it is read and written whole."""
         field = next(f for f in abi.CONTROL.fields if f.name == name)
-        size, code = (8, "Q") if field.type == "u64" else (4, "I")
-        return memoryview(self._control)[field.offset : field.offset + size].cast(code)
+        if field.type == "u64":
+            return memoryview(self._control)[field.offset : field.offset + 8].cast("Q")
+        return memoryview(self._control)[field.offset : field.offset + 4].cast("I")
 
     def _set(self, name: str, value: int) -> None:
         self._cell(name)[0] = value

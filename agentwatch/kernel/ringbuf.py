@@ -23,9 +23,7 @@ class Ring:
         self.fd, self.size = fd, size
         self._mask = size - 1
         self._own = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._shared = mmap.mmap(
-            fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
-        )
+        self._shared = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # Positions are read and written as one 64-bit word: struct would do it byte by byte.
         self._consumer = memoryview(self._own)[:8].cast("Q")
         self._producer = memoryview(self._shared)[:8].cast("Q")

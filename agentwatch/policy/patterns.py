@@ -38,7 +38,7 @@ NEVER = r"[^\x{0}-\x{10FFFF}]"
 
 _GENERIC = """
     . .. app apps applications bin build cli cli.js current dist home index.js index.mjs latest lib
-    lib64 libexec local main.js node node_modules opt out package packages python3 resources root
+    lib64 libexec local main.js node node_modules opt out package packages python python3 resources root
     sbin share site-packages snap src tmp usr var venvs versions .bin .cache .config .local .npm
     .venv .venvs _npx
 """

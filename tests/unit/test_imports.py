@@ -25,9 +25,11 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("actions", "sinks"),
     ("kernel",),
+    ("admission", "enforcement", "testing"),
     ("watch",),
-    ("run",),
+    ("measure", "run"),
     ("cli",),
+    ("__main__",),
 )
 RUNG = {name: rung for rung, names in enumerate(LADDER) for name in names}
 

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,8 +209,6 @@ def test_fsync_follows_a_kill_without_waiting_for_the_interval(tmp_path: Path) -
 
 def wait_for(holds: object) -> None:
     """Up to five seconds for a condition."""
-    import time
-
     end = time.monotonic() + 5
     while not holds():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not happen"
@@ -448,8 +447,6 @@ def test_names_are_those_of_the_mounts_in_force(tmp_path: Path) -> None:
 
 def test_wall_time_comes_from_the_segments_own_pair_of_clocks(tmp_path: Path) -> None:
     """An event's boot time is shown as the time of day it was."""
-    import time
-
     journal = opened(tmp_path / "j")
     journal.records(Records(time=time.clock_gettime_ns(time.CLOCK_BOOTTIME)).open("/f"), 1)
     journal.close()

@@ -19,8 +19,9 @@ from agentwatch.events import Event, Exec
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
 from agentwatch.policy.index import PatternIndex
-from agentwatch.policy.lowering import Masks, Policy, carved, failed
+from agentwatch.policy.lowering import Policy
 from agentwatch.policy.readers import kinds_of
+from agentwatch.policy.table import Masks, carved, failed
 from agentwatch.rules.model import ACTIONS, Condition, Rule, Ruleset
 
 MODES = ("observe", "enforce")

@@ -2,20 +2,12 @@
 
 Lowering fills in `$own` and `$project`, leaves out other agents' rules, turns every alternative
 of every condition into a bit of its field's index and every condition into a test of such bits.
-An event is judged as the kernel will judge it:
-
-    1. byte patterns: the bits of the anchor fields (path, argv, address) select candidate rules
-    2. bit tests:     each candidate's conditions in the order of their strictness
-
-A field whose value could not be read has every bit set for rules that restrict and none for those
-that permit (`allow` and `unless`).
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from agentwatch.errors import AgentwatchError
@@ -30,138 +22,23 @@ from agentwatch.policy.readers import (
     NO_NAME,
     NUMBER,
     FieldType,
-    Reader,
     Values,
 )
-from agentwatch.rules.model import ACTIONS, SEVERITIES, Agent, Condition, Match, Rule, Ruleset
-
-ANCHORS: Mapping[str, tuple[str, ...]] = {
-    "exec": ("path", "args", "argv"),
-    "connect": ("addr", "unix"),
-    "open": ("path",),
-}
-"""By the first kind of an event: the fields whose patterns select candidates."""
+from agentwatch.policy.table import (
+    Field,
+    LoweredRule,
+    Masks,
+    Table,
+    Test,
+    carved,
+    failed,
+    strictness,
+)
+from agentwatch.rules.model import ACTIONS, Agent, Condition, Match, Rule, Ruleset
 
 REMEDY = "agentwatch rules check"
-UNREAD = -1  # every bit
 Identify = Callable[[Exec], str | None]
 _PROJECT = re.compile(r"(?<!\\)\$project\b")
-_CANDIDATES_REMEMBERED = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """A condition. It holds when one of `bits` is set in its field's mask; with `every`, all."""
-
-    condition: Condition
-    slot: int
-    bits: int
-    every: bool
-
-    def holds(self, mask: int, restricts: bool) -> bool:
-        """mask: of the field, UNREAD when it could not be read."""
-        if mask == UNREAD and not restricts:
-            return False
-        found = mask & self.bits
-        return found == self.bits if self.every else found != 0
-
-
-@dataclass(frozen=True, slots=True)
-class LoweredRule:
-    """A rule as tests. unless: each named exception's tests."""
-
-    rule: Rule
-    restricts: bool
-    tests: tuple[Test, ...]
-    unless: tuple[tuple[str, tuple[Test, ...]], ...]
-
-
-class Masks:
-    """The masks of one event's fields, each read when it is first asked for."""
-
-    __slots__ = ("_actor", "_event", "_fields", "_known")
-
-    def __init__(self, fields: Sequence[Field], event: Event, actor: Actor) -> None:
-        self._fields = fields
-        self._event = event
-        self._actor = actor
-        self._known: list[int | None] = [None] * len(fields)
-
-    def __getitem__(self, slot: int) -> int:
-        mask = self._known[slot]
-        if mask is None:
-            mask = self._known[slot] = self._fields[slot].mask(self._event, self._actor)
-        return mask
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field with the index of everything the rules compare it with."""
-
-    name: str
-    read: Reader
-    index: Index
-
-    def mask(self, event: Event, actor: Actor) -> int:
-        values = self.read(event, actor)
-        if values is None:
-            return UNREAD
-        mask = 0
-        for value in values:
-            mask |= self.index.bits(value)
-        return mask
-
-
-def strictness(rule: Rule) -> tuple[int, int, str]:
-    """Sorts the strictest rule first, the more severe of equals; by id, for files have no order."""
-    return -ACTIONS.index(rule.action), -SEVERITIES.index(rule.severity), rule.id
-
-
-def failed(rule: LoweredRule, masks: Masks) -> Test | None:
-    """The first test of a rule's match that does not hold."""
-    for test in rule.tests:
-        if not test.holds(masks[test.slot], rule.restricts):
-            return test
-    return None
-
-
-def carved(rule: LoweredRule, masks: Masks) -> str | None:
-    """The first exception of a rule that holds. An exception without conditions never does."""
-    for name, tests in rule.unless:
-        if tests and all(test.holds(masks[test.slot], False) for test in tests):
-            return name
-    return None
-
-
-class Table:
-    """The rules for one set of kinds. Candidates come in order of strictness."""
-
-    def __init__(
-        self, kinds: tuple[str, ...], rules: Sequence[LoweredRule], fields: Sequence[Field]
-    ):
-        self.rules = tuple(rule for rule in rules if set(rule.rule.on) & set(kinds))
-        names = {field.name: slot for slot, field in enumerate(fields)}
-        anchors = tuple(names[name] for name in ANCHORS[kinds[0]] if name in names)
-        self._always: list[int] = []
-        by_slot: dict[int, list[tuple[int, int]]] = {slot: [] for slot in anchors}
-        for place, rule in enumerate(self.rules):
-            anchor = next((t for slot in anchors for t in rule.tests if t.slot == slot), None)
-            if anchor is None:
-                self._always.append(place)
-            else:
-                by_slot[anchor.slot].append((anchor.bits, place))
-        self._anchored = {slot: tuple(rows) for slot, rows in by_slot.items() if rows}
-        self._select = functools.lru_cache(_CANDIDATES_REMEMBERED)(self._select_anew)
-
-    def candidates(self, masks: Masks) -> tuple[LoweredRule, ...]:
-        """The rules that the anchor fields' patterns leave possible."""
-        return self._select(*(masks[slot] for slot in self._anchored))
-
-    def _select_anew(self, *found: int) -> tuple[LoweredRule, ...]:
-        places = list(self._always)
-        for mask, rows in zip(found, self._anchored.values(), strict=True):
-            places += [place for bits, place in rows if mask & bits] if mask else []
-        return tuple(self.rules[place] for place in sorted(places))
 
 
 class Policy:
@@ -283,7 +160,7 @@ class _Builder:
     def _fill(self, value: str, modifiers: frozenset[str]) -> tuple[str, ...]:
         if value == "$own":
             return self._own
-        if not _PROJECT.search(value):
+        if "re" in modifiers or not _PROJECT.search(value):
             return (value,)
         if self._project is None:
             return ()

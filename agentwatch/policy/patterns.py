@@ -37,10 +37,10 @@ NEVER = r"[^\x{0}-\x{10FFFF}]"
 """The expression that nothing matches."""
 
 _GENERIC = """
-    . .. app apps applications bin build cli cli.js current dist home index.js index.mjs latest lib
-    lib64 libexec local main.js node node_modules opt out package packages python python3 resources root
-    sbin share site-packages snap src tmp usr var venvs versions .bin .cache .config .local .npm
-    .venv .venvs _npx
+    . .. app apps applications bin build cli cli.js current dist home index.js index.mjs latest
+    lib lib64 libexec local main.js node node_modules opt out package packages python python3
+    resources root sbin share site-packages snap src tmp usr var venvs versions
+    .bin .cache .config .local .npm .venv .venvs _npx
 """
 GENERIC = frozenset(_GENERIC.split())
 """Components too common to tell an agent's programs from anybody's."""

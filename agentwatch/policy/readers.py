@@ -220,7 +220,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         ),
         "access": FieldType(patterns.WORD, _access),
         "op": FieldType(patterns.WORD, _op),
-        "host": FieldType(patterns.HOST, _none),
+        "host": FieldType(patterns.HOST, _connect_word(lambda event: NO_NAME)),
         "addr": FieldType(ADDRESS, _address),
         "port": FieldType(NUMBER, _port),
         "proto": FieldType(patterns.WORD, _connect_word(lambda event: event.protocol)),

@@ -14,8 +14,8 @@ from agentwatch.engine import NO_VERDICT, Engine, Hit
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import Connect, Event, Exec, Exit, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
-from agentwatch.policy.lowering import Masks
 from agentwatch.policy.readers import kinds_of
+from agentwatch.policy.table import Masks
 from agentwatch.rules.model import Agent, Condition, Default, Match, Place, Rule, Ruleset
 
 KEY = ProcessKey(7, 700)
@@ -497,7 +497,7 @@ def test_fields_of_a_connect() -> None:
         rule("alert", on="connect", name="udp", proto="udp"),
         rule("alert", on="connect", name="inet6", family="inet6"),
         rule("alert", on="connect", name="unix", unix=("/run/docker.sock", "@x*")),
-        rule("alert", on="connect", name="named", host="*.example.com"),
+        rule("alert", on="connect", name="named", host=("*.example.com", "*", "**")),
     ]
 
     def hits(event: Connect) -> set[str]:
@@ -512,6 +512,12 @@ def test_fields_of_a_connect() -> None:
     assert hits(replace(unix, unix="/run/docker.sock")) == {"unix"}
     assert hits(replace(unix, unix="@xyz")) == {"unix"}
     assert hits(replace(unix, unix="/run/other")) == set()
+
+
+def test_an_address_without_a_name_has_the_name_none() -> None:
+    """`host: none` is what every connection has while names are not known."""
+    judge = engine(rule("alert", on="connect", host=("none", "*.example.com"))).judge
+    assert judge(connected("192.0.2.1", 80), actor()).action == "alert"
 
 
 # What the reader and people ask ------------------------------------------------------------------

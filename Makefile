@@ -111,8 +111,9 @@ bench: build test-packages
 wheel: build
 	@rm -rf build dist
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	@$(PYTHON) -m zipfile -l dist/*.whl | grep -q 'agentwatch/data/agentwatch.bpf.o'
-	@$(PYTHON) -m zipfile -l dist/*.whl | grep -q 'agentwatch/data/rules/.*\.yaml'
+	@$(PYTHON) -m zipfile -l dist/*.whl > build/contents
+	@grep -q '^agentwatch/data/agentwatch\.bpf\.o ' build/contents
+	@grep -q '^agentwatch/data/rules/.*\.yaml ' build/contents
 	@ls dist/*.whl
 .PHONY: wheel
 

@@ -25,7 +25,10 @@ class Sent:
 GONE = Sent(False, "too late")
 
 
-def send(process: ProcessKey, number: signal.Signals) -> Sent:
+PROBE = 0  # no signal: only whether the process is there
+
+
+def send(process: ProcessKey, number: int) -> Sent:
     """Signals exactly this process: a pidfd pins it, then its start time is compared.
 
     A process that has ended, or whose pid is somebody else's by now, is `too late`.

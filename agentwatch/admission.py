@@ -24,7 +24,7 @@ from agentwatch.rules.model import Rule, Ruleset, Trial
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a test gave for one kind. got: hit | miss, or the verdict's action; why: if it failed."""
+    """What a test gave for one kind. got: hit | miss, or the verdict's action. why: it failed."""
 
     rule: Rule
     trial: Trial
@@ -78,14 +78,14 @@ def admit(
     for outcome in run_trials(loaded):
         if not outcome.passed:
             report.error("AW401", outcome.trial.place, message(outcome))
-    if report.errors:
+    if report.errors_found:
         raise RuleErrors(report.all)
     ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
     return Admitted(ruleset, loaded.warnings)
 
 
 def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:
-    """Every test of every rule: hit and miss of the rule as written, verdict of the whole ruleset."""
+    """Every test of every rule: hit and miss of the rule as written, verdict of all rules."""
     whole = at_home(loaded.ruleset, TRIAL_HOMES)
     judge: Engine | None = None
     found: list[Outcome] = []
@@ -158,4 +158,4 @@ def reason(trace: RuleTrace) -> str:
 
 def condition_name(field: str, modifiers: frozenset[str]) -> str:
     """A condition's key as rules write it: `args|has`."""
-    return "|".join((field, *sorted(modifiers, key=("has", "nocase").__contains__, reverse=True)))
+    return "|".join((field, *sorted(modifiers, key=lambda word: (word != "has", word))))

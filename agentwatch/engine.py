@@ -12,6 +12,7 @@ another, or something named like one, keeps everything that restricted it.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi
@@ -128,8 +129,8 @@ class Engine:
         self._policy = functools.lru_cache(_POLICIES_REMEMBERED)(self._lower)
         self.kinds = self._records(acting=False)
         self.acting_kinds = self._records(acting=True)
-        for agent in ("", *(agent.id for agent in ruleset.agents)):
-            self._policy(agent, None)
+        everything = tuple(replace(rule, agents=()) for rule in ruleset.rules)
+        self._lower("", None, replace(ruleset, rules=everything))  # fails now, not at an event
 
     def judge(self, event: Event, actor: Actor) -> Verdict:
         """The verdict on an event. Whether its tag is confirmed is the caller's to know."""
@@ -142,7 +143,7 @@ class Engine:
             verdict = _stricter(verdict, self._judge_as(agent, kinds, event, actor))
         return verdict
 
-    def identify(self, names: tuple[str, ...] | list[str]) -> str | None:
+    def identify(self, names: Sequence[str]) -> str | None:
         """The agent whose identity covers one of these names, the first in the files; or None."""
         found = 0
         for name in names:
@@ -170,8 +171,11 @@ class Engine:
         traces = [trace for agent in agents for trace in self._traces(agent, kinds, event, actor)]
         return Explanation(kinds, self.judge(event, actor), tuple(traces))
 
-    def _lower(self, agent: str, project: str | None) -> Policy:
-        return Policy(self.ruleset, agent, project, lambda event: self.identify(names_of(event)))
+    def _lower(self, agent: str, project: str | None, ruleset: Ruleset | None = None) -> Policy:
+        identify = self.identify
+        return Policy(
+            ruleset or self.ruleset, agent, project, lambda event: identify(names_of(event))
+        )
 
     def _policy_of(self, agent: str, actor: Actor) -> Policy:
         return self._policy(agent, actor.project if self._projects else None)

@@ -184,7 +184,7 @@ def _settle(watch: Watch) -> None:
 
 def still_there(watch: Watch) -> int:
     """Processes of the session that go on after CMD: nobody watches them any more."""
-    return sum(actions.send(p, signal.Signals(0)).ok for p in watch.lineage.alive())
+    return sum(actions.send(p, actions.PROBE).ok for p in watch.lineage.alive())
 
 
 class Ending:

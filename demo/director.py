@@ -158,7 +158,7 @@ def afterwards(stage: Stage) -> bool:
     return all([*kills, explained, _ask("journal", "verify", "--journal", str(stage.journal))])
 
 
-RULES = ("secrets.private-keys", "exec.download-to-shell", "egress.metadata")
+RULES = ("secrets.ssh-private-keys", "execution.download-piped-to-shell", "egress.cloud-metadata")
 
 
 def _ask(*arguments: str) -> bool:
@@ -206,7 +206,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     free = held = None
     answered = False
-    with tempfile.TemporaryDirectory(prefix="agentwatch-demo-", dir="/tmp") as root:
+    with tempfile.TemporaryDirectory(prefix="aw-demo-", dir="/tmp") as root:
         if not options.watched:
             say("An agent, unwatched", "It works, and is talked into three bad ideas; all succeed.")
             free = unwatched(_stage(root, "unwatched"))

@@ -6,6 +6,7 @@ of every condition into a bit of its field's index and every condition into a te
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from agentwatch.policy.table import (
 from agentwatch.rules.model import ACTIONS, Agent, Condition, Match, Rule, Ruleset
 
 REMEDY = "agentwatch rules check"
+_EXPRESSIONS_REMEMBERED = 8192
 Identify = Callable[[Exec], str | None]
 _PROJECT = re.compile(r"(?<!\\)\$project\b")
 
@@ -177,10 +179,13 @@ class _Alternative:
     modifiers: frozenset[str]
     sequence: bool = False
 
-    def expression(self, separator: str) -> str:
-        if self.sequence:
-            return patterns.sequence(self.values, self.modifiers)
-        return patterns.expression(self.values[0], separator, self.modifiers)
+
+@functools.lru_cache(_EXPRESSIONS_REMEMBERED)
+def _expression(alternative: _Alternative, separator: str) -> str:
+    """Remembered because the policies of all agents and projects have nearly all in common."""
+    if alternative.sequence:
+        return patterns.sequence(alternative.values, alternative.modifiers)
+    return patterns.expression(alternative.values[0], separator, alternative.modifiers)
 
 
 def _index(kind: str, alternatives: Sequence[_Alternative]) -> Index:
@@ -197,7 +202,7 @@ def _index(kind: str, alternatives: Sequence[_Alternative]) -> Index:
         for bit, a in enumerate(alternatives)
         if "re" in a.modifiers
     }
-    return PatternIndex([a.expression(kind) for a in alternatives], kind, searches)
+    return PatternIndex([_expression(a, kind) for a in alternatives], kind, searches)
 
 
 def _rule_fields(agent: str, identify: Identify) -> dict[str, FieldType]:

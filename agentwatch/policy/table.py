@@ -111,7 +111,7 @@ def failed(rule: LoweredRule, masks: Masks) -> Test | None:
 def carved(rule: LoweredRule, masks: Masks) -> str | None:
     """The first exception of a rule that holds. An exception without conditions never does."""
     for name, tests in rule.unless:
-        if all(test.holds(masks[test.slot], False) for test in tests):
+        if tests and all(test.holds(masks[test.slot], False) for test in tests):
             return name
     return None
 

@@ -84,7 +84,7 @@ class Reader:
         lacking = [kind for kind, field in zip(kinds, found, strict=True) if field is None]
         if lacking:
             having = names(fields.kinds_with(name))
-            message = f"events of kind {names(lacking)} have no field {quote(name)}; {having} have"
+            message = f"{names(lacking)} has no field {quote(name)}; {having} has"
             self.report.error("AW208", key.place, message)
             return None
         known_field = found[0] if found else None

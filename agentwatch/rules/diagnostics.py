@@ -47,6 +47,7 @@ class Report:
     def __init__(self) -> None:
         self._found: dict[tuple[str, int, int, str, str], Diagnostic] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
+        self.errors_found = 0
 
     def source(self, file: str, text: str) -> None:
         """The text that later findings in this file quote a line of."""
@@ -62,7 +63,10 @@ class Report:
         lines = self._sources.get(place.file, ())
         source = lines[place.line - 1].rstrip("\r") if 0 < place.line <= len(lines) else ""
         found = Diagnostic(place.file, place.line, place.column, severity, code, message, source)
-        self._found.setdefault((place.file, place.line, place.column, code, message), found)
+        key = (place.file, place.line, place.column, code, message)
+        if key not in self._found:
+            self._found[key] = found
+            self.errors_found += severity == "error"
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

@@ -19,11 +19,12 @@ TRIAL_PROJECT = "/home/dev/project"
 
 # "Homes" of passwd entries that nobody lives in: `~/**` must not mean /dev or the whole system.
 SYSTEM = frozenset(
-    """
-    / /bin /boot /dev /etc /home /lib /lib64 /mnt /nonexistent /opt /proc /run /sbin /srv /sys /tmp
-    /usr /usr/bin /usr/lib /usr/local /usr/local/bin /usr/local/sbin /usr/sbin /usr/share /var
-    /var/cache /var/lib /var/log /var/run /var/spool /var/tmp
-    """.split()
+    (
+        *("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/mnt", "/nonexistent"),
+        *("/opt", "/proc", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib"),
+        *("/usr/local", "/usr/local/bin", "/usr/local/sbin", "/usr/sbin", "/usr/share", "/var"),
+        *("/var/cache", "/var/lib", "/var/log", "/var/run", "/var/spool", "/var/tmp"),
+    )
 )
 
 
@@ -39,7 +40,7 @@ def select(directories: Iterable[str]) -> tuple[str, ...]:
         if not directory.startswith("/"):
             continue
         for name in (os.path.normpath(directory), os.path.realpath(directory)):
-            if name not in SYSTEM and not name.startswith("/dev/"):
+            if name not in SYSTEM:
                 found.setdefault(name)
     return tuple(found)
 

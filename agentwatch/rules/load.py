@@ -90,9 +90,9 @@ def read_rules(paths: Sequence[Path], patterns: Patterns) -> Loaded:
     )
     for _, node in documents:
         if node is not None and not isinstance(node, Table):
-            wrong(node, report, "a rule file", f"a mapping: {', '.join(FILE_KEYS)}")
+            wrong(node, report, "a rule file", f"a mapping ({', '.join(FILE_KEYS)})")
     loaded = _Loader(report, sections, patterns).load(tuple(map(str, files)))
-    if report.errors:
+    if report.errors_found:
         raise RuleErrors(report.all)
     return loaded
 
@@ -152,10 +152,7 @@ class _Loader:
         written = self._unique("rule", (r for r in rules_read if r is not None))
         rules = self._overridden(written)
         defaults = _strictest(d for t in self._tables("defaults") for d in self.parser.defaults(t))
-        if not self.report.errors:
-            for rule in rules:
-                meaning.check_rule(rule, self.report)
-            meaning.check_holes(rules, defaults, self.report)
+        meaning.check_holes(rules, defaults, self.report)
         ruleset = Ruleset(rules, agents, defaults, lists, files)
         return Loaded(ruleset, written, self.report)
 

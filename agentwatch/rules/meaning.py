@@ -18,6 +18,10 @@ def check_rule(rule: Rule, report: Report) -> None:
         if rule.match.conditions and _swallows(exception, rule.match):
             message = f"this can never match: exception {quote(name)} carves out all of it"
             report.error("AW303", rule.place, message)
+    asked = {condition.field for condition in rule.match.conditions}
+    if "unix" in asked and asked & {"addr", "port"}:
+        message = "this can never match: a connection has either a unix socket or an address"
+        report.error("AW303", _where(rule), message)
     if rule.action in ("deny", "kill") and all(_everything(c) for c in rule.match.conditions):
         message = (
             f"a {rule.action} that matches everything belongs in defaults: "

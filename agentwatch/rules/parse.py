@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from agentwatch.rules import fields
+from agentwatch.rules import fields, meaning
 from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report, quote
 from agentwatch.rules.model import (
@@ -146,15 +146,22 @@ class Parser:
         text = as_text(identifier, self.report, '"id"')
         if text is None:
             return None
+        before = self.report.errors_found
         kinds = self._kinds(section)
-        rule = self._settings(section, text, kinds)
         match = section.get("match")
-        return replace(
-            rule,
+        rule = replace(
+            self._settings(section, text, kinds),
             match=Match(()) if match is None else self.reader.match(match, kinds, '"match"'),
             unless=self.reader.exceptions(section.get("unless"), kinds),
             trials=tuple(self._trials(section, kinds)),
         )
+        return self._weighed(rule, before)
+
+    def _weighed(self, rule: Rule, errors_before: int) -> Rule:
+        """The rule, looked at as a whole unless parts of it were left out as wrong."""
+        if self.report.errors_found == errors_before:
+            meaning.check_rule(rule, self.report)
+        return rule
 
     def _kinds(self, section: Section) -> tuple[str, ...]:
         if section.get("on") is None:
@@ -229,10 +236,11 @@ class Parser:
         if not isinstance(node, Table):
             wrong(node, self.report, f"the override of {quote(rule.id)}", "a mapping")
             return rule
+        before = self.report.errors_found
         section = Section(node, self.report, "an override", OVERRIDE_KEYS)
         if section.word("enabled", ("true", "false"), "true") == "false":
             return None
-        return replace(
+        changed = replace(
             rule,
             action=section.word("action", ACTIONS, rule.action),
             unless=rule.unless + self.reader.exceptions(section.get("unless"), rule.on),
@@ -240,6 +248,7 @@ class Parser:
             severity=section.word("severity", SEVERITIES, rule.severity),
             overridden=identifier.place,
         )
+        return self._weighed(changed, before)
 
 
 def _protected() -> tuple[str, ...]:

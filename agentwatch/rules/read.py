@@ -7,6 +7,7 @@ anything is built.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from agentwatch.rules import traps
 from agentwatch.rules.diagnostics import Report, quote
 from agentwatch.rules.model import Place
 
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
 MAX_NODES = 500_000
@@ -120,7 +122,7 @@ def _unreadable_character(file: str, text: str, error: Any, report: Report) -> N
     """A control character: found by hand, for the parsers place it differently."""
     for number, line in enumerate(text.split("\n"), 1):
         for column, char in enumerate(line, 1):
-            if ord(char) < 32 and char not in "\t\r" or 0x7F <= ord(char) < 0xA0 and char != "\x85":
+            if _FORBIDDEN.match(char):
                 message = f"the character U+{ord(char):04X} is not allowed in YAML; remove it"
                 report.error("AW102", Place(file, number, column), message)
                 return

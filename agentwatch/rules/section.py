@@ -83,7 +83,7 @@ def is_word(text: Text, words: Sequence[str], report: Report, what: str) -> bool
     """Whether it is one of the words; reported if not."""
     if text.value in words:
         return True
-    hint = did_you_mean(text.value, words)
+    hint = did_you_mean(text.value, words) if len(words) > 1 else ""
     message = f"{what} cannot be {quote(text.value)}; it is {names(words)}.{hint}"
     report.error("AW204", text.place, message)
     return False

@@ -85,7 +85,7 @@ def variable(value: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """Checks one value after the other for the type of its field, and writes it as it is matched."""
+    """Checks values for the type of their field, and writes them as they are matched."""
 
     report: Report
     patterns: Patterns
@@ -221,7 +221,9 @@ def path_shape(value: str) -> str:
     if value.startswith("~") and value != "~" and not value.startswith("~/"):
         return f"{quote(value)}: only ~/ is known, for every home; write the user's home itself"
     if value.endswith("/") and value != "/":
-        return f"{quote(value)} names nothing, for names do not end in a slash; write {quote(value + '**')}"
+        return "{} matches nothing, for no name ends in a slash; write {}".format(
+            quote(value), quote(value.removesuffix("**/") + "**")
+        )
     if value.startswith(("/", "~", "**", "$", "{", "[")) or not value:
         return ""
     inner = value.removeprefix("./")

@@ -51,6 +51,7 @@ class Redactor:
         after = [entry["pattern"] for entry in data["after"]]
         flag = f"(?is)(--?(?:{'|'.join(data['flags'])}))(?:(=)(.*))?"
         self._values = [_compile(pattern) for pattern in whole + after]
+        self._which = _set(whole + after)
         self._cut = [_compile(f"({prefix}){body}*$") for prefix, body, _ in tokens]
         self._cut += [_compile(entry["cut"]) for entry in data["after"] if "cut" in entry]
         self._flag = _compile(flag)
@@ -118,7 +119,8 @@ class Redactor:
         return self._words(clean)
 
     def _value(self, token: bytes) -> bytes:
-        return _replace(self._values, token)
+        found = sorted(self._which.Match(token) or ())  # no list where nothing matches
+        return _replace((self._values[index] for index in found), token)
 
     def _script(self, text: bytes, depth: int) -> bytes:
         """A command line inside a token: its words are looked at like tokens of their own."""
@@ -208,13 +210,26 @@ def _keep(match: Any) -> bytes:
     return kept
 
 
-def _compile(pattern: str) -> Any:
+def _options() -> Any:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.log_errors = False
     options.max_mem = 64 << 20
+    return options
+
+
+def _set(patterns: Iterable[str]) -> Any:
+    """Which of the patterns match, in one pass. They are known to compile."""
+    found = re2.Set.SearchSet(_options())
+    for pattern in patterns:
+        found.Add(pattern.encode("latin-1"))
+    found.Compile()
+    return found
+
+
+def _compile(pattern: str) -> Any:
     try:
-        return re2.compile(pattern.encode("latin-1"), options)
+        return re2.compile(pattern.encode("latin-1"), _options())
     except re2.error as error:
         raise UsageError(f"a redaction pattern does not compile: {pattern}: {error}") from None
 

@@ -118,6 +118,12 @@ def test_an_exception_carves_out_of_its_own_rule_only() -> None:
     assert judge(opened("/x/3"), actor()).rule == "a"
 
 
+def test_an_exception_without_conditions_carves_nothing() -> None:
+    """An empty exception is a mistake and not a way to switch a rule off."""
+    asked = replace(rule("deny", path="/x"), unless=(("empty", Match(())),))
+    assert engine(asked).judge(opened("/x"), actor()).action == "deny"
+
+
 def test_values_are_alternatives_and_keys_must_all_hold() -> None:
     """A list is OR, several keys are AND."""
     judge = engine(rule("deny", path=("/a", "/b"), process__exe="/usr/bin/node")).judge
@@ -290,6 +296,22 @@ def test_a_project_that_is_not_set_matches_nothing() -> None:
     assert judge(opened("/x"), nowhere).rule == "u"
 
 
+def test_all_of_a_list_with_an_unset_project_cannot_hold() -> None:
+    """With `|all` a value that nothing matches is not left out: the condition fails."""
+    asked = engine(rule("deny", on="exec", args__has__all=("-x", "$project/*"))).judge
+    event = ran("/b", "b", "-x", "/home/dev/p/y")
+    assert asked(event, actor(project="/home/dev/p/")) is NO_VERDICT
+    assert asked(event, actor(project=None)) is NO_VERDICT
+    assert asked(event, actor(project="/home/dev/p")).action == "deny"
+
+
+def test_a_dollar_in_a_regular_expression_is_the_end_of_the_text() -> None:
+    """`|re` has no variables: what looks like one is RE2's own `$`."""
+    judge = engine(rule("deny", path__re=(r"\.key$project", r"\.pem$"))).judge
+    assert judge(opened("/x.pem"), actor(project="/p")).action == "deny"
+    assert judge(opened("/x.key/p"), actor(project="/p")) is NO_VERDICT
+
+
 # What was not read -------------------------------------------------------------------------------
 
 
@@ -325,6 +347,17 @@ def test_an_unknown_caller_matches_what_restricts(field: str) -> None:
     assert denies.judge(opened("/x"), unknown).action == "deny"
     carved = engine(replace(rule("deny", path="/x"), unless=(("y", match(**{field: value})),)))
     assert carved.judge(opened("/x"), unknown).action == "deny"
+
+
+def test_a_script_is_as_unread_as_what_its_name_is_made_of() -> None:
+    """A relative script's name needs the working directory, an absolute one does not."""
+    judge = engine(rule("kill", on="exec", script="/x/evil")).judge
+    lost = frozenset({"cwd"})
+    assert judge(ran("/sh", script="a", asked="a", unresolved=lost), actor()).action == "kill"
+    assert judge(ran("/sh", script="/y/a", asked="/y/a", unresolved=lost), actor()) is NO_VERDICT
+    lost = frozenset({"asked"})
+    assert judge(ran("/sh", script="", asked="", unresolved=lost), actor()).action == "kill"
+    assert judge(ran("/sh", asked="", unresolved=lost), actor()) is NO_VERDICT
 
 
 def test_an_unread_address_is_reachable_and_an_absent_one_is_not() -> None:
@@ -483,7 +516,8 @@ def test_fields_of_an_open() -> None:
         return {hit.rule for hit in engine(*rules).judge(event, actor()).matches}
 
     assert hits(opened("/x")) == {"open", "read"}
-    assert hits(opened("/x", False, True, created=True)) == {"open", "create", "write"}
+    made = opened("/x", False, True, created=True, flags=os.O_TRUNC)
+    assert hits(made) == {"open", "create", "write"}
     assert hits(opened("/x", False, True, flags=os.O_TRUNC)) == {"open", "truncate", "write"}
     assert hits(opened("/x", False, False)) == {"open"}
 
@@ -568,7 +602,7 @@ def test_a_rule_that_cannot_be_judged_is_refused() -> None:
     """What the engine does not understand is an error, not a rule that sleeps."""
     for fields in ({"weather": "rain"}, {"argc": "many"}, {"path": "{a"}):
         with pytest.raises(AgentwatchError, match=f"{next(iter(fields))}|deny.exec"):
-            engine(rule("deny", on="exec", **fields))
+            engine(replace(rule("deny", on="exec", **fields), agents=("codex",)))
 
 
 # Selecting candidates changes nothing ------------------------------------------------------------

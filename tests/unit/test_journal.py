@@ -108,9 +108,12 @@ def test_a_field_of_the_wrong_type_is_an_error_of_ours() -> None:
             frames.decode(frames.STOP, 7, payload)
 
 
-def test_files_are_0640_in_directories_of_0750_whatever_the_umask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_files_are_0640_in_directories_of_0750_whatever_the_umask(
+    tmp_path: Path, umask: int
+) -> None:
     """Nobody but the writer and the group reads a journal."""
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
         opened(tmp_path / "j").close()
     finally:

@@ -204,7 +204,7 @@ def test_a_broken_pattern_file_is_a_clear_error(tmp_path: Path, text: str) -> No
     """No traceback for a file that is no list of patterns; the message names it."""
     path = tmp_path / "redact.yaml"
     path.write_text(text)
-    with pytest.raises(UsageError, match="redact.yaml"):
+    with pytest.raises(UsageError, match=r"redact\.yaml"):
         Redactor.load(path)
-    with pytest.raises(UsageError, match="nothing.yaml"):
+    with pytest.raises(UsageError, match=r"nothing\.yaml"):
         Redactor.load(tmp_path / "nothing.yaml")

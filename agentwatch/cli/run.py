@@ -37,7 +37,6 @@ from agentwatch.sinks.reader import Host as Recorder
 from agentwatch.watch import Sink, Watch
 
 JOURNAL = Path("/var/log/agentwatch")
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +227,7 @@ class _Watched:
         watch.say(
             frames.Session(
                 session=self._session,
-                agent=agents[0] if agents else UNKNOWN,
+                agent=agents[0] if agents else "",
                 command=options.command,
                 user=user,
                 project=options.project,

@@ -70,23 +70,26 @@ def _exec(fields: Mapping[str, Any]) -> Exec:
 
 
 def _opens(kind: str, fields: Mapping[str, Any]) -> tuple[Event, ...]:
-    op, access = fields.get("op"), fields.get("access")
-    changes = kind == "change" or access == "write" or op in ("create", "truncate")
-    both = kind == "open" and access is None and op in (None, "open")
-    made = []
-    for writing in (False, True) if both else (changes,):
-        made.append(
-            Open(
-                **_common(),
-                path=fields.get("path", UNLIKE),
-                flags=(os.O_WRONLY if writing else os.O_RDONLY) | os.O_TRUNC * (op == "truncate"),
-                result=3,
-                reads=not writing or access == "read" or (kind == "read" and not access),
-                changes=writing,
-                created=op == "create",
-            )
-        )
-    return tuple(made)
+    op, access = fields.get("op", "open"), fields.get("access")
+    if kind == "open" and access is None and op == "open":
+        return _open(fields, True, False), _open(fields, False, True)
+    changes = kind == "change" or access == "write" or op != "open"
+    reads = kind == "read" or access == "read" or not changes
+    return (_open(fields, reads, changes),)
+
+
+def _open(fields: Mapping[str, Any], reads: bool, changes: bool) -> Open:
+    op = fields.get("op")
+    mode = os.O_RDWR if reads and changes else os.O_WRONLY if changes else os.O_RDONLY
+    return Open(
+        **_common(),
+        path=fields.get("path", UNLIKE),
+        flags=mode | (os.O_TRUNC if op == "truncate" else 0),
+        result=3,
+        reads=reads,
+        changes=changes,
+        created=op == "create",
+    )
 
 
 def _connect(fields: Mapping[str, Any]) -> Connect:

@@ -4,6 +4,7 @@ frames    what a journal says             chain     its bytes, and the hash over
 segments  its files                       journal   the writer
 verify    is it intact                    reader    frames and events again, in order
 redact    secrets out of argv             ocsf      the record for everybody else
+host      whose clock                    lines     text for people
 jsonl     findings for log shippers       metrics   Prometheus
 """
 

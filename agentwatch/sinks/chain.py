@@ -29,6 +29,7 @@ PAYLOAD_MAX = 1 << 30
 _HEAD = struct.Struct(">BBQBBQBI")
 _TAIL = b"\xc4\x20"
 _MARK = b"\x95\xcf"
+_PIECE = 1 << 16  # bytes searched at a time, so that many holes cost no more than few
 OVERHEAD = _HEAD.size + len(_TAIL) + HASH_SIZE
 
 
@@ -117,12 +118,14 @@ def _is_head(parts: tuple[int, ...]) -> bool:
 
 def _next(segment: memoryview, offset: int) -> int:
     """Where the next complete frame starts; the end of the segment when none does."""
-    data = bytes(segment[offset:])
-    found = data.find(_MARK)
-    while found >= 0:
-        if _at(segment, offset + found) is not None:
-            return offset + found
-        found = data.find(_MARK, found + 1)
+    while offset < len(segment):
+        piece = bytes(segment[offset : offset + _PIECE + 1])
+        found = piece.find(_MARK)
+        while found >= 0:
+            if _at(segment, offset + found) is not None:
+                return offset + found
+            found = piece.find(_MARK, found + 1)
+        offset += _PIECE
     return len(segment)
 
 

@@ -21,7 +21,10 @@ from agentwatch.mounts import Mounts
 from agentwatch.sinks import chain, frames, segments
 from agentwatch.sinks.chain import Head
 from agentwatch.sinks.frames import Frame, Gap, Header, Stop
+from agentwatch.sinks.host import now, read_boot_id
 from agentwatch.sinks.syncer import Syncer
+
+__all__ = ["Journal", "now", "read_boot_id"]
 
 SEGMENT_BYTES = 64 << 20
 BUFFER_BYTES = 256 << 10
@@ -160,6 +163,8 @@ class Journal:
         return self._waiting_bytes + len(self._wire)
 
     def _is_due(self) -> bool:
+        if not self._waiting:
+            return False
         last = self._waiting[-1].time
         return self._waiting_bytes >= BUFFER_BYTES or last - self._waiting[0].time >= HOLD
 
@@ -305,15 +310,3 @@ def _batch(data: bytes | memoryview, count: int) -> bytes:
     packer = msgpack.Packer()
     head = packer.pack_map_header(2) + packer.pack("count") + packer.pack(count)
     return b"".join((head, packer.pack("data"), b"\xc6", len(data).to_bytes(4, "big"), data))
-
-
-def now() -> int:
-    """ns of CLOCK_BOOTTIME, the clock of the probes."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def read_boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from agentwatch.errors import AgentwatchError, JournalError
 from agentwatch.sinks import ocsf, segments
 from agentwatch.sinks.frames import Frame, Gap, Kill, Verdict
-from agentwatch.sinks.reader import Host
+from agentwatch.sinks.host import Host, now, this_host
 
 
 class Findings:
@@ -19,16 +20,21 @@ class Findings:
     nothing is found out: the file is opened anew when its name means another one.
     """
 
-    def __init__(self, path: Path, host: Host) -> None:
+    def __init__(self, path: Path, host: Host | None = None) -> None:
         """Raises PermissionDenied or JournalError when the file cannot be opened."""
         self._path = path
-        self._host = host
+        self._host = host or this_host()
         self._fd = self._open()
 
     def write(self, frame: Frame) -> bool:
-        """Append a frame that is a finding; False when it is none. Raises JournalError."""
+        """Append a frame that is a finding; False when it is none. Raises JournalError.
+
+        A frame without a time is of this moment.
+        """
         if not is_finding(frame):
             return False
+        if not frame.time:
+            frame = replace(frame, time=now())
         line = ocsf.dumps(ocsf.from_frame(frame, self._host)).encode() + b"\n"
         try:
             if self._moved():

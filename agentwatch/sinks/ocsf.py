@@ -31,8 +31,9 @@ from agentwatch.sinks.frames import (
     Verdict,
     type_name,
 )
+from agentwatch.sinks.host import Host
 from agentwatch.sinks.ocsf_activity import Object
-from agentwatch.sinks.reader import Entry, Host
+from agentwatch.sinks.reader import Entry
 
 VERSION = "1.8.0"
 SEVERITIES = {"info": 1, "low": 2, "medium": 3, "high": 4, "critical": 5}

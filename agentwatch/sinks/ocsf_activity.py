@@ -17,7 +17,7 @@ from agentwatch.events import (
     error_name,
 )
 from agentwatch.lineage import Image
-from agentwatch.sinks.reader import Host
+from agentwatch.sinks.host import Host
 
 PENDING = ("EINPROGRESS", "EINTR", "EALREADY")
 """A connect that goes on after the call."""

@@ -22,25 +22,16 @@ from agentwatch.mounts import Mounts
 from agentwatch.sinks import frames, segments
 from agentwatch.sinks.fieldtable import FieldTable, split
 from agentwatch.sinks.frames import EventRef, Frame, Header, Verdict
+from agentwatch.sinks.host import Host
 from agentwatch.sinks.segments import Chain
 from agentwatch.sinks.verify import Problem, Step, examine
+
+__all__ = ["Entry", "Host", "Reader", "read"]
 
 AHEAD_BYTES = 4 << 20
 AHEAD_FRAMES = 512
 ORDER = 8192
 """Records of two rings and several CPUs are put in order within this many."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """Whose clock. offset: ns to add to CLOCK_BOOTTIME for ns since the epoch."""
-
-    boot_id: str = ""
-    name: str = ""
-    offset: int = 0
-
-    def wall(self, time: int) -> int:
-        return time + self.offset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +147,8 @@ class _Reading:
         if isinstance(frame, frames.Start):
             self._run += 1
         elif isinstance(frame, frames.Session):
-            self._agents[frame.session] = frame.agent
+            if frame.agent:
+                self._agents[frame.session] = frame.agent
         elif isinstance(frame, frames.AgentAdded):
             self._agents.setdefault(frame.session, frame.agent)
         elif isinstance(frame, Verdict) and frame.event.sequence:

@@ -274,6 +274,19 @@ def test_past_the_bound_records_give_way_and_are_counted(
     assert verify(tmp_path / "j")[0].intact
 
 
+def test_a_batch_that_has_no_room_at_all_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Larger than everything that may wait: it is lost, and the gap says so."""
+    journal = opened(tmp_path / "j")
+    monkeypatch.setattr("agentwatch.sinks.journal.WAITING_MAX", 10)
+    journal.records(Records().open("/f"), 1)
+    monkeypatch.undo()
+    journal.close()
+    gaps = [frame for frame in written_frames(tmp_path / "j") if isinstance(frame, Gap)]
+    assert [gap.count for gap in gaps] == [1]
+
+
 def test_a_full_disk_has_a_remedy(tmp_path: Path) -> None:
     """/dev/full answers ENOSPC as a full disk does; the message says what to do."""
     journal = opened(tmp_path / "j")

@@ -189,6 +189,13 @@ def test_a_changed_length_is_tampering_and_not_a_cut(journal: Path) -> None:
     assert reader.problems
 
 
+def test_frames_behind_a_long_hole_are_found(journal: Path) -> None:
+    """However much was overwritten, reading goes on with the first whole frame behind it."""
+    rewrite(segment(journal), lambda parts: [*parts[:5], b"\xff" * 200_001, *parts[5:]])
+    assert [what for what, _ in found(journal)] == ["tampered"]
+    assert len(paths_read(journal)[0]) == COUNT
+
+
 def test_a_clean_cut_at_the_end_is_shown_as_not_closed(journal: Path) -> None:
     """Without its last frames a chain has no stop frame: that is said, though nothing proves it."""
     rewrite(segment(journal), lambda parts: parts[:-3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from agentwatch.sinks.frames import (
 from agentwatch.sinks.frames import (
     Records as RecordsFrame,
 )
+from agentwatch.sinks.host import Host, now
 from agentwatch.sinks.jsonl import Findings
-from agentwatch.sinks.reader import Host
 from agentwatch.testing import AGENT, Records
 
 HOST = Host(boot_id="boot", name="box", offset=1_700_000_000_000_000_000)
@@ -277,6 +278,15 @@ def test_findings_are_appended_one_to_a_line(tmp_path: Path) -> None:
         findings.close()
     assert [one["class_uid"] for one in lines(path)] == [2004] * 4
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_finding_without_a_time_is_of_this_moment(tmp_path: Path) -> None:
+    """Frames may leave their time to the sinks; on this host it is the time of day."""
+    findings = Findings(tmp_path / "f")
+    findings.write(Gap(stage="ring", count=1))
+    findings.write(Gap(time=now(), stage="ring", count=1))
+    findings.close()
+    assert all(abs(one["time"] / 1000 - time.time()) < 5 for one in lines(tmp_path / "f"))
 
 
 def test_a_rotated_findings_file_is_opened_anew(tmp_path: Path) -> None:

@@ -1,0 +1,20 @@
+#!/bin/sh
+# usage: work.sh BARE-REPOSITORY PROGRAMS SCRATCH
+#
+# What completeness is measured on: a clone and a C build, then programs that open, execute and connect
+# in every way there is.
+set -eu
+cd "$3"
+git clone --quiet "$1" source
+cd source
+# As out of a tarball: nothing that autotools made is older than what it was made of.
+git ls-files -z | xargs -0 touch -d @1000000000
+./configure --quiet --disable-nls
+make --silent -j2 MAKEINFO=true
+./hello
+cd ..
+for program in opens execs connects; do
+	gcc -O2 -Wall -Wextra -Werror -pthread -o "$program" "$2/$program.c"
+	mkdir "$program.d"
+	(cd "$program.d" && "../$program")
+done

@@ -1,0 +1,246 @@
+"""Witnesses and what the probes saw of them.
+
+A witness is a child process that waits at a gate until it is tagged, then acts, and tells the truth
+about what it did: one JSON value a line on its standard output, by `tell` or printed by a program
+of programs/. A recording is what the probes recorded meanwhile; the tests compare the two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+from agentwatch import abi
+from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.kernel.probes import Probes
+from agentwatch.mounts import Mounts
+
+PATIENCE = 10  # s that a witness may take
+QUIET = 0.1  # s without a record: there will be none
+
+Act = Callable[[], object]
+Kind = TypeVar("Kind", bound=Event)
+_libc = ctypes.CDLL(None, use_errno=True)  # opened here: a witness must not open anything for it
+
+
+def call(number: int, *arguments: Any) -> int:
+    """A raw system call: its result, or -errno. bytes are passed by their address."""
+    ctypes.set_errno(0)
+    words = [a if isinstance(a, bytes | ctypes.Array) else ctypes.c_long(a) for a in arguments]
+    result: int = _libc.syscall(ctypes.c_long(number), *words)
+    return -ctypes.get_errno() if result == -1 else result
+
+
+def tell(value: object) -> None:
+    """In a witness: one line of truth."""
+    os.write(1, json.dumps(value).encode() + b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record, decoded, with the bits that events do not carry."""
+
+    event: Event
+    flags: int
+    ring: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """All records of one session, by time, beside what its processes told."""
+
+    session: ProcessKey
+    status: int
+    told: tuple[Any, ...]
+    records: tuple[Record, ...]
+
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        return [r.event for r in self.records if isinstance(r.event, kind)]
+
+    @property
+    def opens(self) -> list[Open]:
+        return self.of(Open)
+
+    @property
+    def execs(self) -> list[Exec]:
+        return self.of(Exec)
+
+    @property
+    def forks(self) -> list[Fork]:
+        return self.of(Fork)
+
+    @property
+    def exits(self) -> list[Exit]:
+        return self.of(Exit)
+
+    @property
+    def connects(self) -> list[Connect]:
+        """Of connect(2) alone; `syns` are apart."""
+        return [event for event in self.of(Connect) if not event.syn]
+
+    @property
+    def syns(self) -> list[Connect]:
+        return [event for event in self.of(Connect) if event.syn]
+
+    def opened(self, asked: str) -> Open:
+        """The one open that asked for this name."""
+        (found,) = [event for event in self.opens if event.asked == asked]
+        return found
+
+
+@dataclass(slots=True)
+class Witness:
+    """A child at its gate. Killed at the end of the test if it is still there."""
+
+    pid: int
+    gate: int
+    telling: int
+    session: ProcessKey | None = None
+    status: int | None = None
+    _heard: bytearray = field(default_factory=bytearray)
+
+    def go(self) -> None:
+        os.write(self.gate, b"!")
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        return tuple(json.loads(line) for line in bytes(self._heard).splitlines())
+
+    def hear(self, lines: int) -> tuple[Any, ...]:
+        """Waits until this many lines were told; all of them."""
+        return self._listen(lambda: self._heard.count(b"\n") >= lines)
+
+    def finish(self) -> int:
+        """Waits until it and all that share its standard output are gone; its wait status."""
+        self._listen(lambda: False)
+        if self.status is None:
+            self.status = os.waitpid(self.pid, 0)[1]
+        return self.status
+
+    def _listen(self, enough: Callable[[], bool]) -> tuple[Any, ...]:
+        limit = time.monotonic() + PATIENCE
+        while not enough():
+            ready, _, _ = select.select([self.telling], [], [], limit - time.monotonic())
+            assert ready, f"the witness is stuck; it told {bytes(self._heard)!r}"
+            heard = os.read(self.telling, 65536)
+            if not heard:
+                break
+            self._heard += heard
+        return self.told
+
+    def close(self) -> None:
+        if self.status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.gate)
+        os.close(self.telling)
+
+
+@contextmanager
+def witness(act: Act) -> Iterator[Witness]:
+    """A child that does `act` once its gate opens; told nothing, tagged by nobody."""
+    gate_read, gate_write = os.pipe()
+    telling_read, telling_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(gate_write)
+        os.close(telling_read)
+        _bear(act, gate_read, telling_write)
+    os.close(gate_read)
+    os.close(telling_write)
+    child = Witness(pid, gate_write, telling_read)
+    try:
+        yield child
+    finally:
+        child.close()
+
+
+def _bear(act: Act, gate: int, telling: int) -> NoReturn:
+    code = 1
+    try:
+        os.dup2(telling, 1)
+        os.close(telling)
+        if os.read(gate, 1):
+            os.close(gate)
+            act()
+            code = 0
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+class Recorder:
+    """Tags witnesses and collects what the probes record of them."""
+
+    def __init__(self, probes: Probes) -> None:
+        self.probes = probes
+        self.mounts = Mounts.read()
+        self._records: list[Record] = []
+
+    def record(self, act: Act) -> Recording:
+        """What one witness did, told beside recorded. Its exit code must be 0 if it runs `act` on."""
+        with witness(act) as child:
+            self.tag(child)
+            child.go()
+            child.finish()
+            return self.recording(child)
+
+    def tag(self, child: Witness) -> ProcessKey:
+        child.session = self.probes.tag(child.pid)
+        return child.session
+
+    def recording(self, child: Witness) -> Recording:
+        """Of a witness that has finished, and of everything it started."""
+        assert child.session is not None
+        assert child.status is not None
+        self.settle(child.session)
+        mine = [r for r in self._records if r.event.session == child.session]
+        mine.sort(key=lambda r: r.event.time)
+        return Recording(child.session, child.status, child.told, tuple(mine))
+
+    def settle(self, session: ProcessKey) -> None:
+        """Collects until every process of the session has ended, or nothing more comes."""
+        heard = time.monotonic()
+        while not self._ended(session) and time.monotonic() - heard < QUIET:
+            if self.collect():
+                heard = time.monotonic()
+            else:
+                time.sleep(0.002)
+
+    def _ended(self, session: ProcessKey) -> bool:
+        mine = [r.event for r in self._records if r.event.session == session]
+        begun = {session} | {event.child for event in mine if isinstance(event, Fork)}
+        return begun == {event.process for event in mine if isinstance(event, Exit)}
+
+    def collect(self) -> list[Record]:
+        """The records that came since the last look, lifecycle first."""
+        found = []
+        for name, ring in (("lifecycle", self.probes.lifecycle), ("activity", self.probes.activity)):
+            for raw in ring.records():
+                _, _, flags = abi.peek(raw)
+                found.append(Record(abi.decode(raw, self.mounts.name), flags, name))
+            ring.release()
+        self._records += found
+        return found
+
+    def quiet(self) -> list[Record]:
+        """Everything recorded up to now, of whatever session, once nothing more comes."""
+        found, heard = [], time.monotonic()
+        while time.monotonic() - heard < QUIET:
+            new = self.collect()
+            if new:
+                found += new
+                heard = time.monotonic()
+            time.sleep(0.002)
+        return found

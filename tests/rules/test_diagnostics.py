@@ -1,0 +1,510 @@
+"""Every code: the exact message, at the exact line and column, with the line and a caret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentwatch import admission
+from agentwatch.errors import RuleErrors
+from agentwatch.rules.diagnostics import CODES, Report, render
+from agentwatch.rules.model import Place
+from agentwatch.rules.read import MAX_BYTES
+
+HEAD = "schema: agentwatch/v1\n"
+RULE = """\
+schema: agentwatch/v1
+rules:
+  - id: a
+    on: {on}
+    match: {match}
+    action: {action}
+    because: b
+    tests: [{test}]
+"""
+HIT = "{hit: {path: /x}}"
+CONNECTED = "{hit: {addr: 192.0.2.1, port: 1}}"
+
+
+def rule(match: str, on: str = "read", action: str = "alert", test: str = HIT) -> str:
+    return RULE.format(match=match, on=on, action=action, test=test)
+
+
+def found(tmp_path: Path, text: str | bytes) -> list[str]:
+    """What is said about a file of this text, `line:col: severity[code]: message` each."""
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return diagnostics(tmp_path, path)
+
+
+def diagnostics(tmp_path: Path, *paths: Path) -> list[str]:
+    try:
+        said = admission.admit(paths, homes=("/home/dev",)).warnings
+    except RuleErrors as error:
+        said = error.diagnostics
+    return [
+        f"{d.line}:{d.column}: {d.severity}[{d.code}]: {d.message}".replace(f"{tmp_path}/", "")
+        for d in said
+    ]
+
+
+# (text of the file, what is said about it)
+CASES: list[tuple[str, str | bytes, list[str]]] = [
+    (
+        "AW102",
+        b"schema: agentwatch/v1\nlists: {a: [caf\xe9]}\n",
+        ["2:15: error[AW102]: the byte 0xe9 is not UTF-8; save the file as UTF-8"],
+    ),
+    (
+        "AW102",
+        HEAD + "lists: {a: ['\x1b[2J']}\n",
+        ["2:14: error[AW102]: the character U+001B is not allowed in YAML; remove it"],
+    ),
+    (
+        "AW103",
+        b"#" * (MAX_BYTES + 1),
+        ["0:0: error[AW103]: the file is larger than 4 MiB; split it"],
+    ),
+    (
+        "AW103",
+        HEAD + "lists: " + "[" * 100_000,
+        ["2:40: error[AW103]: this is nested more than 32 deep"],
+    ),
+    (
+        "AW104",
+        HEAD + "rules: 'x\n",
+        [
+            "3:1: error[AW104]: this is not YAML: "
+            "while scanning a quoted scalar: found unexpected end of stream"
+        ],
+    ),
+    (
+        "AW105",
+        rule("\n      path: *.x"),
+        [
+            '6:13: error[AW105]: YAML reads "*.x" as an alias, for it begins with "*"; '
+            "put it in quotes"
+        ],
+    ),
+    (
+        "AW105",
+        rule("{path: [/a, **/x]}"),
+        [
+            '5:24: error[AW105]: YAML reads "**/x" as an alias, for it begins with "*"; '
+            "put it in quotes"
+        ],
+    ),
+    (
+        "AW105",
+        rule("\n      path: ~"),
+        [
+            "6:13: error[AW105]: ~ alone is nothing (null) in YAML; "
+            'write "~/**" for every home directory'
+        ],
+    ),
+    (
+        "AW105",
+        rule("{port: 0443}", "connect", test=CONNECTED),
+        ["5:19: error[AW105]: 0443 is octal to some YAML readers and decimal to others; write 443"],
+    ),
+    (
+        "AW105",
+        rule("\n      path: {a,b}.pem"),
+        [
+            '6:13: error[AW105]: "{a,b}.pem" begins with "{", which opens a mapping in YAML; '
+            "put it in quotes"
+        ],
+    ),
+    (
+        "AW105",
+        rule("\n      path: {a,b}"),
+        ['6:13: error[AW105]: {a,b} is a mapping in YAML; put it in quotes: "{a,b}"'],
+    ),
+    (
+        "AW105",
+        rule("\n      path: [a-z]*.x"),
+        [
+            '6:13: error[AW105]: "[a-z]*.x" begins with "[", which opens a list in YAML; '
+            "put it in quotes"
+        ],
+    ),
+    (
+        "AW105",
+        HEAD + "rules:\n  - id: a\n    because: Use this: that\n",
+        [
+            '4:22: error[AW105]: the text after "because:" has a ": " in it, '
+            "which begins a new key in YAML; put it in quotes"
+        ],
+    ),
+    (
+        "AW105",
+        HEAD + "rules: @x\n",
+        ['2:8: error[AW105]: "@x" begins with "@", which YAML reserves; put it in quotes'],
+    ),
+    (
+        "AW105",
+        HEAD + "lists: {a: !x}\n",
+        [
+            '2:12: error[AW105]: text that begins with "!" is a tag to YAML; quote it',
+        ],
+    ),
+    (
+        "AW105",
+        HEAD + "rules:\n\t- id: a\n",
+        ["3:1: error[AW105]: YAML is indented with spaces; this line begins with a tab"],
+    ),
+    (
+        "AW106",
+        rule("{path: /x}") + "    action: deny\n",
+        ['9:5: error[AW106]: the key "action" is already on line 6'],
+    ),
+    ("AW201", rule("{pth: /x}"), ['5:13: error[AW201]: unknown field "pth". Did you mean "path"?']),
+    (
+        "AW201",
+        rule("{path: /x}") + "    becuase: c\n",
+        ['9:5: error[AW201]: a rule has no key "becuase". Did you mean "because"?'],
+    ),
+    ("AW202", HEAD + "rules: x\n", ['2:8: error[AW202]: "rules" must be a list, not text']),
+    (
+        "AW202",
+        "- a\n",
+        [
+            "1:1: error[AW202]: a rule file must be a mapping "
+            "(schema, lists, agents, defaults, rules, overrides), not a list"
+        ],
+    ),
+    (
+        "AW202",
+        rule("{path: /x}\n    unless: {path: /y}"),
+        ["6:14: error[AW202]: an exception has a name: unless: {some-name: {path: …}}"],
+    ),
+    (
+        "AW202",
+        HEAD + "---\nrules: []\n",
+        ["2:1: error[AW202]: a second document begins here; use a file for each"],
+    ),
+    (
+        "AW203",
+        "rules: []\n",
+        [
+            '1:1: error[AW203]: a rule file needs "schema": '
+            "write schema: agentwatch/v1 in the first line"
+        ],
+    ),
+    (
+        "AW203",
+        HEAD + "rules:\n  - {id: a, on: read, match: {path: /x}, action: alert}\n",
+        ['3:5: error[AW203]: a rule needs "because": one sentence for the person who meets it'],
+    ),
+    (
+        "AW204",
+        rule("{path: /x}", action="denny"),
+        [
+            '6:13: error[AW204]: "action" cannot be "denny"; it is allow, alert, deny or kill. '
+            'Did you mean "deny"?'
+        ],
+    ),
+    (
+        "AW204",
+        "schema: agentwatch/v2\n",
+        ['1:9: error[AW204]: "schema" cannot be "agentwatch/v2"; it is agentwatch/v1.'],
+    ),
+    (
+        "AW205",
+        rule("{path|startwith: /x}"),
+        ['5:13: error[AW205]: unknown modifier "|startwith". Did you mean "startswith"?'],
+    ),
+    (
+        "AW205",
+        rule("{addr|contains: '1'}", "connect", test=CONNECTED),
+        ["5:13: error[AW205]: addr does not take |contains; it takes |cidr"],
+    ),
+    (
+        "AW205",
+        rule("{path|all: [/x, /y]}"),
+        ["5:13: error[AW205]: |all needs |has, |contains or |re before it: path|contains|all"],
+    ),
+    (
+        "AW206",
+        rule("{path: /x}\n    count: {over: 5}"),
+        ['6:5: error[AW206]: "count" is not supported yet: rules judge one event at a time'],
+    ),
+    (
+        "AW206",
+        rule("{path: /x}", on="[read, listen]"),
+        ['4:16: error[AW206]: the kind "listen" is not supported yet: nothing reports it'],
+    ),
+    (
+        "AW206",
+        rule("{host: example.org}", "connect", test=CONNECTED),
+        [
+            '5:13: error[AW206]: the field "host" is not supported yet: '
+            "the name that was resolved to the address"
+        ],
+    ),
+    (
+        "AW206",
+        rule("{op: delete}", "change"),
+        [
+            "5:17: error[AW206]: op: delete is not supported yet; it is open, create or truncate",
+        ],
+    ),
+    (
+        "AW207",
+        rule("{path: '/x{a'}"),
+        [r"5:19: error[AW207]: `{` is not closed: write `\{` for the character"],
+    ),
+    (
+        "AW207",
+        rule("{port: https}", "connect", test=CONNECTED),
+        ['5:19: error[AW207]: "https" is no port; write 443 or "8000-8999"'],
+    ),
+    (
+        "AW207",
+        rule("{addr: 10.0.0.0/8}", "connect", test=CONNECTED),
+        [
+            '5:19: error[AW207]: "10.0.0.0/8" is no address; '
+            'write networks as addr|cidr: "10.0.0.0/8"'
+        ],
+    ),
+    (
+        "AW208",
+        rule("{path: /x, stdin: pipe}", "[exec, read]"),
+        ['5:23: error[AW208]: read has no field "stdin"; exec has'],
+    ),
+    (
+        "AW301",
+        rule("{path: /x}") + rule("{path: /x}").split("rules:\n")[1],
+        ['9:9: error[AW301]: the rule "a" is already defined in r.yaml, line 3'],
+    ),
+    (
+        "AW301",
+        HEAD + "lists: {own: [/a]}\n",
+        ["2:9: error[AW301]: $own is given by agentwatch; choose another name"],
+    ),
+    (
+        "AW302",
+        rule("{path: [$cloudkeys]}") + "lists: {cloud_keys: [/x]}\n",
+        ['5:20: error[AW302]: there is no list "cloudkeys". Did you mean "cloud_keys"?'],
+    ),
+    (
+        "AW302",
+        rule("{path: /x}\n    agents: [codx]") + "agents: [{id: codex, exec: /opt/codex}]\n",
+        ['6:14: error[AW302]: there is no agent "codx". Did you mean "codex"?'],
+    ),
+    (
+        "AW302",
+        rule("{path: /x}") + "overrides: {b.c: {action: alert}}\n",
+        ['9:13: error[AW302]: there is no rule "b.c".'],
+    ),
+    (
+        "AW303",
+        rule("{path: /a/../b}"),
+        [
+            '5:19: error[AW303]: this can never match: names have no ".", ".." or "//" in them '
+            "once links are resolved"
+        ],
+    ),
+    (
+        "AW303",
+        rule("{port: 70000}", "connect", test=CONNECTED),
+        [
+            "5:19: error[AW303]: this can never match: "
+            "ports are 1 to 65535, the lower end of a range first"
+        ],
+    ),
+    (
+        "AW303",
+        rule("{path: []}"),
+        ["5:19: error[AW303]: this can never match: path has no values"],
+    ),
+    (
+        "AW303",
+        rule("{path: /x}\n    unless: {all: {path: [/x, /y]}}"),
+        ['3:9: error[AW303]: this can never match: exception "all" carves out all of it'],
+    ),
+    (
+        "AW303",
+        rule("{unix: /run/x, port: 1}", "connect", test=CONNECTED),
+        [
+            "5:13: error[AW303]: this can never match: "
+            "a connection has either a unix socket or an address"
+        ],
+    ),
+    (
+        "AW304",
+        rule('{path: "/**"}', "change", "deny"),
+        [
+            "5:13: error[AW304]: a deny that matches everything belongs in defaults: "
+            "defaults: {AGENT: {change: deny}}"
+        ],
+    ),
+    (
+        "AW305",
+        HEAD + "agents:\n  - {id: x, exec: '/usr/bin/{x,bash}'}\n",
+        ['3:19: error[AW305]: "/usr/bin/{x,bash}" covers /usr/bin/bash, which is no agent'],
+    ),
+    (
+        "AW306",
+        HEAD + "agents:\n  - {id: x, exec: '**/bin/x*'}\n",
+        [
+            '3:19: error[AW306]: "**/bin/x*" has no component the kernel could look for: '
+            'write out one that is the agent\'s own, like "**/bin/claude"'
+        ],
+    ),
+    (
+        "AW307",
+        rule("{path: .env}"),
+        ['5:19: error[AW307]: ".env" matches nothing, for names are absolute; write "**/.env"'],
+    ),
+    (
+        "AW307",
+        rule("{path: ~/.aws/}"),
+        [
+            '5:19: error[AW307]: "~/.aws/" matches nothing, for no name ends in a slash; '
+            'write "~/.aws/**"'
+        ],
+    ),
+    (
+        "AW308",
+        rule("{path: $one}") + "lists: {one: [/x, $two], two: [$one]}\n",
+        [
+            '9:19: error[AW308]: the list "two" contains itself',
+            '9:32: error[AW308]: the list "one" contains itself',
+        ],
+    ),
+    (
+        "AW310",
+        rule("{path: /x}\n    without_hook: refuse", action="deny"),
+        [
+            "3:9: error[AW310]: rule a says `without_hook: refuse`, and read cannot be prevented "
+            "here: write `without_hook: kill` or `alert`"
+        ],
+    ),
+    (
+        "AW401",
+        rule("{path: /y}"),
+        [
+            "8:13: error[AW401]: the test of a fails for read: expected hit, got miss; "
+            "path does not match"
+        ],
+    ),
+    (
+        "AW402",
+        rule("{path: /x}", test="{hit: {}}"),
+        ["8:19: error[AW402]: this test is not finished: hit: needs the fields of an event"],
+    ),
+    (
+        "AW402",
+        rule("{path: /x}", test="{event: {path: /x}}"),
+        [
+            "8:13: error[AW402]: this test is not finished: "
+            "verdict: says what is expected of the event: beside it"
+        ],
+    ),
+    (
+        "AW501",
+        rule("{path: /x}", test=""),
+        ['3:9: warning[AW501]: the rule "a" has no tests; give it a hit and a miss'],
+    ),
+    (
+        "AW502",
+        rule("{path: /x}", action="allow"),
+        [
+            "3:9: warning[AW502]: nothing denies read by default, so this allows nothing new",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_a_mistake_is_answered_where_it_is(
+    tmp_path: Path, text: str | bytes, said: list[str]
+) -> None:
+    """Nothing but this is said, with this line and column."""
+    assert found(tmp_path, text) == said
+
+
+ELSEWHERE = {"AW101", "AW309"}
+
+
+def test_every_code_is_answered_for() -> None:
+    """A code without a test here, or a test without a code, is a mistake."""
+    assert {code for code, _, _ in CASES} | ELSEWHERE == set(CODES)
+    assert all(code in said[0] for code, _, said in CASES)
+
+
+def test_a_missing_file_and_an_empty_directory_are_errors(tmp_path: Path) -> None:
+    """AW101: no path given is ever passed over."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    missing, gone = tmp_path / "gone.yaml", tmp_path / "link.yaml"
+    gone.symlink_to("nowhere")
+    assert diagnostics(tmp_path, empty, missing, gone) == [
+        "0:0: error[AW101]: the directory holds no rule files (*.yaml); give another one, or files",
+        "0:0: error[AW101]: cannot read it: No such file or directory. "
+        "Check the path and its permissions.",
+        "0:0: error[AW101]: cannot read it: No such file or directory. "
+        "Check the path and its permissions.",
+    ]
+
+
+def test_an_unreadable_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AW101: a file among readable ones is not passed over; here it is a directory named so."""
+    (tmp_path / "d.yaml").mkdir()
+    assert diagnostics(tmp_path, tmp_path) == [
+        "0:0: error[AW101]: cannot read it: Is a directory. Check the path."
+    ]
+
+
+def test_overrides_are_refused_in_files_that_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AW309: what a package brings cannot change other rules behind an administrator's back."""
+    monkeypatch.setattr("agentwatch.rules.load.VENDOR", tmp_path)
+    text = rule("{path: /x}") + "overrides:\n  a: {action: deny}\n"
+    assert found(tmp_path, text) == [
+        "10:3: error[AW309]: overrides are for local files; change the rule itself"
+    ]
+
+
+def test_all_errors_of_all_files_come_in_one_run(tmp_path: Path) -> None:
+    """A person fixes everything once, not one thing after the other."""
+    one, two, three = (tmp_path / f"{name}.yaml" for name in ("one", "two", "three"))
+    one.write_text(
+        rule("{pth: /x}") + "  - id: b\n    on: red\n    action: alert\n    because: c\n"
+    )
+    two.write_text("rules: *x\n")
+    three.write_text(rule('{path: "/**"}', action="kill").replace("id: a", "id: c"))
+    codes = [line.split("[")[1][:5] for line in diagnostics(tmp_path, one, two, three)]
+    assert codes == ["AW201", "AW204", "AW304", "AW105"]
+
+
+def test_a_finding_shows_its_line_with_a_caret() -> None:
+    """Tabs stay tabs so that the caret stands under the column; nothing steers the terminal."""
+    report = Report()
+    report.source("r.yaml", "a\n\tb: \x1b[2J c\n")
+    report.error("AW201", Place("r.yaml", 2, 5), "unknown")
+    assert render(report.all[0]) == (
+        "r.yaml:2:5: error[AW201]: unknown\n    \tb: \N{REPLACEMENT CHARACTER}[2J c\n    \t   ^"
+    )
+
+
+def test_what_anchors_stand_for_is_bounded(tmp_path: Path) -> None:
+    """A small file that means billions of values is refused before they are made."""
+    rows = [f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 20)]
+    text = "\n".join([HEAD + "lists:", "  l0: &l0 [/x]", *rows, ""])
+    (said,) = found(tmp_path, text)
+    assert said.startswith("9:")
+    assert said.endswith(
+        "error[AW103]: the file stands for more than 500000 values; use fewer or no anchors"
+    )
+
+
+def test_an_anchor_is_fine(tmp_path: Path) -> None:
+    """Anchors themselves are YAML that people use."""
+    text = rule("{path: &p /x}", test="{hit: {path: *p}}")
+    assert found(tmp_path, text) == []

@@ -1,0 +1,60 @@
+"""The one table of fields: the engine can judge all of it, and the documentation says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentwatch.engine import Engine
+from agentwatch.rules import fields, sample
+from agentwatch.rules.model import KINDS, Condition, Match, Place, Rule, Ruleset
+
+VALUES = {
+    "path": ("/x", "/x"),
+    "unix": ("/x", "/x"),
+    "argv": ("a", ("a",)),
+    "address": ("192.0.2.1", "192.0.2.1"),
+    "agent": ("stub", "stub"),
+    "number": ("7", 7),
+    "port": ("7", 7),
+    "flag": ("true", "true"),
+}
+PLACE = Place("test.yaml", 1, 1)
+CASES = [
+    (field, kind, word)
+    for field in fields.FIELDS
+    if not field.later and field.name != "starts_agent"
+    for kind in field.kinds
+    for word in field.words or ("",)
+]
+
+
+@pytest.mark.parametrize(("field", "kind", "word"), CASES, ids=str)
+def test_every_field_is_judged_and_can_be_tested(field: fields.Field, kind: str, word: str) -> None:
+    """A condition on it holds for an event made with its value, and for none made without."""
+    rule_value, event_value = (word, word) if word else VALUES[field.type]
+    condition = Condition(field.name, (rule_value,))
+    engine = Engine(Ruleset(rules=(Rule("r", (kind,), Match((condition,)), "alert", PLACE),)))
+    with_it = {field.name: event_value}
+    if field.name == "argv":
+        with_it = {"argv": ("a",)}
+    made = sample.samples(kind, with_it, (), None)
+    assert any(engine.judge(one.event, one.actor).rule == "r" for one in made)
+    if field.name not in ("access", "op", "process.role", "anonymous"):
+        without = sample.samples(kind, {}, (), None)
+        assert all(engine.judge(one.event, one.actor).rule is None for one in without)
+
+
+def test_a_name_means_one_type_everywhere() -> None:
+    """`path` of an exec and of a read are matched alike."""
+    types: dict[str, set[str]] = {}
+    for field in fields.FIELDS:
+        types.setdefault(field.name, set()).add(field.type)
+        assert set(field.kinds) <= set(KINDS)
+    assert all(len(found) == 1 for found in types.values())
+
+
+def test_the_reference_in_the_documentation_is_the_table(repository: Path) -> None:
+    """docs/rules.md has the table as fields.reference() writes it."""
+    assert fields.reference() in (repository / "docs" / "rules.md").read_text()

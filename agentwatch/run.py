@@ -8,6 +8,7 @@ output: `watching` when the gate may open, `ended STATUS` when CMD has ended.
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import select
@@ -41,6 +42,15 @@ class Person:
     home: str
     shell: str
     changes: bool
+
+    @property
+    def own_group(self) -> int | None:
+        """Their group, where it is theirs alone by Debian's convention: it has their name."""
+        try:
+            private = self.uid and grp.getgrgid(self.gid).gr_name == self.name
+        except KeyError:
+            return None
+        return self.gid if private else None
 
 
 def invoking_person(environment: Mapping[str, str]) -> Person:

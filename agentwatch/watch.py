@@ -130,6 +130,8 @@ class Watch:
             handled += count
             if not count:
                 break
+        if handled:
+            self._written(self.journal.flush)
         if time.monotonic() - self._checked >= CHECK:
             self.check()
         return handled

@@ -99,7 +99,7 @@ def run(**given: Any) -> None:
     command = running.Command(options.command, person)
     try:
         with ExitStack() as stack:
-            watched = _Watched(stack, options, command.pid, person.name)
+            watched = _Watched(stack, options, command.pid, person)
             command.open()
             code = watched.follow(running.OwnEnding(command))
     except BaseException:
@@ -118,7 +118,7 @@ def watch_for(pid: int, **given: Any) -> None:
     if os.stat(f"/proc/{pid}").st_uid != person.uid:
         raise UsageError(f"process {pid} is not {person.name}'s", "use `agentwatch run`")
     with ExitStack() as stack:
-        watched = _Watched(stack, options, pid, person.name)
+        watched = _Watched(stack, options, pid, person)
         click.echo("watching")
         sys.stdout.flush()
         watched.follow(running.ToldEnding(sys.stdin.buffer))
@@ -177,7 +177,9 @@ class _JsonLines:
 class _Watched:
     """Everything a watched command needs, each closed by `stack` in reverse."""
 
-    def __init__(self, stack: ExitStack, options: Options, pid: int, user: str) -> None:
+    def __init__(
+        self, stack: ExitStack, options: Options, pid: int, person: running.Person
+    ) -> None:
         begun = time.monotonic()
         host = Host()
         paths = [Path(path) for path in options.rules] or default_paths()
@@ -186,7 +188,9 @@ class _Watched:
         compiled = time.monotonic() - begun
         agents = _agents(options.agent, ruleset)
         mounts = Mounts.read()
-        journal = Journal.open(Path(options.journal), boot_id=read_boot_id(), mounts=mounts)
+        journal = Journal.open(
+            Path(options.journal), boot_id=read_boot_id(), mounts=mounts, group=person.own_group
+        )
         self._journal = journal
         stack.callback(journal.close)
         try:
@@ -205,7 +209,7 @@ class _Watched:
             take = snapshots(self._watch, compiled)
             server = metrics.serve(*_address(options.metrics), take)
             stack.callback(server.close)
-        self._begin(options, pid, user, agents)
+        self._begin(options, pid, person.name, agents)
 
     def _begin(self, options: Options, pid: int, user: str, agents: tuple[str, ...]) -> None:
         watch = self._watch

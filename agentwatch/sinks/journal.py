@@ -75,16 +75,18 @@ class Journal:
         mounts: Mounts | None = None,
         host: str | None = None,
         name: str | None = None,
+        group: int | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         fsync: float | None = 1.0,
     ) -> Journal:
         """A writer's chain in DIR: DIR/name, by default DIR/run-TIME-PID; an old one is continued.
 
-        fsync: seconds between two of them at most; None leaves it to the kernel. Raises
+        group: whose members may read the chain. fsync: seconds between two of them at most; None
+        leaves it to the kernel. Raises
         PermissionDenied and JournalError, each with a remedy; the first segment exists afterwards.
         """
         name = name or f"run-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
-        fd, path = segments.make_directory(Path(directory), name)
+        fd, path = segments.make_directory(Path(directory), name, group)
         segments.hold(fd)
         identity = _Identity(
             read_boot_id() if boot_id is None else boot_id,

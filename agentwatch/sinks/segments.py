@@ -1,8 +1,9 @@
 """Where journals lie: DIR/CHAIN/00000001.journal, 00000002.journal, ...
 
 A chain belongs to one writer: DIR/run-TIME-PID for `agentwatch run`, DIR/daemon for the daemon.
-Directories are 0750 and files 0640, made by the writer's own user, which nobody else may replace:
-everything is opened relative to directories that were checked, without following links.
+Chains are 0750 and files 0640, made by the writer's own user, which nobody else may replace:
+everything is opened relative to directories that were checked, without following links. A chain
+whose group is somebody's own can be read by that person; then DIR shows the names of its chains.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from agentwatch.errors import AgentwatchError, JournalError, PermissionDenied
 
 DEFAULT_DIRECTORY = Path("/var/log/agentwatch")
 DIRECTORY_MODE = 0o750
+SHARED_MODE = 0o755  # DIR, where chains belong to several people
 FILE_MODE = 0o640
 
 _SEGMENT = re.compile(r"(\d{8})\.journal")
@@ -67,10 +69,18 @@ def chains(directory: Path) -> tuple[Chain, ...]:
         inside = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir())
     except OSError as error:
         raise unreadable(directory, error) from None
-    found = tuple(c for c in (_chain(directory / name) for name in inside) if c is not None)
-    if not found:
+    found, refused = [], None
+    for name in inside:
+        try:
+            found.append(_chain(directory / name))
+        except PermissionDenied as error:  # somebody else's
+            refused = error
+    readable = tuple(chain for chain in found if chain is not None)
+    if refused is not None and not readable:
+        raise refused
+    if not readable:
         raise JournalError(f"there is no journal in {directory}", "name another with --journal DIR")
-    return found
+    return readable
 
 
 def _chain(directory: Path) -> Chain | None:
@@ -94,16 +104,20 @@ def unreadable(path: Path, error: OSError) -> AgentwatchError:
     return JournalError(f"{path} cannot be read: {error.strerror}", "name a journal directory")
 
 
-def make_directory(directory: Path, name: str) -> tuple[int, Path]:
+def make_directory(directory: Path, name: str, group: int | None = None) -> tuple[int, Path]:
     """Make (or open) DIR and DIR/name; (descriptor of DIR/name, its path).
 
-    Raises PermissionDenied, or JournalError where somebody else could change the journal.
+    group: whose members may read the chain, its files to come included. Raises PermissionDenied, or JournalError where somebody else could change the journal.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        outer = _enter(str(directory), None, directory)
+        mode = DIRECTORY_MODE if group is None else SHARED_MODE
+        outer = _enter(str(directory), None, directory, mode)
         try:
             inner = _enter(name, outer, directory / name)
+            if group is not None:
+                os.fchown(inner, -1, group)
+                os.fchmod(inner, DIRECTORY_MODE | stat.S_ISGID)
         finally:
             os.close(outer)
     except OSError as error:
@@ -111,17 +125,17 @@ def make_directory(directory: Path, name: str) -> tuple[int, Path]:
     return inner, directory / name
 
 
-def _enter(name: str, above: int | None, path: Path) -> int:
+def _enter(name: str, above: int | None, path: Path, mode: int = DIRECTORY_MODE) -> int:
     """Open a directory, making it if need be, and make sure that it is the writer's own."""
     try:
-        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
+        os.mkdir(name, mode, dir_fd=above)
         made = True
     except FileExistsError:
         made = False
     fd = os.open(name, _LIST | (os.O_NOFOLLOW if above is not None or made else 0), dir_fd=above)
     try:
         if made:
-            os.fchmod(fd, DIRECTORY_MODE)
+            os.fchmod(fd, mode)
         _check_owner(os.fstat(fd), path)
     except BaseException:
         os.close(fd)

@@ -67,12 +67,12 @@ static void deep(void)
 	static char whole[4096];
 	int top = open(".", O_DIRECTORY), dir = dup(top), next;
 
-	for (int i = 0; i < 130; i++) {
+	for (int i = 0; i < 180; i++) {
 		mkdirat(dir, "a-directory-far-below", 0700);
 		next = openat(dir, "a-directory-far-below", O_DIRECTORY);
 		close(dir);
 		dir = next;
-		if (strlen(whole) + 24 < sizeof(whole))
+		if (strlen(whole) + 30 < sizeof(whole))
 			strcat(whole, "a-directory-far-below/");
 	}
 	strcat(whole, "file");

@@ -1,0 +1,134 @@
+"""agentwatch and strace watch the same build, and tell the same of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from agentwatch.events import Event, ProcessKey
+from agentwatch.sinks.frames import EventRef, Gap, Session
+from agentwatch.sinks.reader import Entry, read
+from tests.completeness import strace
+from tests.completeness.comparison import KINDS, Comparison, compare
+
+pytestmark = pytest.mark.completeness
+
+HERE = Path(__file__).parent
+RULES = """\
+schema: agentwatch/v1
+rules:
+  - id: nothing
+    title: A rule that nothing here breaks
+    on: exec
+    match: {path: /nonexistent}
+    action: alert
+    severity: low
+    because: A watch has rules.
+    tests: [{hit: {path: /nonexistent}}]
+"""
+UNMOUNT = """
+for place in /sys/kernel/debug/tracing /sys/kernel/debug /sys/kernel/tracing; do
+    while mountpoint -q "$place"; do umount "$place" || exit 1; done
+done
+exec "$@"
+"""
+MOUNT = """
+mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing || exit 1
+exec "$@"
+"""
+
+
+@pytest.fixture(scope="session")
+def bare_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources of Debian's `hello`, as a bare repository to clone from."""
+    fetched = subprocess.run(
+        [repository / "packaging" / "apt" / "source", "hello"],
+        check=True, stdout=subprocess.PIPE, text=True, timeout=300,
+    )  # fmt: skip
+    top = tmp_path_factory.mktemp("hello")
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "gc.auto=0"]
+    git = ["git", f"--git-dir={top}", f"--work-tree={fetched.stdout.strip()}", *who]
+    for verb in (["init", "-q"], ["add", "-A", "-f"], ["commit", "-q", "-m", "sources"]):
+        subprocess.run([*git, *verb], check=True, timeout=60)
+    subprocess.run(["git", f"--git-dir={top}", "config", "core.bare", "true"], check=True)
+    return top
+
+
+def watched(place: Path, agentwatch: Path, source: Path, namespace: str) -> list[Entry]:
+    """Runs work.sh under strace under agentwatch; the journal's entries."""
+    for name in ("rules", "scratch"):
+        (place / name).mkdir()
+    (place / "rules" / "rules.yaml").write_text(RULES)
+    work = [HERE / "work.sh", source, HERE / "programs", place / "scratch"]
+    traced = ["strace", *strace.OPTIONS, "-o", place / "strace", *work]
+    ours = [agentwatch, "run", "--rules", place / "rules", "--journal", place / "journal", "--"]
+    private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", namespace, "sh"]
+    ended = subprocess.run(
+        [*private, *ours, *traced],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(place), "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        errors="replace", timeout=900,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    reader = read(place / "journal")
+    entries = list(reader)
+    assert not reader.problems
+    return entries
+
+
+def of_command(entries: Iterable[Entry]) -> list[Event]:
+    """Events of CMD's processes: all of the session but those of its first one, strace itself."""
+    session = next(e.frame.session for e in entries if isinstance(e.frame, Session))
+    events = [entry.event for entry in entries if entry.event is not None]
+    assert {event.session for event in events} == {session}
+    return [event for event in events if event.process != session]
+
+
+def holes(entries: Iterable[Entry]) -> int:
+    """Sequence numbers that never arrived, counted per ring and CPU."""
+    numbers: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for entry in entries:
+        if entry.event is not None:
+            ref = EventRef.of(entry.event)
+            numbers[ref.ring, ref.cpu].append(ref.sequence)
+    return sum(max(found) - len(set(found)) for found in numbers.values())
+
+
+def report(title: str, outcome: Comparison, entries: list[Entry]) -> str:
+    gaps = [e.frame for e in entries if isinstance(e.frame, Gap)]
+    events = sum(e.event is not None for e in entries)
+    lines = [f"\n{title}: {events} events, {outcome.syns} of them first packets of TCP"]
+    lines += [outcome.table()]
+    lines += [f"loss: {sum(g.count for g in gaps)} in {len(gaps)} gaps, {holes(entries)} holes"]
+    lines += [f"  {d.what} {d.kind} of {d.tid}: {d.said:.600}" for d in outcome.differences[:20]]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("tracefs", ["with tracefs", "without tracefs"])
+def test_a_build_is_journaled_as_strace_sees_it(
+    tracefs: str,
+    tmp_path: Path,
+    agentwatch: Path,
+    bare_repository: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every exec, open and connect that strace reports is in the journal, and nothing else is."""
+    namespace = MOUNT if tracefs == "with tracefs" else UNMOUNT
+    entries = watched(tmp_path, agentwatch, bare_repository, namespace)
+    with (tmp_path / "strace").open(encoding="ascii") as lines:
+        outcome = compare(strace.calls(lines), of_command(entries))
+    said = report(tracefs, outcome, entries)
+    with capsys.disabled():
+        print(said)
+    assert all(outcome.strace[kind] for kind in KINDS), said
+    assert outcome.strace["open"] > 10_000, said
+    assert outcome.strace["exec"] > 500, said
+    assert not outcome.differences, said
+    assert not [e.frame for e in entries if isinstance(e.frame, Gap)], said
+    assert holes(entries) == 0, said
+    assert ProcessKey(os.getpid(), 0) not in {e.event.process for e in entries if e.event}

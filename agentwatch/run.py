@@ -3,7 +3,8 @@
 CMD is forked first and held at a gate, as the person who asked for it and with their terminal,
 environment and working directory. Probes are loaded and its process is tagged, then the gate opens.
 Without root the watching half is started through sudo and the two talk over its standard input and
-output: `watching` when the gate may open, `ended STATUS` when CMD has ended.
+output: `here` once sudo has started it, `watching` when the gate may open, `ended STATUS` when CMD
+has ended. Neither half outlives the other with CMD still running: it would go on unwatched.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
+import psutil
+
 from agentwatch import actions
 from agentwatch.errors import AgentwatchError, PermissionDenied, UsageError
 from agentwatch.events import ProcessKey
+from agentwatch.lineage import Living
 from agentwatch.watch import Watch
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes, as a shell has them
 SETTLE = 0.05  # s of quiet after CMD's end before the last look at the rings
 SHARED_PLACES = frozenset({"/", "/tmp", "/var/tmp"})
+HERE, WATCHING = b"here\n", b"watching\n"  # what the watching half says
+TYPED = (signal.SIGINT, signal.SIGQUIT)  # reach CMD by themselves when they come from a keyboard
+SENT = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,14 @@ class Person:
 def invoking_person(environment: Mapping[str, str]) -> Person:
     """Who asked: under sudo, the one who typed it. Raises UsageError for a uid nobody has."""
     uid = os.getuid()
-    wanted = int(environment.get("SUDO_UID", uid)) if uid == 0 else uid
+    asked = environment.get("SUDO_UID", "") if uid == 0 else ""
     try:
+        wanted = int(asked) if asked else uid
         entry = pwd.getpwuid(wanted)
-    except KeyError:
-        if wanted != uid:
-            raise UsageError(f"SUDO_UID is {wanted}, and there is no such user") from None
+    except (ValueError, KeyError, OverflowError):
+        if asked:
+            remedy = "unset it, or let sudo set it"
+            raise UsageError(f"SUDO_UID is {asked}, and there is no such user", remedy) from None
         return Person(uid, os.getgid(), str(uid), "/", "/bin/sh", False)
     return Person(wanted, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell, wanted != uid)
 
@@ -83,10 +92,13 @@ class Command:
         gate_read, gate_write = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        # No handler of ours may run in the child: it would raise what only the parent catches.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*TYPED, *SENT))
         self.pid = os.fork()
         if self.pid == 0:
             os.close(gate_write)
-            _become(argv, person, gate_read)
+            _become(argv, person, gate_read, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(gate_read)
         self._gate = gate_write
         self._pidfd = os.pidfd_open(self.pid)
@@ -100,10 +112,21 @@ class Command:
         os.write(self._gate, b"!")
         os.close(self._gate)
 
+    def signal(self, number: int) -> None:
+        """Sends CMD a signal; nothing where it has ended."""
+        with suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
     def abandon(self) -> None:
-        """Ends CMD before or while it runs."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """Ends CMD before or while it runs, and of what it started whatever is still below it."""
+        below = []
+        if self.status is None:
+            with suppress(psutil.Error):
+                below = psutil.Process(self.pid).children(recursive=True)
+        self.signal(signal.SIGKILL)
+        for process in below:
+            with suppress(psutil.Error):
+                process.kill()
         self.ended(block=True)
 
     def ended(self, block: bool = False) -> bool:
@@ -115,14 +138,15 @@ class Command:
         return self.status is not None
 
 
-def _become(argv: Sequence[str], person: Person, gate: int) -> NoReturn:
+def _become(
+    argv: Sequence[str], person: Person, gate: int, mask: set[signal.Signals]
+) -> NoReturn:
     """The child: waits at the gate, becomes the person, then CMD. Never returns."""
     try:
+        _restore_signals(mask)
         if not os.read(gate, 1):
             os._exit(NOT_EXECUTABLE)
         os.close(gate)
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
         environment = dict(os.environ)
         if person.changes:
             os.initgroups(person.name, person.gid)
@@ -136,10 +160,23 @@ def _become(argv: Sequence[str], person: Person, gate: int) -> NoReturn:
             }
         os.execvpe(argv[0], list(argv), environment)
     except FileNotFoundError:
+        if os.path.exists(argv[0]):  # then it is what its first line names that is not there
+            _refuse(f"agentwatch: {argv[0]}: its interpreter was not found", NOT_EXECUTABLE)
         _refuse(f"agentwatch: {argv[0]}: command not found", NOT_FOUND)
     except OSError as error:
         _refuse(f"agentwatch: {argv[0]}: {error.strerror}", NOT_EXECUTABLE)
-    os._exit(NOT_EXECUTABLE)
+    finally:
+        os._exit(NOT_EXECUTABLE)
+
+
+def _restore_signals(mask: set[signal.Signals]) -> None:
+    """As they were before this interpreter began: what was ignored stays ignored."""
+    for number in TYPED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python itself
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _refuse(message: str, code: int) -> NoReturn:
@@ -157,17 +194,16 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
     """Turns the loop until `ending` says that CMD has ended; its exit code.
 
     Interrupts go to CMD, which shares our terminal; where its session was stopped by the breaker
-    an interrupt ends it.
+    any of these signals ends it.
     """
 
-    def interrupted(number: int, frame: object) -> None:
+    def received(number: int, frame: object) -> None:
         if watch.enforcement.frozen(session):
             actions.end(watch.lineage.alive(session))
+        elif number in SENT or not _from_keyboard():
+            ending.forward(number)
 
-    before = {n: signal.signal(n, interrupted) for n in (signal.SIGINT, signal.SIGQUIT)}
-    before[signal.SIGTERM] = signal.signal(
-        signal.SIGTERM, lambda number, frame: ending.forward(number)
-    )
+    before = {number: signal.signal(number, received) for number in (*TYPED, *SENT)}
     try:
         with watch.poller() as poller:
             poller.register(ending.fileno(), select.EPOLLIN)
@@ -181,6 +217,20 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
     return ending.code
 
 
+def _from_keyboard() -> bool:
+    """Whether an interrupt was typed: then the terminal has sent it to CMD as well."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
 def _settle(watch: Watch) -> None:
     """What CMD did last, and the ends of what was killed, are in the rings or about to be."""
     quiet = time.monotonic()
@@ -192,9 +242,9 @@ def _settle(watch: Watch) -> None:
     watch.check()
 
 
-def still_there(watch: Watch) -> int:
-    """Processes of the session that go on after CMD: nobody watches them any more."""
-    return sum(actions.send(p, actions.PROBE).ok for p in watch.lineage.alive())
+def still_there(watch: Watch) -> list[Living]:
+    """Processes that go on after CMD: nobody watches them any more."""
+    return [one for one in watch.lineage.living() if actions.send(one.process, actions.PROBE).ok]
 
 
 class Ending:
@@ -229,11 +279,16 @@ class OwnEnding(Ending):
         return True
 
     def forward(self, number: int) -> None:
-        os.kill(self._command.pid, number)
+        self._command.signal(number)
 
 
 class ToldEnding(Ending):
-    """CMD is the child of the half that runs as the person, who tells over a pipe."""
+    """CMD is the child of the half that runs as the person, who tells over a pipe.
+
+    untold: the pipe ended without a word, so that half is gone and CMD is nobody's.
+    """
+
+    untold = False
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -248,7 +303,8 @@ class ToldEnding(Ending):
         except BlockingIOError:
             return False
         words = told.decode(errors="replace").split()
-        self.code = int(words[1]) if len(words) == 2 and words[0] == "ended" else 1
+        self.untold = len(words) != 2 or words[0] != "ended" or not words[1].isdigit()
+        self.code = 1 if self.untold else int(words[1])
         return True
 
 
@@ -256,25 +312,32 @@ def through_sudo(argv: Sequence[str], watcher: Callable[[int], Sequence[str]]) -
     """The half without privileges: forks CMD, has the other half started, opens the gate.
 
     watcher: the command line of the watching half for CMD's pid. The exit code is CMD's own. A
-    watching half that ends early takes CMD with it: it would go on unwatched.
+    watching half that ends early takes CMD with it: it would go on unwatched. Raises
+    PermissionDenied without a sudo that does as it is asked.
     """
     command = Command(argv, invoking_person(os.environ))
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    for number in TYPED:
         signal.signal(number, signal.SIG_IGN)
     try:
         helper = subprocess.Popen(
             ["sudo", "--", *watcher(command.pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-    except FileNotFoundError:
+    except OSError as error:
         command.abandon()
-        raise PermissionDenied(
-            "loading probes needs root, and there is no sudo", "run it as root"
-        ) from None
+        message = f"loading probes needs root, and sudo cannot be run: {error.strerror}"
+        raise PermissionDenied(message, "run it as root, or install sudo") from None
     assert helper.stdin is not None
     assert helper.stdout is not None
-    if helper.stdout.readline() != b"watching\n":
+    if helper.stdout.readline() != HERE:
         command.abandon()
-        return helper.wait() or 1
+        helper.wait()
+        message = "loading probes needs root, and sudo did not give it"
+        raise PermissionDenied(message, "run it as somebody who may use sudo, or as root")
+    if helper.stdout.readline() != WATCHING:
+        command.abandon()
+        return max(helper.wait(), 1)  # it has said why
+    for number in (*TYPED, *SENT):
+        signal.signal(number, lambda number, frame: _forwarded(command, number))
     command.open()
     ready, _, _ = select.select([command.fileno(), helper.stdout.fileno()], [], [])
     if command.fileno() not in ready and not command.ended():
@@ -288,3 +351,8 @@ def through_sudo(argv: Sequence[str], watcher: Callable[[int], Sequence[str]]) -
         helper.stdin.close()
     helper.wait()
     return code
+
+
+def _forwarded(command: Command, number: int) -> None:
+    if number in SENT or not _from_keyboard():
+        command.signal(number)

@@ -40,9 +40,7 @@ class Reader:
         found = []
         for name, value in node.entries:
             if isinstance(value, Text) and name.value.split("|")[0] in fields.NAMES:
-                message = (
-                    f"an exception has a name: write unless: {{some-name: {{{name.value}: …}}}}"
-                )
+                message = f"an exception has a name: unless: {{some-name: {{{name.value}: …}}}}"
                 self.report.error("AW202", name.place, message)
                 continue
             match = self.match(value, kinds, f"exception {quote(name.value)}")

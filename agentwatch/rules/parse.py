@@ -92,15 +92,18 @@ class Parser:
         if key != "exec":
             return
         patterns = self.reader.checker.patterns
-        if patterns.literal_component(text.value) is None:
+        literals = patterns.literal_component(text.value)
+        if literals is None:
             message = (
                 f"{quote(text.value)} has no component the kernel could look for: write out one "
                 'that is the agent\'s own, like "**/bin/claude"'
             )
             self.report.error("AW306", text.place, message)
             return
+        # Whatever the glob covers has one of the literals for a component: few names have.
         for name in PROTECTED:
-            if patterns.matches(text.value, name):
+            parts = name.encode().split(b"/")
+            if not set(parts).isdisjoint(literals) and patterns.matches(text.value, name):
                 message = f"{quote(text.value)} covers {name}, which is no agent"
                 self.report.error("AW305", text.place, message)
                 return

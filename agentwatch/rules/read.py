@@ -110,7 +110,11 @@ def _remedy(path: Path) -> str:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
         return " Check the path."
-    return f" Its mode is {mode:04o}; run as a user that may read it." if path.is_file() else ""
+    return (
+        f" Its mode is {mode:04o}; run as a user that may read it."
+        if path.is_file()
+        else " Check the path."
+    )
 
 
 def _events(text: str) -> Iterator[Any]:

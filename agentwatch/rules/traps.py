@@ -18,7 +18,7 @@ _STARRED = re.compile(r"(?:^|[\s\[{,])(\*[^\s,\]}]*)")
 _BRACED = re.compile(r"(?::\s+|-\s+|[\[,]\s*)(\{[^{}]*\}[^\s,\]}][^\s,\]]*)")
 _BRACKETED = re.compile(r"(?::\s+|-\s+|[\[,]\s*)(\[[^\[\]]*\][^\s,\]}][^\s,\]]*)")
 _KEYED = re.compile(r"^\s*(?:- )?([\w.|-]+):\s+[^\"'\[{|>&\s].*?(: |:$)")
-_STARTED = re.compile(r"(?:^|[\s\[{,])([@`%][^\s,\]}]*)")
+_STARTED = re.compile(r"(?:^|[\s\[{,])([@`%!][^\s,\]}]*)")
 
 
 def explain(file: str, text: str, error: Any, report: Report) -> None:

@@ -22,9 +22,9 @@ def must(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def leave_for_own_namespaces() -> None:
+def leave_for_own_namespaces(kinds: int = CLONE_NEWUSER | CLONE_NEWNS) -> None:
     """A user and a mount namespace, as any user may make them where the host lets them."""
-    must(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNS))
+    must(_libc.unshare(kinds))
     must(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
 
 
@@ -162,7 +162,7 @@ def test_a_file_system_of_its_own_is_named_by_its_device(recorder: Recorder, fil
     target = file.parent
 
     def act() -> None:
-        leave_for_own_namespaces()
+        leave_for_own_namespaces(CLONE_NEWNS)  # nobody could make files there as no user
         must(_libc.mount(b"none", os.fsencode(target), b"tmpfs", 0, None))
         number = os.stat(target).st_dev
         tell(f"[{os.major(number)}:{os.minor(number)}]")

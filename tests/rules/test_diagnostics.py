@@ -54,7 +54,7 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
     (
         "AW102",
         b"schema: agentwatch/v1\nlists: {a: [caf\xe9]}\n",
-        ["2:15: error[AW102]: the byte 0xe9 is not UTF-8; save the file as UTF-8"],
+        ["2:16: error[AW102]: the byte 0xe9 is not UTF-8; save the file as UTF-8"],
     ),
     (
         "AW102",
@@ -144,7 +144,7 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
     ),
     (
         "AW105",
-        HEAD + "lists: {a: !x}\n",
+        HEAD + "lists: {a: !x y}\n",
         [
             '2:12: error[AW105]: text that begins with "!" is a tag to YAML; quote it',
         ],
@@ -452,7 +452,7 @@ def test_a_missing_file_and_an_empty_directory_are_errors(tmp_path: Path) -> Non
     ]
 
 
-def test_an_unreadable_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     """AW101: a file among readable ones is not passed over; here it is a directory named so."""
     (tmp_path / "d.yaml").mkdir()
     assert diagnostics(tmp_path, tmp_path) == [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch import admission
 from agentwatch.engine import Engine
 from agentwatch.rules import fields, sample
 from agentwatch.rules.model import KINDS, Condition, Match, Place, Rule, Ruleset
@@ -53,6 +54,15 @@ def test_a_name_means_one_type_everywhere() -> None:
         types.setdefault(field.name, set()).add(field.type)
         assert set(field.kinds) <= set(KINDS)
     assert all(len(found) == 1 for found in types.values())
+
+
+def test_the_example_in_the_documentation_is_a_rule(repository: Path, tmp_path: Path) -> None:
+    """What a newcomer copies loads without a warning, and its tests pass."""
+    page = (repository / "docs" / "rules.md").read_text()
+    copied = tmp_path / "my.yaml"
+    copied.write_text(page.split("```yaml\n")[1].split("```")[0])
+    admitted = admission.admit([copied], homes=("/home/dev",))
+    assert (len(admitted.ruleset.rules), admitted.warnings) == (1, ())
 
 
 def test_the_reference_in_the_documentation_is_the_table(repository: Path) -> None:

@@ -83,9 +83,7 @@ def test_own_is_that_of_the_agent_named(tmp_path: Path) -> None:
 
 def test_a_hit_that_is_carved_out_says_by_what(tmp_path: Path) -> None:
     """The message of a failing test is enough to mend it."""
-    test = "{hit: {path: /x, process.exe: /ssh}}\n    unless: {ssh: {process.exe: /ssh}}".split(
-        "\n"
-    )
+    test = ["{hit: {path: /x, process.exe: /ssh}}", "    unless: {ssh: {process.exe: /ssh}}"]
     text = rule("{path: /x}", test[0], more=test[1] + "\n")
     (outcome,) = outcomes(tmp_path, text)
     assert (outcome.passed, outcome.why) == (False, '; the exception "ssh" carves it out')

@@ -1,0 +1,252 @@
+"""Who is tagged: those who are meant, all of them, for as long as their session lasts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from agentwatch import abi
+from agentwatch.kernel.probes import Probes, Sizes
+from tests.kernel.recording import Recorder, tell, witness
+
+pytestmark = pytest.mark.root
+
+
+def opens_null() -> None:
+    os.close(os.open("/dev/null", os.O_RDONLY))
+
+
+def forks_and_opens(depth: int) -> None:
+    """A chain of processes, each of which opens a file."""
+    opens_null()
+    if depth:
+        pid = os.fork()
+        if pid == 0:
+            forks_and_opens(depth - 1)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def test_who_is_not_tagged_leaves_no_record(recorder: Recorder) -> None:
+    """Beside a tagged process, its untagged sibling and their parent produce nothing."""
+    with witness(opens_null) as other:
+        opens_null()
+        seen = recorder.record(opens_null)
+        other.go()
+        other.finish()
+        subprocess.run(["true"], check=True)
+        opens_null()
+    assert recorder.quiet() == []
+    assert {record.event.session for record in recorder._records} == {seen.session}
+    assert {record.event.process for record in recorder._records} == {seen.session}
+
+
+def test_a_tag_is_a_process_and_its_exact_start(recorder: Recorder) -> None:
+    """The key given by tag is the one in the records, and the kernel's own start time."""
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def act() -> None:
+        opens_null()
+        with open("/proc/self/stat") as stat:
+            tell(int(stat.read().rsplit(")", 1)[1].split()[19]))
+
+    seen = recorder.record(act)
+    assert seen.session.start * ticks // 10**9 == seen.told[0]
+
+
+def test_tagging_a_process_tags_every_thread_it_has(recorder: Recorder) -> None:
+    """Threads that ran before the tag are recorded after it."""
+
+    def act() -> None:
+        opened = threading.Event()
+
+        def thread() -> None:
+            opened.wait()
+            opens_null()
+            tell(threading.get_native_id())
+
+        threads = [threading.Thread(target=thread) for _ in range(3)]
+        for one in threads:
+            one.start()
+        tell("ready")
+        os.read(gate_read, 1)
+        opened.set()
+        for one in threads:
+            one.join()
+
+    gate_read, gate_write = os.pipe()
+    with witness(act) as child:
+        child.go()
+        child.hear(1)
+        recorder.tag(child)
+        os.write(gate_write, b"!")
+        child.finish()
+        seen = recorder.recording(child)
+    os.close(gate_read)
+    os.close(gate_write)
+    assert sorted(event.tid for event in seen.opens) == sorted(seen.told[1:])
+    assert len(seen.exits) == 1
+
+
+def test_a_process_that_is_not_there_cannot_be_tagged(probes: Probes) -> None:
+    """ProcessLookupError for a pid that is nobody's."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        probes.tag(pid)
+
+
+def test_releasing_a_session_takes_the_tag_off_its_whole_tree(recorder: Recorder) -> None:
+    """Parent and child are silent from then on, and so is what they fork."""
+
+    def act() -> None:
+        if os.fork() == 0:
+            tell("child")
+        else:
+            tell("parent")
+        opens_null()
+        tell("before")
+        os.read(gate_read, 1)
+        forks_and_opens(1)
+
+    gate_read, gate_write = os.pipe()
+    with witness(act) as child:
+        session = recorder.tag(child)
+        child.go()
+        child.hear(4)
+        recorder.probes.release(session)
+        os.write(gate_write, b"!!")
+        child.finish()
+        seen = recorder.recording(child)
+    os.close(gate_read)
+    os.close(gate_write)
+    assert len(seen.opens) == 2
+    assert len(seen.forks) == 1
+    assert seen.exits == []
+    assert recorder.quiet() == []
+
+
+def test_a_released_process_leaves_the_mirror_when_it_ends(recorder: Recorder) -> None:
+    """No entry by pid is left that a later process with that number could be taken for."""
+    before = recorder.probes.tagged()
+
+    def act() -> None:
+        forks_and_opens(3)
+
+    with witness(act) as child:
+        session = recorder.tag(child)
+        assert recorder.probes.tagged() == before + 1
+        recorder.probes.release(session)
+        child.go()
+        child.finish()
+    assert recorder.probes.tagged() == before
+
+
+def test_the_mirror_is_empty_when_all_have_ended(recorder: Recorder) -> None:
+    """Every process leaves it with its last thread."""
+    before = recorder.probes.tagged()
+    recorder.record(lambda: forks_and_opens(5))
+    assert recorder.probes.tagged() == before
+
+
+@pytest.fixture
+def cramped() -> Iterator[Recorder]:
+    """Probes whose mirror holds eight processes."""
+    probes = Probes(sizes=Sizes(activity=1 << 20, lifecycle=1 << 20, mirror=8))
+    yield Recorder(probes)
+    probes.close()
+
+
+def test_a_full_mirror_loses_no_tag(cramped: Recorder) -> None:
+    """More processes than it holds: counted, and each is recorded by its task storage."""
+    deep = 24
+    seen = cramped.record(lambda: forks_and_opens(deep))
+    assert len(seen.forks) == deep
+    assert len({event.process for event in seen.opens}) == deep + 1
+    assert {event.process for event in seen.exits} == {event.process for event in seen.opens}
+    counters = cramped.probes.counters()
+    assert counters.mirror_full >= deep + 1 - 8
+    assert (counters.untracked, counters.doomed) == (0, 0)
+
+
+def doom(probes: Probes, pid: int) -> None:
+    """What process_fork does where a child fits neither storage: that cannot be provoked here."""
+    probes._object.map("doomed").update(pid.to_bytes(4, "little"), bytes(4))
+    probes._set("doomed", 1)
+
+
+def test_a_doomed_child_dies_at_its_first_hook(cramped: Recorder) -> None:
+    """It gets no further than its first call that a probe looks at."""
+
+    def act() -> None:
+        tell("before")
+        opens_null()
+        tell("after")
+
+    with witness(act) as child:
+        doom(cramped.probes, child.pid)
+        child.go()
+        assert child.finish() == signal.SIGKILL
+        assert child.told == ("before",)
+    assert list(cramped.probes._object.map("doomed").keys(4)) == []
+
+
+def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder) -> None:
+    """Children and grandchildren of a tagged process that have no tag get one; others do not."""
+
+    def act() -> None:
+        tell(os.getpid())
+        if os.fork() == 0:
+            tell(os.getpid())
+            if os.fork() == 0:
+                tell(os.getpid())
+            else:
+                os.wait()
+        else:
+            os.wait()
+        tell("forked")
+        os.read(gate_read, 1)
+        opens_null()
+
+    gate_read, gate_write = os.pipe()
+    with witness(act) as child, witness(lambda: os.read(gate_read, 1) and opens_null()) as other:
+        child.go()
+        other.go()
+        child.hear(4)
+        session = recorder.tag(child)  # too late for the children: as if their forks were skipped
+        before = recorder.probes.counters().reconciled
+        recorder.probes.reconcile()
+        assert recorder.probes.counters().reconciled == before + 2
+        os.write(gate_write, b"!!!!")
+        child.finish()
+        other.finish()
+        seen = recorder.recording(child)
+    os.close(gate_read)
+    os.close(gate_write)
+    assert {event.process.pid for event in seen.opens} == set(seen.told) - {"forked"}
+    assert {event.session for event in seen.opens} == {session}
+    assert recorder.quiet() == []
+
+
+def test_a_tag_in_the_mirror_alone_counts(recorder: Recorder) -> None:
+    """A process whose task storage could not be had is recorded, and so is what it forks."""
+    with witness(lambda: forks_and_opens(0)) as first, witness(lambda: forks_and_opens(1)) as child:
+        session = recorder.tag(first)
+        mirror = recorder.probes._object.map("mirror")
+        mirror.update(child.pid.to_bytes(4, "little"), abi.session_key(session).ljust(64, b"\0"))
+        child.go()
+        child.finish()
+        first.go()
+        first.finish()
+        seen = recorder.recording(first)
+    assert len(seen.opens) == 3
+    assert len(seen.forks) == 1
+    assert seen.forks[0].process.pid == child.pid
+    assert len(seen.exits) == 3

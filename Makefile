@@ -15,6 +15,7 @@ rooted  = $(as_root) $(pytest) -p no:cacheprovider
 
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
+               packaging/apt/source \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
                -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu

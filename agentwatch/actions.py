@@ -53,13 +53,17 @@ def send(process: ProcessKey, number: int) -> Sent:
 
 
 def _is(process: ProcessKey) -> bool:
-    """Whether the pid is still this process and not a zombie. proc(5): fields 3 and 22."""
+    """Whether the pid is still this process and it runs. proc(5): fields 3, 20 and 22.
+
+    One whose first thread has ended while others run on looks like a zombie, and is none.
+    """
     try:
         stat = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
     except OSError:
         return False
     fields = stat[stat.rindex(")") + 2 :].split()
-    return fields[0] not in "ZX" and int(fields[19]) == process.start // _TICK
+    runs = fields[0] not in "ZX" or int(fields[17]) > 1
+    return runs and int(fields[19]) == process.start // _TICK
 
 
 class Breaker:

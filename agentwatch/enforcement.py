@@ -7,6 +7,7 @@ itself is `too late`, one that is still there is `failed`: both are records and 
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +20,18 @@ from agentwatch.sinks import frames
 from agentwatch.sinks.redact import Redactor
 
 PATIENCE = 2_000_000_000  # ns after which a killed process should be gone
+REMEMBERED = 4096  # ends of processes, for calls of theirs that are read later
 DEFAULT = "default"  # in place of a rule's id, where none but a default decided
 
 
 @dataclass(frozen=True, slots=True)
 class _Kill:
-    """A kill whose victim has not been seen to end. since: the call it is killed for."""
+    """A kill whose victim has not been seen to end. since: ns, the call; sent: ns, the signal."""
 
     process: ProcessKey
     session: ProcessKey
     since: int
+    sent: int
     agent: str
     rule: str
 
@@ -48,6 +51,7 @@ class Enforcement:
         self._breaker = breaker
         self._rules = {rule.id: rule for rule in engine.ruleset.rules}
         self._kills: dict[ProcessKey, _Kill] = {}
+        self._ends: dict[ProcessKey, str] = {}  # killed | too late | "": ended, and no verdict yet
         self.decisions: Counter[tuple[str, str, str]] = Counter()
         self.failures: Counter[str] = Counter()
 
@@ -61,25 +65,44 @@ class Enforcement:
         return self._breaker.tripped(session)
 
     def act(self, event: Event, verdict: Verdict, agent: str) -> bool:
-        """Does what the verdict says and tells. True: this kill was one too many in its session."""
-        kill = _Kill(event.process, event.session, event.time, agent, verdict.rule or DEFAULT)
-        sent = actions.Sent(True)
-        outcome = "observed" if self._engine.mode == "observe" else "alerted"
+        """Does what the verdict says and tells. True: this kill was one too many in its session.
+
+        What counts is the processes that were to be killed, those that had ended by then included.
+        """
         kills = verdict.response == "kill"
+        tried = event.process in self._kills or bool(self._ends.get(event.process))
+        sent = self._kill(event.process) if kills else actions.Sent(True)
+        outcome = "observed" if self._engine.mode == "observe" else "alerted"
         if kills:
-            # One kill is enough; the process may have made more calls before it died of it.
-            if event.process not in self._kills:
-                sent = actions.send(event.process, signal.SIGKILL)
             outcome = "killed" if sent.ok else "too late" if sent == actions.GONE else "failed"
-        self.decisions[kill.rule, verdict.action, verdict.level] += 1
+        rule = verdict.rule or DEFAULT
+        self.decisions[rule, verdict.action, verdict.level] += 1
         self._say(self._verdict(event, verdict, agent, outcome))
         if not kills:
             return False
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        kill = _Kill(event.process, event.session, event.time, now, agent, rule)
         if not sent.ok:
             self._settle(kill, outcome, 0, sent.reason)
-            return False
-        self._kills.setdefault(event.process, kill)
-        return self._breaker.trips(event.session, event.time)
+        elif not tried:
+            self._kills[event.process] = kill
+        return not tried and self._breaker.trips(event.session, event.time)
+
+    def _kill(self, process: ProcessKey) -> actions.Sent:
+        """One SIGKILL is enough: a process may have made more calls before it died of it."""
+        end = self._ends.get(process)
+        if process in self._kills or end == "killed":
+            return actions.Sent(True)
+        # Its end may be known before it is a zombie: then a signal still reaches it, for nothing.
+        sent = actions.send(process, signal.SIGKILL) if end is None else actions.GONE
+        if sent == actions.GONE:
+            self._remember(process, "too late")
+        return sent
+
+    def _remember(self, process: ProcessKey, end: str) -> None:
+        self._ends[process] = end
+        if len(self._ends) > REMEMBERED:
+            del self._ends[next(iter(self._ends))]
 
     def _verdict(self, event: Event, verdict: Verdict, agent: str, outcome: str) -> frames.Verdict:
         rule = self._rules.get(verdict.rule or "")
@@ -120,15 +143,19 @@ class Enforcement:
     def ended(self, event: Exit) -> None:
         """A process has ended: if it was to be killed, was it that?"""
         kill = self._kills.pop(event.process, None)
-        if kill is not None:
-            killed = event.status & 0x7F == signal.SIGKILL
-            self._settle(kill, "killed" if killed else "too late", event.time - kill.since)
+        if kill is None:
+            self._remember(event.process, self._ends.get(event.process, ""))
+            return
+        outcome = "killed" if event.status & 0x7F == signal.SIGKILL else "too late"
+        self._remember(event.process, outcome)
+        self._settle(kill, outcome, event.time - kill.since)
 
     def give_up(self, now: int) -> None:
         """Kills whose victim is still there after PATIENCE have failed. now: ns, boottime."""
-        for kill in [k for k in self._kills.values() if k.since < now - PATIENCE]:
+        for kill in [k for k in self._kills.values() if k.sent < now - PATIENCE]:
             del self._kills[kill.process]
-            self._settle(kill, "failed", 0, "still running")
+            there = actions.send(kill.process, actions.PROBE).ok
+            self._settle(kill, "failed", 0, "still running" if there else "its end was not seen")
 
     def _settle(self, kill: _Kill, outcome: str, latency: int, reason: str = "") -> None:
         if outcome != "killed":

@@ -58,11 +58,14 @@ class Living(NamedTuple):
 
 @dataclass(slots=True)
 class _Process:
-    """A process we know of. images: (time it came into force, image), oldest first."""
+    """A process we know of. images: (time it came into force, image), oldest first.
+
+    parents: the nearest ANCESTORS, nearest first; a link to one would keep all above it for ever.
+    """
 
     key: ProcessKey
     session: ProcessKey
-    parent: _Process | None
+    parents: tuple[_Process, ...]
     agents: tuple[str, ...]
     images: list[tuple[int, Image | None]]
     ended: int = 0
@@ -87,6 +90,7 @@ class Lineage:
     """
 
     KEPT = 10_000_000_000
+    ANCESTORS = 8
     IMAGES = 8  # of one process: more execs than that between two reads are not told apart
 
     def __init__(self, backfill: Backfill = lambda process: None) -> None:
@@ -94,37 +98,39 @@ class Lineage:
         self._processes: dict[ProcessKey, _Process] = {}
         self._ended: deque[_Process] = deque()
         self._projects: dict[ProcessKey, str | None] = {}
-        self._primary: dict[ProcessKey, str] = {}
+        self._agents: dict[ProcessKey, tuple[str, ...]] = {}  # of a whole session, first one first
 
     def begin(
         self, session: ProcessKey, project: str | None, image: Image | None, agents: tuple[str, ...]
     ) -> None:
         """A session: its first process, the image it has now, the agents it is known to be."""
         self._projects[session] = project
-        self._processes[session] = _Process(session, session, None, agents, [(0, image)])
+        self._agents[session] = agents
+        self._processes[session] = _Process(session, session, (), agents, [(0, image)])
 
     def forget(self, session: ProcessKey) -> None:
         """A session that turned out to be nobody's."""
         self._projects.pop(session, None)
-        self._primary.pop(session, None)
+        self._agents.pop(session, None)
         for key in [k for k, p in self._processes.items() if p.session == session]:
             del self._processes[key]
 
     def _known(self, process: ProcessKey, session: ProcessKey) -> _Process:
         found = self._processes.get(process)
         if found is None:
-            first = self._processes.get(session)
-            agents = first.agents if first and process != session else ()
+            # Whose child it is was lost: the rules of every agent of the session apply.
+            agents = self._agents.get(session, ())
             images = [(0, self._backfill(process))]
-            found = _Process(process, session, None, agents, images)
+            found = _Process(process, session, (), agents, images)
             self._processes[process] = found
         return found
 
     def fork(self, event: Fork) -> None:
         parent = self._known(event.process, event.session)
         image = parent.image(event.time)
+        parents = (parent, *parent.parents)[: self.ANCESTORS]
         self._processes[event.child] = _Process(
-            event.child, event.session, parent, parent.agents, [(event.time, image)]
+            event.child, event.session, parents, parent.agents, [(event.time, image)]
         )
 
     def exec(self, event: Exec, identity: str | None) -> bool:
@@ -143,7 +149,9 @@ class Lineage:
         if identity is None or identity in process.agents:
             return False
         process.agents = (*process.agents, identity)
-        self._primary.setdefault(event.session, identity)
+        of_session = self._agents.get(event.session, ())
+        if identity not in of_session:
+            self._agents[event.session] = (*of_session, identity)
         return True
 
     def exit(self, event: Exit) -> bool:
@@ -155,32 +163,31 @@ class Lineage:
         self._ended.append(process)
         while self._ended and self._ended[0].ended < event.time - self.KEPT:
             gone = self._ended.popleft()
+            gone.parents = ()
             self._processes.pop(gone.key, None)
         return True
 
     def actor(self, event: Event) -> Actor:
         """Who made the call this event is about, as it was then."""
         process = self._known(event.process, event.session)
-        above: list[Image] = []
-        parent = process.parent
-        while parent is not None and len(above) < 8:
-            image = parent.image(event.time)
-            if image is not None:
-                above.append(image)
-            parent = parent.parent
+        above = (parent.image(event.time) for parent in process.parents)
         return Actor(
             event.process,
             event.session,
             process.agents,
             process.image(event.time),
-            tuple(above),
+            tuple(image for image in above if image is not None),
             self._projects.get(event.session),
         )
 
     def agent(self, session: ProcessKey) -> str:
         """The agent a session is shown under: the first one it was; "" before there is one."""
-        first = self._processes.get(session)
-        return first.agents[0] if first and first.agents else self._primary.get(session, "")
+        return next(iter(self._agents.get(session, ())), "")
+
+    def image(self, process: ProcessKey) -> Image | None:
+        """What a process runs now; None for one that is not known."""
+        found = self._processes.get(process)
+        return found.images[-1][1] if found else None
 
     def living(self) -> list[Living]:
         """Processes not known to have ended, with their sessions."""

@@ -8,17 +8,18 @@ puts the mount point in front: the one a person at the console would type.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/1/mountinfo")
 
 
 class Mounts:
-    """device -> ((root in the file system, mount point), ...), the shortest root first.
+    """device -> ((root in the file system, mount point), ...), in the order they are tried.
 
     A file system mounted by its own root is named by that mount and not by a bind mount of one of
-    its directories; among equals the oldest mount is taken.
+    its directories; a btrfs subvolume that is mounted by itself is a root, too, and comes before
+    the one it lies in. Among equals the oldest mount is taken.
     """
 
     def __init__(self, table: Mapping[int, tuple[tuple[bytes, bytes], ...]]) -> None:
@@ -27,16 +28,20 @@ class Mounts:
     @classmethod
     def parse(cls, mountinfo: bytes) -> Mounts:
         """From the text of /proc/PID/mountinfo (proc(5))."""
-        found: dict[int, list[tuple[bytes, bytes]]] = {}
+        found: dict[int, list[tuple[bool, bytes, bytes]]] = {}
         for line in mountinfo.splitlines():
             fields = line.split(b" ")
             if len(fields) < 5:
                 continue
             major, minor = fields[2].split(b":")
             root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
-            found.setdefault(int(major) << 20 | int(minor), []).append((root, point))
+            row = (_is_own_root(fields), root, point)
+            found.setdefault(int(major) << 20 | int(minor), []).append(row)
         return cls(
-            {dev: tuple(sorted(rows, key=lambda r: len(r[0]))) for dev, rows in found.items()}
+            {
+                dev: tuple((root, point) for _, root, point in sorted(rows, key=_rank))
+                for dev, rows in found.items()
+            }
         )
 
     @classmethod
@@ -81,6 +86,17 @@ class Mounts:
     def merged(self, other: Mounts) -> Mounts:
         """This table, and other's rows for devices that this one does not know."""
         return Mounts(other._table | self._table)
+
+
+def _is_own_root(fields: Sequence[bytes]) -> bool:
+    """Whether a mount shows a whole file system or a whole subvolume, and no directory of one."""
+    subvolume = b"subvol=" + fields[3]
+    return fields[3] == b"/" or subvolume in fields[-1].split(b",")
+
+
+def _rank(row: tuple[bool, bytes, bytes]) -> tuple[bool, int]:
+    own, root, _ = row
+    return not own, -len(root) if own else len(root)
 
 
 def _unescape(field: bytes) -> bytes:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,9 @@ def project_of(cwd: Path, home: str) -> str | None:
     return None if str(top) in SHARED_PLACES | homes else str(top)
 
 
+_Mask = Set[int | signal.Signals]
+
+
 class Command:
     """CMD, forked and held at a gate: `open` lets it exec, `abandon` ends it unrun."""
 
@@ -138,9 +141,7 @@ class Command:
         return self.status is not None
 
 
-def _become(
-    argv: Sequence[str], person: Person, gate: int, mask: set[signal.Signals]
-) -> NoReturn:
+def _become(argv: Sequence[str], person: Person, gate: int, mask: _Mask) -> NoReturn:
     """The child: waits at the gate, becomes the person, then CMD. Never returns."""
     try:
         _restore_signals(mask)
@@ -169,7 +170,7 @@ def _become(
         os._exit(NOT_EXECUTABLE)
 
 
-def _restore_signals(mask: set[signal.Signals]) -> None:
+def _restore_signals(mask: _Mask) -> None:
     """As they were before this interpreter began: what was ignored stays ignored."""
     for number in TYPED:
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -18,7 +18,7 @@ import psutil
 from agentwatch import abi, actions
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
-from agentwatch.errors import JournalError
+from agentwatch.errors import JournalError, KernelError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Image, Lineage
@@ -34,6 +34,7 @@ BUSY_POLL = 0.002  # s, while records that may be acted on keep coming
 BATCH = 1 << 20  # bytes of a ring handled in one go: bounds how late a kill can be
 BATCHES = 64  # in one step, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
+REJECTED = 4096  # sessions that turned out to be nobody's, for records still on their way
 UNKNOWN = "unknown"  # the agent of a session that no identity covers
 
 
@@ -75,7 +76,7 @@ class Watch:
             engine, host, self._redactor, self.say, breaker or actions.Breaker()
         )
         self._confirmed: set[ProcessKey] = set()
-        self._rejected: set[ProcessKey] = set()
+        self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
         self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
         self._urgent = False
         self._seen = probes.counters()
@@ -187,8 +188,12 @@ class Watch:
     def _lifecycle(self, record: memoryview) -> bytes | memoryview | None:
         """Handles one record; what of it goes into the journal, None for nothing."""
         event = abi.decode(record, self._name)
-        if event.provisional and event.session not in self._confirmed and not self._settle(event):
-            return None
+        if event.provisional and event.session not in self._confirmed:
+            session = self._settle(event)
+            if session is None:
+                return None
+            if session != event.session:
+                event, record = replace(event, session=session), _moved(record, session)
         if isinstance(event, Exec):
             self._executed(event)
             return self._redactor.record(bytes(record))
@@ -198,20 +203,47 @@ class Watch:
             self._exited(event)
         return record
 
-    def _settle(self, event: Event) -> bool:
-        """Confirms or rejects a session that the kernel began on the strength of one literal."""
+    def _settle(self, event: Event) -> ProcessKey | None:
+        """Confirms or rejects a session that the kernel began on the strength of one literal.
+
+        The session that the event belongs to; None when it is nobody's.
+        """
         session = event.session
-        if not isinstance(event, Exec) or event.process != session or event.result:
-            return session not in self._rejected
+        if not isinstance(event, Exec) or event.result:
+            return None
         if self.engine.identify(names_of(event)) is None:
-            self._rejected.add(session)
-            self.probes.release(session)
-            return False
-        self._rejected.discard(session)
+            if event.process == session:
+                self._reject(session)
+            return None
+        if event.process != session:
+            return self._begin_anew(event.process)
+        self._rejected.pop(session, None)
         self._confirmed.add(session)
         self.probes.confirm(session)
         self.lineage.begin(session, None, _image_now(session), ())
-        return True
+        return session
+
+    def _reject(self, session: ProcessKey) -> None:
+        self._rejected[session] = None
+        if len(self._rejected) > REJECTED:
+            del self._rejected[next(iter(self._rejected))]
+        self.probes.release(session)
+
+    def _begin_anew(self, process: ProcessKey) -> ProcessKey | None:
+        """A session for an agent that was started by what only looked like one.
+
+        It was started before that was known, and carried a tag that is good for nothing by now.
+        """
+        try:
+            session = self.probes.tag(process.pid)
+        except (OSError, KernelError):
+            return None
+        if session != process:
+            self.probes.release(session)
+            return None
+        self._confirmed.add(session)
+        self.lineage.begin(session, None, _image_now(session), ())
+        return session
 
     def _forked(self, event: Fork) -> None:
         self.lineage.fork(event)
@@ -249,7 +281,7 @@ class Watch:
 
     def _activity(self, record: memoryview) -> None:
         event = abi.decode(record, self._name)
-        if event.session in self._rejected:
+        if event.provisional and event.session not in self._confirmed:
             return
         actor = self.lineage.actor(event)
         self._tell(event, actor, self._judge(event, actor))
@@ -282,10 +314,12 @@ class Watch:
             self.lost["journal"] += 1
             if not self._journal_failing:
                 self._journal_failing = True
+                text = f"{error.message}: {error.remedy}"
                 for sink in self.sinks:
-                    sink.frame(frames.Notice(subject="journal", text=str(error)))
+                    sink.frame(frames.Notice(subject="journal", text=text))
         else:
-            self._journal_failing = False
+            # What only went into its buffer proves nothing.
+            self._journal_failing = self._journal_failing and self.journal.waiting > 0
 
     # What goes wrong.
 
@@ -312,6 +346,14 @@ class Watch:
         if count > 0:
             self.lost[stage] += count
             self.say(frames.Gap(stage=stage, ring=ring, count=count))
+
+
+def _moved(record: memoryview, session: ProcessKey) -> memoryview:
+    """The record in a confirmed session."""
+    values, strings = abi.unpack(record)
+    place = {"session_tgid": session.pid, "session_start": session.start}
+    flags = values["flags"] & ~abi.FLAG_PROVISIONAL
+    return memoryview(abi.pack(values["kind"], values | place | {"flags": flags}, strings))
 
 
 def _image_now(process: ProcessKey) -> Image | None:

@@ -7,6 +7,7 @@
 struct scan {
 	const char *text;
 	char *literal;
+	u32 path_end, asked_end; /* a component ends with its string, slash or none */
 	u32 len, size, hit;
 };
 
@@ -27,6 +28,8 @@ static long scan_byte(u32 index, struct scan *scan)
 		scan_component(scan);
 		return 1;
 	}
+	if (index == scan->path_end || index == scan->asked_end)
+		scan_component(scan);
 	/* The bound above is below the record's own size. */
 	byte = scan->text[index];
 	if (byte == '/') {
@@ -45,6 +48,8 @@ static __always_inline bool is_candidate(struct aw_record *record, struct aw_wal
 	struct scan scan = {
 		.text = (const char *)record + sizeof(struct aw_exec),
 		.literal = walk->literal,
+		.path_end = record->exec.path_len,
+		.asked_end = record->exec.path_len + record->exec.asked_len,
 		.len = len,
 	};
 

@@ -175,10 +175,11 @@ struct bpf_iter__task {
 #define S_IFIFO 0010000
 #define O_ACCMODE 3
 #define O_WRONLY 1
-#define O_RDWR 2
 #define O_CREAT 0100
 #define O_TRUNC 01000
 #define O_PATH 010000000
+#define FMODE_READ 1
+#define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
 #define AF_UNIX 1
 #define AF_INET 2

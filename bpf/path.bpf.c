@@ -92,19 +92,25 @@ struct name {
 	bool failed;
 };
 
-/* The kernel's own name of a file without a place: "memfd:x", "[eventfd]"; the end of `path`. */
-static __always_inline u32 anonymous_name(struct dentry *dentry, char *path)
+/*
+ * The kernel's own name of a file without a place: "memfd:x", "[eventfd]", nothing for a pipe; the end
+ * of `path`. Its length, or -1: a file that was opened by handle before anybody looked it up is called
+ * "/" as well, and its place is not known.
+ */
+static __always_inline long anonymous_name(struct dentry *dentry, char *path)
 {
 	struct dentry_link link;
 	u32 len;
 
 	if (dentry_link_read(&link, dentry))
-		return 0;
+		return -1;
 	len = link.hash_len >> 32;
-	if (!len || len > 255)
-		return 0;
+	if (len > 255)
+		return -1;
 	if (bpf_probe_read_kernel(path + (AW_PATH_MAX - (len & 255)), len & 255, link.name))
-		return 0;
+		return -1;
+	if (len == 1 && path[AW_PATH_MAX - 1] == '/')
+		return -1;
 	return len & 255;
 }
 
@@ -112,6 +118,7 @@ static __always_inline void name_of(struct name *name, const struct path *path, 
 {
 	struct super_block *super = BPF_CORE_READ(path->dentry, d_inode, i_sb);
 	struct walk walk;
+	long len;
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;
@@ -124,8 +131,10 @@ static __always_inline void name_of(struct name *name, const struct path *path, 
 			name->failed = true; /* a tree that hangs nowhere */
 			return;
 		}
-		name->flags = AW_FLAG_ANONYMOUS;
-		name->len = anonymous_name(path->dentry, buffer);
+		len = anonymous_name(path->dentry, buffer);
+		name->failed = len < 0;
+		name->len = len < 0 ? 0 : len;
+		name->flags = len < 0 ? 0 : AW_FLAG_ANONYMOUS;
 	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev)) {
 		name->flags = AW_FLAG_DELETED;
 	}

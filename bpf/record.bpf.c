@@ -109,8 +109,10 @@ static __always_inline u32 put_name(struct aw_record *record, u32 *at, const str
 			buffer += len - SHORT;
 			len = SHORT;
 		}
-		if (off > RECORD_MAX - SHORT)
+		if (off > RECORD_MAX - SHORT) {
+			record->header.unresolved |= bit;
 			return 0;
+		}
 		bpf_probe_read_kernel(to + PINNED(off), len, buffer);
 	}
 	*at += len;
@@ -130,14 +132,17 @@ static __always_inline u32 put_string(struct aw_record *record, u32 *at, const v
 	u64 off = PINNED(*at);
 	long len = -1;
 
-	if (off <= RECORD_MAX - AW_PATH_MAX) {
-		len = read_string(to + PINNED(off), AW_PATH_MAX, from, user);
-	} else if (off <= RECORD_MAX - SHORT) {
-		len = read_string(to + PINNED(off), SHORT, from, user);
-		if (len == SHORT)
+	/* With room for one byte more than is kept: a string that fills that too was longer. */
+	if (off < RECORD_MAX - AW_PATH_MAX) {
+		len = read_string(to + PINNED(off), AW_PATH_MAX + 1, from, user);
+		if (len > AW_PATH_MAX)
+			record->header.unresolved |= bit;
+	} else if (off < RECORD_MAX - SHORT) {
+		len = read_string(to + PINNED(off), SHORT + 1, from, user);
+		if (len > SHORT)
 			record->header.unresolved |= bit;
 	}
-	if (len <= 0 || len > AW_PATH_MAX) {
+	if (len <= 0 || len > AW_PATH_MAX + 1) {
 		record->header.unresolved |= bit;
 		return 0;
 	}

@@ -20,10 +20,12 @@
 
 static __always_inline u32 call_of(u32 nr, bool compat)
 {
+	if (!compat)
+		nr &= ~0x40000000; /* x32 */
 	if (nr == 437)
-		return CALL_OPENAT2; /* the newer numbers are common to both */
+		return CALL_OPENAT2; /* the newer numbers are common to all */
 	if (!compat) {
-		switch (nr & ~0x40000000) { /* x32 */
+		switch (nr) {
 		case 2:
 			return CALL_OPEN;
 		case 42:
@@ -123,7 +125,8 @@ static __always_inline void open_file(struct aw_record *record, struct aw_walk *
 				      struct file *file, u32 *at)
 {
 	u32 asked = record->open.open_flags, granted = BPF_CORE_READ(file, f_flags);
-	u32 mode = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT, flags = 0;
+	u32 type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT, flags = 0;
+	u32 mode = BPF_CORE_READ(file, f_mode);
 	struct path path;
 	struct name name;
 
@@ -133,16 +136,15 @@ static __always_inline void open_file(struct aw_record *record, struct aw_walk *
 	record->open.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
 	flags |= name.flags;
 	record->open.open_flags = (asked & ~O_ACCMODE) | (granted & O_ACCMODE);
-	if (mode == S_IFDIR)
+	if (type == S_IFDIR)
 		flags |= AW_FLAG_DIRECTORY;
-	if (!(granted & O_PATH)) {
-		if ((granted & O_ACCMODE) != O_WRONLY)
-			flags |= AW_FLAG_READS;
-		if ((granted & O_ACCMODE) || (asked & O_TRUNC))
-			flags |= AW_FLAG_CHANGES;
-		if (BPF_CORE_READ(file, f_mode) & FMODE_CREATED)
-			flags |= AW_FLAG_CHANGES | AW_FLAG_CREATED;
-	}
+	/* Not the access mode: 3 asks for both and grants neither, and so does O_PATH. */
+	if (mode & FMODE_READ)
+		flags |= AW_FLAG_READS;
+	if ((mode & FMODE_WRITE) || ((asked & O_TRUNC) && !(granted & O_PATH)))
+		flags |= AW_FLAG_CHANGES;
+	if (mode & FMODE_CREATED)
+		flags |= AW_FLAG_CHANGES | AW_FLAG_CREATED;
 	record->header.flags |= flags;
 }
 

@@ -33,7 +33,10 @@ class Outcome:
     @property
     def words(self) -> str:
         """As pytest would say it: "2 failed, 31 passed"."""
-        return ", ".join(f"{self.counts[word]} {word}" for word in COUNTED if self.counts[word])
+        many = {"error": "errors"} if self.counts["error"] > 1 else {}
+        return ", ".join(
+            f"{self.counts[word]} {many.get(word, word)}" for word in COUNTED if self.counts[word]
+        )
 
 
 def count(line: str) -> Counter[str]:

@@ -12,7 +12,8 @@ import sys
 import click
 
 from agentwatch import __version__
-from agentwatch.errors import AgentwatchError, ProgramRefused
+from agentwatch.errors import AgentwatchError, ProgramRefused, RuleErrors
+from agentwatch.rules.diagnostics import render
 
 # Where a command is found: imported only when it is used, for a quick start.
 COMMANDS = {
@@ -56,6 +57,9 @@ def report(error: AgentwatchError) -> None:
     """An error as a person sees it: what, then what to do; the kernel's own words before both."""
     if isinstance(error, ProgramRefused) and error.log:
         click.echo(error.log.rstrip(), err=True)
+    if isinstance(error, RuleErrors):
+        for diagnostic in error.diagnostics:
+            click.echo(render(diagnostic), err=True)
     click.echo(f"agentwatch: {error.message}", err=True)
     if error.remedy:
         click.echo(f"  try: {error.remedy}", err=True)

@@ -15,13 +15,15 @@ from typing import Any
 
 import click
 
+from agentwatch import actions
 from agentwatch import run as running
-from agentwatch.admission import admit
+from agentwatch.admission import load
+from agentwatch.cli import report
 from agentwatch.engine import Engine
-from agentwatch.errors import AgentwatchError, ProgramRefused, UsageError
+from agentwatch.errors import AgentwatchError, JournalError, ProgramRefused, UsageError
 from agentwatch.kernel.preflight import explain
 from agentwatch.kernel.probes import Probes
-from agentwatch.lineage import Image
+from agentwatch.lineage import Image, Living
 from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.policy import patterns
@@ -113,19 +115,37 @@ def run(**given: Any) -> None:
 @_options
 def watch_for(pid: int, **given: Any) -> None:
     """The watching half of `run`, started through sudo for a CMD that waits at its gate."""
+    _tell(running.HERE)
     options = Options(**given)
     person = running.invoking_person(os.environ)
-    if os.stat(f"/proc/{pid}").st_uid != person.uid:
+    if not _belongs_to(pid, person.uid):
         raise UsageError(f"process {pid} is not {person.name}'s", "use `agentwatch run`")
     with ExitStack() as stack:
         watched = _Watched(stack, options, pid, person)
-        click.echo("watching")
-        sys.stdout.flush()
-        watched.follow(running.ToldEnding(sys.stdin.buffer))
+        _tell(running.WATCHING)
+        ending = running.ToldEnding(sys.stdin.buffer)
+        watched.follow(ending)
+    if ending.untold:
+        click.echo("agentwatch: the half that started CMD is gone: CMD was ended too", err=True)
+        sys.exit(1)
+
+
+def _tell(word: bytes) -> None:
+    sys.stdout.buffer.write(word)
+    sys.stdout.flush()
+
+
+def _belongs_to(pid: int, uid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == uid
+    except OSError:
+        return False
 
 
 def _other_half(pid: int, options: Options) -> Sequence[str]:
-    return [sys.executable, "-m", "agentwatch", "watch-for", f"--pid={pid}", *options.arguments()]
+    # -I: nothing in CMD's working directory or of its person's is imported by root.
+    python = [sys.executable, "-I", "-m", "agentwatch"]
+    return [*python, "watch-for", f"--pid={pid}", *options.arguments()]
 
 
 def _checked(options: Options) -> Options:
@@ -135,8 +155,7 @@ def _checked(options: Options) -> Options:
         raise UsageError(f"--project {project}: no such directory", "name an existing directory")
     if options.metrics:
         _address(options.metrics)
-    if shutil.which(options.command[0]) is None:
-        raise CommandNotFound(f"{options.command[0]}: command not found", "check its name and PATH")
+    _check_command(options.command[0])
     found = project or running.project_of(Path.cwd(), str(Path.home())) or ""
     return Options(
         options.agent,
@@ -154,6 +173,22 @@ class CommandNotFound(AgentwatchError):
     exit_code = running.NOT_FOUND
 
 
+class CommandNotExecutable(AgentwatchError):
+    exit_code = running.NOT_EXECUTABLE
+
+
+def _check_command(name: str) -> None:
+    """Refuses what a shell would refuse, with its exit codes."""
+    if shutil.which(name):
+        return
+    if os.path.isdir(name) and "/" in name:
+        raise CommandNotExecutable(f"{name} is a directory", "name a program")
+    found = shutil.which(name, os.F_OK)
+    if found:
+        raise CommandNotExecutable(f"{name} may not be executed", f"chmod +x {found}")
+    raise CommandNotFound(f"{name}: command not found", "check its name and PATH")
+
+
 def _address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or not port.isdigit() or int(port) > 65535:
@@ -162,16 +197,22 @@ def _address(text: str) -> tuple[str, int]:
 
 
 class _JsonLines:
-    """Findings as a sink."""
+    """Findings as a sink. missing: how many could not be written; the first is told to `tell`."""
 
-    def __init__(self, findings: Findings) -> None:
-        self._findings = findings
+    def __init__(self, findings: Findings, tell: Callable[[frames.Frame], None]) -> None:
+        self._findings, self._tell = findings, tell
+        self.missing = 0
 
     def event(self, *_: object) -> None:
         pass
 
     def frame(self, frame: frames.Frame) -> None:
-        self._findings.write(frame)
+        try:
+            self._findings.write(frame)
+        except AgentwatchError as error:
+            self.missing += 1
+            if self.missing == 1:
+                self._tell(frames.Notice(subject="jsonl", text=error.message))
 
 
 class _Watched:
@@ -183,7 +224,7 @@ class _Watched:
         begun = time.monotonic()
         host = Host()
         paths = [Path(path) for path in options.rules] or default_paths()
-        ruleset = admit(paths, host=host).ruleset
+        ruleset = load(paths, host=host)
         engine = Engine(ruleset, mode=options.mode, generation=1)
         compiled = time.monotonic() - begun
         agents = _agents(options.agent, ruleset)
@@ -192,7 +233,7 @@ class _Watched:
             Path(options.journal), boot_id=read_boot_id(), mounts=mounts, group=person.own_group
         )
         self._journal = journal
-        stack.callback(journal.close)
+        stack.callback(self._close_journal)
         try:
             probes = Probes()
         except ProgramRefused as error:
@@ -200,10 +241,12 @@ class _Watched:
         stack.callback(probes.close)
         self._live = _live(ruleset)
         sinks: list[Sink] = [self._live]
+        self._findings: _JsonLines | None = None
         if options.jsonl:
             findings = Findings(Path(options.jsonl), _recorder())
             stack.callback(findings.close)
-            sinks.append(_JsonLines(findings))
+            self._findings = _JsonLines(findings, self._live.frame)
+            sinks.append(self._findings)
         self._watch = Watch(probes, engine, journal, host=host, mounts=mounts, sinks=sinks)
         if options.metrics:
             take = snapshots(self._watch, compiled)
@@ -239,19 +282,42 @@ class _Watched:
         )
 
     def follow(self, ending: running.Ending) -> int:
-        """Until CMD has ended; then the summary. CMD's exit code."""
-        code = running.follow(self._watch, ending, self._session)
-        left = running.still_there(self._watch)
-        self._live.summary(code, str(self._journal.directory), left)
-        self._watch.say(frames.Stop(reason="CMD ended", status=code))
+        """Until CMD has ended; then the summary. CMD's exit code.
+
+        Nothing of the session is left running unwatched where that was not CMD's own doing.
+        """
+        watch = self._watch
+        try:
+            code = running.follow(watch, ending, self._session)
+        except BaseException:
+            actions.end(watch.lineage.alive())
+            raise
+        if isinstance(ending, running.ToldEnding) and ending.untold:
+            actions.end(watch.lineage.alive())
+        left = [self._named(one) for one in running.still_there(watch)]
+        missing = self._findings.missing if self._findings else 0
+        self._live.summary(code, str(self._journal.directory), left=left, unwritten=missing)
+        watch.say(frames.Stop(reason="CMD ended", status=code))
         return code
+
+    def _named(self, one: Living) -> str:
+        image = self._watch.lineage.image(one.process)
+        return f"{image.script or image.exe if image else '?'} (process {one.process.pid})"
+
+    def _close_journal(self) -> None:
+        """CMD keeps its exit code where the disk is full: what is missing is said, not thrown."""
+        try:
+            self._journal.close()
+        except JournalError as error:
+            report(JournalError(f"the journal's end is missing: {error.message}", error.remedy))
 
 
 def _agents(name: str, ruleset: Ruleset) -> tuple[str, ...]:
     """--agent as the session's agents. Raises UsageError for one that no rule file knows."""
-    known = [agent.id for agent in ruleset.agents]
-    if name and name not in known:
-        raise UsageError(f"--agent {name}: no identity of that name", f"one of {', '.join(known)}")
+    known = ", ".join(agent.id for agent in ruleset.agents)
+    if name and name not in known.split(", "):
+        remedy = f"one of {known}" if known else "add --rules with a file that has `agents:`"
+        raise UsageError(f"--agent {name}: no identity of that name", remedy)
     return (name,) if name else ()
 
 

@@ -7,14 +7,15 @@ only counted.
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from agentwatch.engine import Verdict
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Connect, Event, Exec, Open, ProcessKey
 from agentwatch.lineage import Actor
 from agentwatch.sinks import frames
 from agentwatch.sinks.escape import shown
@@ -32,14 +33,13 @@ class Live:
     def __init__(self, out: TextIO, *, colour: bool, own: Callable[[str], bool]) -> None:
         self._out, self._colour, self._own = out, colour, own
         self._began = time.monotonic()
-        self._width = shutil.get_terminal_size((_NARROW, 24)).columns if out.isatty() else 0
+        self._width = _columns(out)
         self._ran: Counter[str] = Counter()
         self._changed: dict[str, None] = {}
         self._reached: dict[str, None] = {}
         self._counted: Counter[str] = Counter()
         self._verdicts: list[frames.Verdict] = []
-        self._ends: Counter[str] = Counter()
-        self._latency: dict[tuple[object, str], int] = {}
+        self._kills: dict[ProcessKey, frames.Kill] = {}
         self._lost = 0
 
     # What happens.
@@ -94,6 +94,8 @@ class Live:
         self._verdicts.append(verdict)
         if verdict.response == "kill":
             word, colour = ("KILL", _RED) if verdict.outcome == "killed" else ("FAILED", _RED)
+        elif verdict.outcome == "observed" and verdict.action in ("deny", "kill"):
+            word, colour = "OBSERVED", _YELLOW
         else:
             word, colour = "ALERT", _YELLOW
         self._line(word, f"{verdict.kind} {shown(verdict.what)}", colour)
@@ -105,8 +107,7 @@ class Live:
             self._more(f"instead: {verdict.instead}")
 
     def _kill(self, kill: frames.Kill) -> None:
-        self._ends[kill.outcome] += 1
-        self._latency[kill.process, kill.rule] = kill.latency
+        self._kills[kill.process] = kill
         if kill.outcome == "killed":
             self._line(
                 "ended", f"process {kill.process.pid}, {kill.latency / 1e6:.1f} ms after the call"
@@ -117,32 +118,42 @@ class Live:
 
     # The summary.
 
-    def summary(self, code: int, journal: str, left: int) -> None:
-        """What it ran, changed, reached, and what was stopped and why."""
+    def summary(self, code: int, journal: str, *, left: Sequence[str], unwritten: int) -> None:
+        """What it ran, changed, reached, and what was stopped and why.
+
+        left: the processes that go on. unwritten: findings that are not in their file.
+        """
         self._out.write("\n")
         self._head(f"exit code {code}, {time.monotonic() - self._began:.1f} s")
         self._list("ran", [f"{shown(p)}  x{n}" for p, n in self._ran.most_common()])
         self._list("changed", [shown(path) for path in self._changed])
         self._list("reached", [shown(where) for where in self._reached])
-        stopped = [v for v in self._verdicts if v.response == "kill"]
-        self._list("stopped", [self._stopped(v) for v in stopped], _RED)
+        kills = [v for v in self._verdicts if v.response == "kill"]
+        for title, done in (("stopped", True), ("missed", False)):
+            told = (self._stopped(v) for v in kills if self._is_dead(v) is done)
+            self._list(title, list(dict.fromkeys(told)), _RED)
         alerts = Counter(v.rule for v in self._verdicts if v.response == "alert")
         self._list("alerts", [f"{rule}  x{n}" for rule, n in alerts.items()], _YELLOW)
-        failures = {k: n for k, n in self._ends.items() if k != "killed"}
-        self._list("kills that failed", [f"{k}  x{n}" for k, n in failures.items()], _RED)
         if self._lost:
             self._more(self._paint(f"{self._lost} records lost: see the journal", _RED))
-        if left:
-            processes = "process goes on" if left == 1 else "processes go on"
-            self._more(self._paint(f"{left} {processes}, no longer watched", _YELLOW))
+        if unwritten:
+            self._list("findings", [f"{unwritten} not written: see the journal"], _RED)
+        self._list("left", [f"{shown(name)} goes on, unwatched" for name in left], _YELLOW)
         self._more(f"journal  {journal}")
         self._out.flush()
 
+    def _is_dead(self, verdict: frames.Verdict) -> bool:
+        """Whether its process is known to have died of the kill."""
+        kill = self._kills.get(verdict.process)
+        return kill is not None and kill.outcome == "killed"
+
     def _stopped(self, verdict: frames.Verdict) -> str:
-        latency = self._latency.get((verdict.process, verdict.rule), 0)
-        took = f", {latency / 1e6:.1f} ms" if latency else ""
+        kill = self._kills.get(verdict.process)
+        took = f", {kill.latency / 1e6:.1f} ms" if kill and kill.latency else ""
+        if kill and kill.outcome != "killed":
+            took = f", {kill.outcome}"
         return (
-            f"{verdict.kind} {shown(verdict.what)}\n"
+            f"{self._cut(f'{verdict.kind} {shown(verdict.what)}')}\n"
             f"            {verdict.rule} ({verdict.level}{took}): {verdict.because}"
         )
 
@@ -162,7 +173,7 @@ class Live:
         at = f"{time.monotonic() - self._began:7.2f}s"
         text = self._cut(text, 20)
         self._out.write(f"{self._paint(at, _DIM)}  {self._paint(f'{word:<8}', colour)}  {text}")
-        if rest and (not self._width or len(text) + len(rest) + 20 <= self._width):
+        if rest and (not self._width or _width(text + rest) + 20 <= self._width):
             self._out.write(self._paint(rest, _DIM))
         self._out.write("\n")
         self._out.flush()
@@ -173,11 +184,31 @@ class Live:
         )
 
     def _cut(self, text: str, taken: int = 12) -> str:
-        room = (self._width or 160) - taken
-        return text if len(text) <= room or "\n" in text else text[: max(room - 1, 8)] + "…"
+        room = max((self._width or 160) - taken, 9)
+        if "\n" in text or _width(text) <= room:
+            return text
+        while _width(text) > room - 1:
+            text = text[: min(room - 1, len(text) - 1)]
+        return text + "…"
 
     def _paint(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colour and colour != _PLAIN else text
+
+
+def _columns(out: TextIO) -> int:
+    """How wide the terminal is; 0 where it is none."""
+    try:
+        return os.get_terminal_size(out.fileno()).columns or _NARROW
+    except (OSError, ValueError):
+        return _NARROW if out.isatty() else 0
+
+
+def _width(text: str) -> int:
+    """Columns of printable text: two for East Asian wide characters, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
 
 
 def _where(event: Connect) -> str:

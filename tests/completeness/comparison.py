@@ -13,7 +13,8 @@ from tests.completeness.strace import EXECS, Call
 
 KINDS = ("exec", "failed exec", "open", "failed open", "connect")
 KEPT = 1000  # bytes of a name that tell calls apart: a longer one may be cut in a record
-_ANY = {bytes(4): bytes((127, 0, 0, 1)), bytes(16): bytes(15) + b"\1"}
+_LOOPBACK = {bytes(4): bytes((127, 0, 0, 1)), bytes(16): bytes(15) + b"\1"}
+_MAPPED = bytes(10) + b"\xff\xff"
 _BEGUN = (0, -115)  # EINPROGRESS
 
 
@@ -48,7 +49,7 @@ class Comparison:
 
 
 def compare(calls: Iterable[Call], events: Iterable[Event]) -> Comparison:
-    """events: of CMD's processes, in order of time; kinds other than these three are passed over."""
+    """events: of CMD's processes, in order of time; other kinds are passed over."""
     told: defaultdict[int, list[Call]] = defaultdict(list)
     seen: defaultdict[int, list[Exec | Open | Connect]] = defaultdict(list)
     syns: list[Connect] = []
@@ -79,9 +80,7 @@ def kind_of(call: Call | Event) -> str:
     return ("failed " if failed else "") + ("exec" if execs else "open")
 
 
-def _thread(
-    tid: int, told: list[Call], seen: list[Exec | Open | Connect]
-) -> Iterator[Difference]:
+def _thread(tid: int, told: list[Call], seen: list[Exec | Open | Connect]) -> Iterator[Difference]:
     theirs, ours = [_told_key(call) for call in told], [_seen_key(event) for event in seen]
     missing, invented = Counter(theirs), Counter(ours)
     missing.subtract(ours)
@@ -106,12 +105,12 @@ def _thread(
 def _told_key(call: Call) -> Hashable:
     result = -4096 if call.result is None else call.result
     if call.name == "connect":
+        if call.family == socket.AF_UNIX:  # its name is looked at by _disagreement
+            return "connect", call.family, b"", 0, result
         addr = call.addr
-        if call.family == socket.AF_UNIX:
-            addr = b""  # its name is looked at by _disagreement
-        elif result in _BEGUN:  # the kernel takes the loopback address for none
-            addr = _ANY.get(addr, addr)
-        return "connect", call.family, addr, call.port, result
+        if result in _BEGUN:  # the kernel takes the loopback address for none
+            addr = _LOOPBACK.get(addr, addr)
+        return "connect", *_unmapped(call.family, addr), call.port, result
     kind = "exec" if call.name in EXECS else "open"
     return kind, (call.asked or b"")[:KEPT], result
 
@@ -120,9 +119,14 @@ def _seen_key(event: Exec | Open | Connect) -> Hashable:
     if isinstance(event, Connect):
         inet = event.family in (socket.AF_INET, socket.AF_INET6)
         addr = socket.inet_pton(event.family, event.addr) if inet else b""
-        return "connect", event.family, addr, event.port, event.result
+        return "connect", *_unmapped(event.family, addr), event.port, event.result
     kind = "exec" if isinstance(event, Exec) else "open"
     return kind, os.fsencode(event.asked)[:KEPT], event.result
+
+
+def _unmapped(family: int, addr: bytes) -> tuple[int, bytes]:
+    """IPv4 through an IPv6 socket is asked for either way, and mapped in the socket."""
+    return (socket.AF_INET, addr[12:]) if addr.startswith(_MAPPED) else (family, addr)
 
 
 def _same_peer(syn: Connect, event: Event) -> bool:
@@ -155,7 +159,9 @@ def _of_open(call: Call, event: Open) -> str:
 
 
 def _without_place(path: bytes) -> bytes:
-    """As readlink has it, but for what is in no file system: /memfd:x is memfd:x there."""
+    """As readlink has it, but for what is in no file system: memfd:x, and a pipe has no name."""
+    if path.startswith(b"pipe:["):
+        return b""
     return path[1:] if path.startswith(b"/memfd:") else path
 
 

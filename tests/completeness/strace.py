@@ -1,7 +1,7 @@
 """What strace says a process did: calls that execute, open and connect, out of the file it writes.
 
-Written for `strace -f -yy -xx -v -X raw` and no other: with -xx every string is \\xNN throughout, so
-nothing that a name contains can be taken for strace's own punctuation.
+Written for `strace -f -yy -xx -v -X raw` and no other: with -xx every string is hexadecimal
+throughout, so nothing that a name contains can be taken for strace's own punctuation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _CHANGED = re.compile(r"(.*) <pid changed to (\d+) \.\.\.>")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _CWD = re.compile(r"-100<((?:\\x[0-9a-f]{2})*)>")
 _RESULT = re.compile(
-    r"(\?|-?\d+)(?:<((?:\\x[0-9a-f]{2})*)(?:<(?:char|block) [\d:]+>)?>(\(deleted\))?)?(?: ([A-Z]+))?"
+    r"(\?|-?\d+)(?:<((?:\\x[0-9a-f]{2})*)(?:<(?:char|block) [\d:]+>)?>(\(deleted\))?)?"
+    r"(?: ([A-Z]+))?"
 )
 _RESTARTS = {"ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514}
 _RESTARTS["ERESTART_RESTARTBLOCK"] = 516
@@ -152,9 +153,9 @@ def _exec(tid: int, name: str, arguments: str, result: int | None) -> Call:
     argv, _, _ = rest.partition("]")
     asked = _asked(path)
     directory = re.match(r"(\d+)<", path)
-    if name == "execveat" and result == 0 and directory and asked is not None:
-        if not asked.startswith(b"/"):
-            asked = b"/dev/fd/" + directory[1].encode() + (b"/" + asked if asked else b"")
+    relative = asked is not None and not asked.startswith(b"/")
+    if name == "execveat" and result == 0 and directory and relative:
+        asked = b"/dev/fd/" + directory[1].encode() + (b"/" + asked if asked else b"")
     return Call(tid=tid, name=name, result=result, asked=asked, argv=tuple(_strings(argv)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentwatch.events import Event, ProcessKey
+from agentwatch.events import Event
 from agentwatch.sinks.frames import EventRef, Gap, Session
 from agentwatch.sinks.reader import Entry, read
 from tests.completeness import strace
@@ -131,4 +130,3 @@ def test_a_build_is_journaled_as_strace_sees_it(
     assert not outcome.differences, said
     assert not [e.frame for e in entries if isinstance(e.frame, Gap)], said
     assert holes(entries) == 0, said
-    assert ProcessKey(os.getpid(), 0) not in {e.event.process for e in entries if e.event}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentwatch.kernel.probes import Probes
-from tests.kernel.recording import Recorder
+from tests.kernel.recording import Gate, Recorder
 
 SOURCES = Path(__file__).parent / "programs"
 FLAGS = {
@@ -58,3 +58,11 @@ def recorder(probes: Probes) -> Recorder:
     recorder = Recorder(probes)
     recorder.collect()
     return Recorder(probes)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Closed."""
+    made = Gate()
+    yield made
+    made.close()

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import struct
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ PATIENCE = 10  # s that a witness may take
 QUIET = 0.1  # s without a record: there will be none
 RAISED = 99  # exit code of a witness whose act raised; what it was is on standard error
 
+NAME_TO_HANDLE_AT = 303
+
 Act = Callable[[], object]
 Kind = TypeVar("Kind", bound=Event)
 _libc = ctypes.CDLL(None, use_errno=True)  # opened here: a witness must not open anything for it
@@ -39,6 +42,14 @@ def call(number: int, *arguments: Any) -> int:
     words = [a if isinstance(a, bytes | ctypes.Array) else ctypes.c_long(a) for a in arguments]
     result: int = _libc.syscall(ctypes.c_long(number), *words)
     return -ctypes.get_errno() if result == -1 else result
+
+
+def handle_of(directory: int, name: bytes) -> ctypes.Array[ctypes.c_char]:
+    """The struct file_handle of a file, with room for the largest."""
+    handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+    mount = ctypes.create_string_buffer(4)
+    assert call(NAME_TO_HANDLE_AT, directory, name, handle, mount, 0) == 0
+    return handle
 
 
 def tell(value: object) -> None:
@@ -146,6 +157,27 @@ class Witness:
             os.waitpid(self.pid, 0)
         os.close(self.gate)
         os.close(self.telling)
+
+
+class Gate:
+    """Where witnesses wait, after they were begun, until the test lets them all pass."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def wait(self) -> None:
+        os.read(self._read, 1)
+
+    def fileno(self) -> int:
+        """To wait at by reading a byte."""
+        return self._read
+
+    def open(self) -> None:
+        os.write(self._write, bytes(64))
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
 
 
 @contextmanager

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.recording import Recorder, tell
+from tests.kernel.recording import Recorder, call, handle_of, tell, witness
 
 pytestmark = pytest.mark.root
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+OPEN_BY_HANDLE_AT = 304
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -301,3 +304,58 @@ def test_a_working_directory_that_is_gone_still_names_what_it_was(
     (event,) = recorder.record(act).opens
     assert (event.path, event.deleted) == (str(place / "gone"), True)
     assert event.directory
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A memory cgroup of the test's own, whose cached names can be dropped without the host's."""
+    group = MEMORY_CGROUPS / f"agentwatch-test-{os.getpid()}"
+    if not (MEMORY_CGROUPS / "memory.force_empty").exists():
+        pytest.skip(f"needs the memory controller of cgroup v1 at {MEMORY_CGROUPS}")
+    group.mkdir()
+    yield group
+    group.rmdir()
+
+
+def test_a_handle_of_a_file_nobody_looked_up_is_unresolved(
+    recorder: Recorder, place: Path, memory_group: Path
+) -> None:
+    """Such a file hangs nowhere yet, and the kernel calls it `/`: that is not passed off as a path."""
+
+    def creates() -> None:
+        (memory_group / "cgroup.procs").write_text("0")
+        with open(place / "file", "w") as made:
+            os.fsync(made.fileno())
+
+    with witness(creates) as child:
+        child.go()
+        child.finish()
+    directory = os.open(place, os.O_RDONLY)
+    handle = handle_of(directory, b"file")
+    (memory_group / "memory.force_empty").write_text("0")
+
+    def act() -> None:
+        opened = call(OPEN_BY_HANDLE_AT, directory, handle, os.O_RDONLY)
+        tell(os.readlink(f"/proc/self/fd/{opened}"))
+
+    seen = recorder.record(act)
+    os.close(directory)
+    assert seen.told == ("/",), "the file's name is still cached: this proves nothing"
+    (event,) = seen.opens
+    assert event.unresolved == frozenset({"path"})
+    assert event.reads
+
+
+def test_what_has_no_place_keeps_the_kernels_name_for_it(recorder: Recorder) -> None:
+    """A memfd opened again has the name it was given; a pipe has none, and is resolved all the same."""
+
+    def act() -> None:
+        memory, (pipe, _) = os.memfd_create("scratch"), os.pipe()
+        for held in (memory, pipe):
+            os.open(f"/proc/self/fd/{held}", os.O_RDONLY)
+
+    opens = recorder.record(act).opens
+    assert [(event.path, event.unresolved) for event in opens] == [
+        ("memfd:scratch", frozenset()),
+        ("", frozenset()),
+    ]

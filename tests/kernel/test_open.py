@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.recording import Recorder, call, tell
+from tests.kernel.recording import Recorder, call, handle_of, tell
 
 pytestmark = pytest.mark.root
 
-OPEN, CREAT, OPENAT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT, OPENAT2 = 2, 85, 257, 303, 304, 437
+OPEN, CREAT, OPENAT, OPEN_BY_HANDLE_AT, OPENAT2 = 2, 85, 257, 304, 437
 AT_FDCWD = -100
 RESOLVE_NO_SYMLINKS = 4
 NEITHER = 3  # an access mode that allows neither reading nor writing (open(2))
@@ -25,14 +24,6 @@ NEITHER = 3  # an access mode that allows neither reading nor writing (open(2))
 def tell_opened(fd: int) -> None:
     """What a call gave, and what the kernel calls the file behind it."""
     tell([fd, os.readlink(f"/proc/self/fd/{fd}") if fd >= 0 else ""])
-
-
-def handle_of(directory: int, name: bytes) -> ctypes.Array[ctypes.c_char]:
-    """The struct file_handle of a file, with room for the largest."""
-    handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
-    mount = ctypes.create_string_buffer(4)
-    assert call(NAME_TO_HANDLE_AT, directory, name, handle, mount, 0) == 0
-    return handle
 
 
 def test_each_call_is_recorded_once_with_name_flags_and_result(

@@ -12,7 +12,7 @@ import pytest
 
 from agentwatch import abi
 from agentwatch.kernel.probes import Probes, Sizes
-from tests.kernel.recording import Recorder, tell, witness
+from tests.kernel.recording import Gate, Recorder, tell, witness
 
 pytestmark = pytest.mark.root
 
@@ -59,7 +59,7 @@ def test_a_tag_is_a_process_and_its_exact_start(recorder: Recorder) -> None:
     assert seen.session.start * ticks // 10**9 == seen.told[0]
 
 
-def test_tagging_a_process_tags_every_thread_it_has(recorder: Recorder) -> None:
+def test_tagging_a_process_tags_every_thread_it_has(recorder: Recorder, gate: Gate) -> None:
     """Threads that ran before the tag are recorded after it."""
 
     def act() -> None:
@@ -74,21 +74,18 @@ def test_tagging_a_process_tags_every_thread_it_has(recorder: Recorder) -> None:
         for one in threads:
             one.start()
         tell("ready")
-        os.read(gate_read, 1)
+        gate.wait()
         opened.set()
         for one in threads:
             one.join()
 
-    gate_read, gate_write = os.pipe()
     with witness(act) as child:
         child.go()
         child.hear(1)
         recorder.tag(child)
-        os.write(gate_write, b"!")
+        gate.open()
         child.finish()
         seen = recorder.recording(child)
-    os.close(gate_read)
-    os.close(gate_write)
     assert sorted(event.tid for event in seen.opens) == sorted(seen.told[1:])
     assert len(seen.exits) == 1
 
@@ -103,7 +100,7 @@ def test_a_process_that_is_not_there_cannot_be_tagged(probes: Probes) -> None:
         probes.tag(pid)
 
 
-def test_releasing_a_session_takes_the_tag_off_its_whole_tree(recorder: Recorder) -> None:
+def test_releasing_a_session_takes_the_tag_off_its_whole_tree(recorder: Recorder, gate: Gate) -> None:
     """Parent and child are silent from then on, and so is what they fork."""
 
     def act() -> None:
@@ -113,20 +110,17 @@ def test_releasing_a_session_takes_the_tag_off_its_whole_tree(recorder: Recorder
             tell("parent")
         opens_null()
         tell("before")
-        os.read(gate_read, 1)
+        gate.wait()
         forks_and_opens(1)
 
-    gate_read, gate_write = os.pipe()
     with witness(act) as child:
         session = recorder.tag(child)
         child.go()
         child.hear(4)
         recorder.probes.release(session)
-        os.write(gate_write, b"!!")
+        gate.open()
         child.finish()
         seen = recorder.recording(child)
-    os.close(gate_read)
-    os.close(gate_write)
     assert len(seen.opens) == 2
     assert len(seen.forks) == 1
     assert seen.exits == []
@@ -198,7 +192,7 @@ def test_a_doomed_child_dies_at_its_first_hook(cramped: Recorder) -> None:
     assert list(cramped.probes._object.map("doomed").keys(4)) == []
 
 
-def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder) -> None:
+def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder, gate: Gate) -> None:
     """Children and grandchildren of a tagged process that have no tag get one; others do not."""
 
     def act() -> None:
@@ -212,11 +206,14 @@ def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder) -> None
         else:
             os.wait()
         tell("forked")
-        os.read(gate_read, 1)
+        gate.wait()
         opens_null()
 
-    gate_read, gate_write = os.pipe()
-    with witness(act) as child, witness(lambda: os.read(gate_read, 1) and opens_null()) as other:
+    def waits_and_opens() -> None:
+        gate.wait()
+        opens_null()
+
+    with witness(act) as child, witness(waits_and_opens) as other:
         child.go()
         other.go()
         child.hear(4)
@@ -224,12 +221,10 @@ def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder) -> None
         before = recorder.probes.counters().reconciled
         recorder.probes.reconcile()
         assert recorder.probes.counters().reconciled == before + 2
-        os.write(gate_write, b"!!!!")
+        gate.open()
         child.finish()
         other.finish()
         seen = recorder.recording(child)
-    os.close(gate_read)
-    os.close(gate_write)
     assert {event.process.pid for event in seen.opens} == set(seen.told) - {"forked"}
     assert {event.session for event in seen.opens} == {session}
     assert recorder.quiet() == []

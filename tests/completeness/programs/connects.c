@@ -19,13 +19,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define V4(a, p) (&(struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(p), .sin_addr.s_addr = inet_addr(a)})
+#define V4(a, p)                                                                                   \
+	(&(struct sockaddr_in){                                                                    \
+		.sin_family = AF_INET, .sin_port = htons(p), .sin_addr.s_addr = inet_addr(a)})
 
 static void network_of_its_own(void)
 {
 	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
 
-	if (unshare(CLONE_NEWNET) || ioctl(socket(AF_INET, SOCK_DGRAM, 0), SIOCSIFFLAGS, &request)) {
+	if (unshare(CLONE_NEWNET) ||
+	    ioctl(socket(AF_INET, SOCK_DGRAM, 0), SIOCSIFFLAGS, &request)) {
 		perror("a network of its own");
 		exit(1);
 	}
@@ -162,13 +165,15 @@ static void nonsense(void)
 	connect(fd, V4("127.0.0.1", 1), 8);
 	connect(fd, V4("127.0.0.1", 1), 5000);
 	connect(fd, &strange, sizeof(strange));
-	connect(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (struct sockaddr *)&kernel, sizeof(kernel));
+	connect(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (struct sockaddr *)&kernel,
+		sizeof(kernel));
 }
 
 /* The 32-bit entry wants its pointers below 4 GiB. */
 static void through_the_32_bit_entry(int port)
 {
-	unsigned int *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	unsigned int *low = mmap(0, 4096, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	long result;
 
@@ -178,7 +183,10 @@ static void through_the_32_bit_entry(int port)
 	low[2] = sizeof(struct sockaddr_in);
 	if (fork() == 0) {
 		asm volatile("int $0x80" : "=a"(result) : "a"(102), "b"(3), "c"(low) : "memory");
-		asm volatile("int $0x80" : "=a"(result) : "a"(362), "b"(fd), "c"(low + 16), "d"(low[2]) : "memory");
+		asm volatile("int $0x80"
+			     : "=a"(result)
+			     : "a"(362), "b"(fd), "c"(low + 16), "d"(low[2])
+			     : "memory");
 		_exit(0);
 	}
 	wait(0);

@@ -38,8 +38,9 @@ static void every_call(void)
 
 static void names(void)
 {
-	static const char *const odd[] = {"new\nline", "qu\"ote'<>", "\033[31mred", "\xff\xfe not utf-8",
-					  "trailing (deleted)", " ", "\\x41"};
+	static const char *const odd[] = {
+		"new\nline",	      "qu\"ote'<>", "\033[31mred", "\xff\xfe not utf-8",
+		"trailing (deleted)", " ",	    "\\x41"};
 	char long_name[256], proc[64];
 	int fd;
 
@@ -185,15 +186,25 @@ static void in_a_chroot(void)
 /* The 32-bit entry wants its pointers below 4 GiB. */
 static void through_the_32_bit_entry(void)
 {
-	char *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	char *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT,
+			 -1, 0);
 	long result;
 
 	strcpy(low, "made");
 	if (fork() == 0) {
-		asm volatile("int $0x80" : "=a"(result) : "a"(5), "b"(low), "c"(O_RDONLY), "d"(0) : "memory");
-		asm volatile("int $0x80" : "=a"(result) : "a"(295), "b"(-100), "c"(low), "d"(O_RDONLY), "S"(0) : "memory");
+		asm volatile("int $0x80"
+			     : "=a"(result)
+			     : "a"(5), "b"(low), "c"(O_RDONLY), "d"(0)
+			     : "memory");
+		asm volatile("int $0x80"
+			     : "=a"(result)
+			     : "a"(295), "b"(-100), "c"(low), "d"(O_RDONLY), "S"(0)
+			     : "memory");
 		strcpy(low, "not made");
-		asm volatile("int $0x80" : "=a"(result) : "a"(5), "b"(low), "c"(O_RDONLY), "d"(0) : "memory");
+		asm volatile("int $0x80"
+			     : "=a"(result)
+			     : "a"(5), "b"(low), "c"(O_RDONLY), "d"(0)
+			     : "memory");
 		_exit(0);
 	}
 	wait(0);

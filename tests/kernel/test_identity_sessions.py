@@ -1,0 +1,187 @@
+"""Sessions that begin with a name: confirmed by the whole glob, or taken away without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agentwatch.admission import load
+from agentwatch.engine import Engine, Verdict
+from agentwatch.events import Event, Exec, Open
+from agentwatch.kernel.probes import Probes
+from agentwatch.lineage import Actor
+from agentwatch.mounts import Mounts
+from agentwatch.policy.levels import Host
+from agentwatch.sinks.frames import AgentAdded, Frame
+from agentwatch.sinks.frames import Verdict as Told
+from agentwatch.sinks.journal import Journal
+from agentwatch.sinks.reader import read
+from agentwatch.watch import Watch
+from tests.kernel.launching import is_there
+
+pytestmark = pytest.mark.root
+
+RULES = """\
+schema: agentwatch/v1
+agents:
+  - {{id: stub, title: A stub, exec: ["**/agents/{literal}"]}}
+rules:
+  - id: test.key
+    title: The key
+    on: read
+    agents: [stub]
+    match: {{path: "{place}/key"}}
+    action: kill
+    because: It is the key.
+    tests: [{{hit: {{path: "{place}/key"}}}}]
+"""
+
+
+class Remembering:
+    """A sink of a watch that keeps everything."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, Actor]] = []
+        self.frames: list[Frame] = []
+
+    def event(self, event: Event, actor: Actor, verdict: Verdict) -> None:
+        self.events.append((event, actor))
+
+    def frame(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+
+class Standing:
+    """A watch over every process of the machine, as a daemon has it, turned by the test."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.literal = place, f"stub-{place.name}"
+        (place / "key").write_text("the key\n")
+        (place / "rules.yaml").write_text(RULES.format(place=place, literal=self.literal))
+        self.probes = Probes(identify=True)
+        self.journal = Journal.open(place / "journal", boot_id="boot", mounts=Mounts.read())
+        self.sink = Remembering()
+        engine = Engine(load([place / "rules.yaml"]), generation=1)
+        host, mounts = Host(), Mounts.read()
+        self.watch = Watch(
+            self.probes, engine, self.journal, host=host, mounts=mounts, sinks=[self.sink]
+        )
+
+    def program(self, *parts: str) -> Path:
+        """A shell script of that name which does what its arguments say."""
+        path = self.place.joinpath(*parts)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('#!/bin/sh\neval "$*"\n')
+        path.chmod(0o755)
+        return path
+
+    def until(self, claim: Callable[[], object], seconds: float = 5) -> bool:
+        deadline = time.monotonic() + seconds
+        while not claim() and time.monotonic() < deadline:
+            self.watch.step()
+            time.sleep(0.005)
+        return bool(claim())
+
+    def follow(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Runs a command from here, which is nobody's session, and sees it through."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.until(lambda: process.poll() is not None)
+        self.until(lambda: False, 0.2)
+        out, _ = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, out)
+
+    @property
+    def paths(self) -> list[str]:
+        """What was executed and opened in confirmed sessions, as sinks were told."""
+        events = [event for event, _ in self.sink.events]
+        return [event.path for event in events if isinstance(event, Exec | Open)]
+
+    def close(self) -> None:
+        self.probes.close()
+        self.journal.close()
+
+
+@pytest.fixture
+def standing(place: Path) -> Iterator[Standing]:
+    """Probes that look at every exec of the machine for one literal that only this test has."""
+    made = Standing(place)
+    yield made
+    made.close()
+
+
+def test_a_process_that_executes_an_agent_becomes_a_session(standing: Standing) -> None:
+    """Nobody wrapped it: its exec is the first event, and children inherit."""
+    agent = standing.program("agents", standing.literal)
+    assert standing.follow(agent, "/bin/true", ";", "true").returncode == 0
+    (added,) = (frame for frame in standing.sink.frames if isinstance(frame, AgentAdded))
+    assert (added.agent, added.path) == ("stub", str(agent))
+    assert added.process == added.session
+    events = standing.sink.events
+    assert isinstance(events[0][0], Exec)
+    assert events[0][0].script == str(agent)
+    assert {event.session for event, _ in events} == {added.session}
+    assert {actor.agents for _, actor in events[1:]} == {("stub",)}
+    assert any(path.endswith("/true") for path in standing.paths)
+
+
+def test_rules_apply_to_a_session_that_began_by_name(standing: Standing) -> None:
+    """A child that reads the key is killed; the agent goes on."""
+    agent = standing.program("agents", standing.literal)
+    fifo = standing.place / "never"
+    os.mkfifo(fifo)
+    hold = f"sh -c 'exec 3< {standing.place}/key; : < {fifo}'; echo $?"
+    assert standing.follow(agent, hold).stdout == "137\n"
+    (told,) = (frame for frame in standing.sink.frames if isinstance(frame, Told))
+    assert (told.rule, told.agent, told.outcome) == ("test.key", "stub", "killed")
+
+
+def test_what_only_shares_the_literal_leaves_nothing(standing: Standing) -> None:
+    """Not in the journal and with no sink: neither the process nor its children, nor a kill."""
+    other = standing.program(standing.literal, "ordinary")
+    key = standing.place / "key"
+    done = standing.follow(other, f"cat {key}; sh -c 'cat {key}; sleep 0.1'; sleep 0.1; cat {key}")
+    assert (done.returncode, done.stdout) == (0, "the key\n" * 3)
+    assert standing.sink.events == []
+    assert not [f for f in standing.sink.frames if isinstance(f, AgentAdded | Told)]
+    standing.journal.flush()
+    entries = list(read(standing.place / "journal"))
+    assert not [e for e in entries if e.event is not None]
+    assert not standing.watch.lineage.alive()
+
+
+def test_a_rejected_session_is_untagged_in_the_kernel(standing: Standing) -> None:
+    """Its processes go on without producing records."""
+    other = standing.program(standing.literal, "ordinary")
+    with subprocess.Popen([other, "sleep 30"], start_new_session=True) as process:
+        assert standing.until(lambda: standing.probes.room()["sessions"][0] == 0, 2)
+        standing.until(lambda: False, 0.1)
+        assert standing.probes.room()["sessions"][0] == 0
+        before = sum(standing.probes.counters().emitted.values())
+        standing.until(lambda: False, 0.2)
+        assert sum(standing.probes.counters().emitted.values()) == before
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not is_there(process.pid)
+
+
+def test_an_agent_started_by_what_shares_the_literal_is_found(standing: Standing) -> None:
+    """In a directory of that name everything is a candidate; the agent in it still is one."""
+    wrapper = standing.program(standing.literal, "wrapper")
+    agent = standing.program("agents", standing.literal)
+    fifo = standing.place / "never"
+    os.mkfifo(fifo)
+    hold = f"sleep 0.2; exec 3< {standing.place}/key; : < {fifo}"
+    process = subprocess.Popen(
+        [wrapper, f"cd {wrapper.parent}; {agent} '{hold}'; echo $?"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert standing.until(lambda: process.poll() is not None), "it was not stopped"
+    out, _ = process.communicate()
+    assert out == "137\n"
+    assert [f.agent for f in standing.sink.frames if isinstance(f, AgentAdded)] == ["stub"]

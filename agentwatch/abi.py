@@ -228,6 +228,8 @@ CONTROL = Layout(
         ("identify", "u32"),
         ("doomed", "u32"),
         ("mirror_full", "u32"),
+        ("untracked", "u32"),
+        ("pad", "u32"),
         ("adopt", "u32"),
         ("adopted", "u64"),
         ("woken", "u64"),

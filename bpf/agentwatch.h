@@ -168,9 +168,11 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 identify;	   /* 1: provisional tags on untagged processes too */
 	__u32 doomed;	   /* set by the probes once a child was doomed */
 	__u32 mirror_full; /* set by the probes once a child did not fit the mirror */
-	__u32 adopt;	   /* process the adopt iterator is to tag */
-	__u64 adopted;	   /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
-	__u64 woken;	   /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
+	__u32 untracked;   /* set by the probes once a tag was only put into the mirror */
+	__u32 pad;
+	__u32 adopt;   /* process the adopt iterator is to tag */
+	__u64 adopted; /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
+	__u64 woken;   /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
 };
 
 #endif

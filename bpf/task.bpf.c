@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Tags: who is an agent's, and of which session. */
 
-/* Self first (every thread has its own copy), then the leader, then the mirror. */
+/*
+ * Self first (every thread has its own copy), then the leader, then the mirror, each only where it can
+ * know more than the one before: this runs for every call of everybody.
+ */
 static __always_inline struct aw_tag *tag_find(struct task_struct *task)
 {
 	struct aw_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
-	struct task_struct *leader = task->group_leader;
 	u32 tgid = task->tgid;
 
-	if (tag)
-		return tag;
-	if (leader) {
-		tag = bpf_task_storage_get(&tags, leader, 0, 0);
-		if (tag)
-			return tag;
-	}
-	return bpf_map_lookup_elem(&mirror, &tgid);
+	if (!tag && task->pid != task->tgid && task->group_leader)
+		tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+	if (!tag && control.untracked)
+		tag = bpf_map_lookup_elem(&mirror, &tgid);
+	return tag;
 }
 
 /* A child that could not be tagged dies at its first hook: untagged is not harmless. */
@@ -57,10 +56,12 @@ static __always_inline int tag_set(struct task_struct *task, const struct aw_tag
 	long full = 0;
 
 	tag = bpf_task_storage_get(&tags, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (tag)
+	if (tag) {
 		*tag = copy;
-	else
+	} else {
 		COUNT(untracked);
+		control.untracked = 1;
+	}
 	if (leads) {
 		full = bpf_map_update_elem(&mirror, &tgid, &copy, BPF_ANY);
 		if (full) {

@@ -15,8 +15,15 @@ from tests.kernel.recording import Gate, Recorder
 
 SOURCES = Path(__file__).parent / "programs"
 FLAGS = {
-    # Freestanding: gcc makes 32-bit code everywhere, but 32-bit libraries are a package of their own.
-    "compat": ["-m32", "-nostdlib", "-ffreestanding", "-fno-pic", "-no-pie", "-fno-stack-protector"],
+    # Freestanding: gcc always makes 32-bit code, but 32-bit libraries are a package of their own.
+    "compat": [
+        "-m32",
+        "-nostdlib",
+        "-ffreestanding",
+        "-fno-pic",
+        "-no-pie",
+        "-fno-stack-protector",
+    ],
 }
 
 

@@ -260,7 +260,10 @@ class Recorder:
     def collect(self) -> list[Record]:
         """The records that came since the last look, lifecycle first."""
         found = []
-        for name, ring in (("lifecycle", self.probes.lifecycle), ("activity", self.probes.activity)):
+        for name, ring in (
+            ("lifecycle", self.probes.lifecycle),
+            ("activity", self.probes.activity),
+        ):
             for raw in ring.records():
                 _, _, flags = abi.peek(raw)
                 found.append(Record(abi.decode(raw, self.mounts.name), flags, name))

@@ -86,5 +86,5 @@ def test_the_exec_is_recorded_and_nothing_twice(
     (event,) = seen.execs
     assert event.path.startswith(str(programs))
     assert event.argv[1:] == (str(nobody),)
-    assert [exit.status for exit in seen.exits] == [0]
+    assert [end.status for end in seen.exits] == [0]
     assert len(seen.opens) + len(seen.connects) == len(seen.told)

@@ -51,9 +51,7 @@ def reached(event: Connect) -> tuple[str, int, str, int, bool]:
     return (event.addr, event.port, event.protocol, event.result, event.from_socket)
 
 
-def test_a_TCP_connection_is_one_connect_and_one_syn(
-    recorder: Recorder, listener: Address
-) -> None:
+def test_a_TCP_connection_is_one_connect_and_one_syn(recorder: Recorder, listener: Address) -> None:
     """Address, port and protocol from the kernel's socket in both; the result in the connect."""
     host, port = listener
 
@@ -129,9 +127,7 @@ def test_a_refused_connection_is_a_syn_and_a_failed_connect(
     assert reached(syn) == (*nobody, "tcp", 0, True)
 
 
-def test_a_connect_that_does_not_wait_is_in_progress(
-    recorder: Recorder, listener: Address
-) -> None:
+def test_a_connect_that_does_not_wait_is_in_progress(recorder: Recorder, listener: Address) -> None:
     """EINPROGRESS counts as begun: its address comes from the kernel's socket."""
 
     def act() -> None:
@@ -269,9 +265,7 @@ def test_a_unix_socket_is_named_by_its_file(recorder: Recorder, unix: Path) -> N
     assert (event.family, event.protocol, event.addr, event.port) == (1, "unix", "", 0)
 
 
-def test_a_unix_socket_by_another_name_is_named_by_its_file(
-    recorder: Recorder, unix: Path
-) -> None:
+def test_a_unix_socket_by_another_name_is_named_by_its_file(recorder: Recorder, unix: Path) -> None:
     """A relative name and a symbolic link lead to the same socket."""
     (unix.parent / "link").symlink_to(unix)
 
@@ -313,9 +307,7 @@ def test_an_abstract_socket_is_named_with_an_at(recorder: Recorder, name: bytes)
     assert event.result == 0
 
 
-def test_a_unix_socket_that_is_not_there_is_named_as_asked(
-    recorder: Recorder, place: Path
-) -> None:
+def test_a_unix_socket_that_is_not_there_is_named_as_asked(recorder: Recorder, place: Path) -> None:
     """A failed connect has the name that was asked for, NUL-terminated or not."""
     names = [os.fsencode(place / "absent"), b"/" + b"y" * 107]
 

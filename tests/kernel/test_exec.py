@@ -1,4 +1,4 @@
-"""An exec is recorded as the new program finds it: what runs, how it was asked for, and in what state."""
+"""An exec is recorded as the new program finds it: what runs, how it was asked for, what it got."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_an_exec_is_recorded_as_the_program_finds_itself(
     assert event.parent.pid == told["parent"] == os.getpid()
     assert event.asked == str(programs / "here")
     assert (event.script, event.result, event.unresolved) == (None, 0, frozenset())
-    assert not (event.anonymous or event.deleted or event.candidate)
-    assert [exit.status for exit in seen.exits] == [0]
+    assert (event.anonymous, event.deleted, event.candidate) == (False, False, False)
+    assert [end.status for end in seen.exits] == [0]
 
 
 def test_the_parent_of_an_exec_is_the_process_that_forked_it(
@@ -129,7 +129,8 @@ def argv_of(size: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("size", "cut"), [(ARGV_MAX - 1, False), (ARGV_MAX, False), (ARGV_MAX + 1, True), (102400, True)]
+    ("size", "cut"),
+    [(ARGV_MAX - 1, False), (ARGV_MAX, False), (ARGV_MAX + 1, True), (102400, True)],
 )
 def test_argv_is_whole_up_to_4_KiB_and_says_when_it_is_cut(
     recorder: Recorder, programs: Path, size: int, cut: bool
@@ -324,7 +325,7 @@ def test_failed_execs_are_recorded_with_their_error(recorder: Recorder, place: P
 def test_names_that_leave_no_room_are_unresolved_each_by_name(
     recorder: Recorder, programs: Path, place: Path
 ) -> None:
-    """A path and a name asked for of nearly 4 KiB: what then does not fit is marked, not made up."""
+    """A path and a name asked for of nearly 4 KiB: what then does not fit is marked."""
     long = "n" * 255
     target = place
     levels = (3700 - len(str(place))) // 256
@@ -332,7 +333,7 @@ def test_names_that_leave_no_room_are_unresolved_each_by_name(
         target /= long
     asked_padding = "/." * 1990
 
-    # The name asked for goes through a descriptor: together they would be longer than a path may be.
+    # Asked for through a descriptor: the path itself would be too long with such a beginning.
     def act() -> None:
         os.chdir(place)
         for _ in range(levels):

@@ -78,9 +78,7 @@ def test_the_forker_of_a_sibling_is_who_called_clone(family: Recording) -> None:
     assert fork.process == family.session
 
 
-def test_a_process_outlives_its_leader(
-    recorder: Recorder, programs: Path, place: Path
-) -> None:
+def test_a_process_outlives_its_leader(recorder: Recorder, programs: Path, place: Path) -> None:
     """The first thread ends, another opens a file after that: recorded, and one exit in the end."""
 
     def act() -> None:
@@ -92,7 +90,7 @@ def test_a_process_outlives_its_leader(
     assert event.path == str(place / "late")
     assert (event.process, event.tid) == (seen.session, seen.told[0]["thread"])
     assert event.tid != event.process.pid
-    assert [(exit.process, exit.status) for exit in seen.exits] == [(seen.session, seen.status)]
+    assert [(end.process, end.status) for end in seen.exits] == [(seen.session, seen.status)]
     assert seen.exits[0].time > event.time
 
 

@@ -1,4 +1,4 @@
-"""Identities, first half: the kernel begins a provisional session where a name has a literal of one."""
+"""Identities, first half: a name with a literal of one begins a provisional session."""
 
 from __future__ import annotations
 
@@ -221,9 +221,7 @@ def test_an_agent_within_a_session_keeps_the_session(
     assert (event.candidate, event.provisional, event.session) == (True, False, seen.session)
 
 
-def test_without_identify_nobody_is_looked_at(
-    programs: Path, place: Path, gate: Gate
-) -> None:
+def test_without_identify_nobody_is_looked_at(programs: Path, place: Path, gate: Gate) -> None:
     """Probes that were not asked to identify leave untagged processes alone."""
     plain = Probes()
     try:

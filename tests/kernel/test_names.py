@@ -196,7 +196,15 @@ def test_a_file_of_another_file_system_is_named_below_its_mount(recorder: Record
     ]
 
 
-STRANGE = [b"new\nline", b"escape\x1b[2J", b'quote"\'', b"bad\xff\xfe\xc3", b" ", b"tab\t", b"\xe2\x82\xac"]
+STRANGE = [
+    b"new\nline",
+    b"escape\x1b[2J",
+    b"quote\"'",
+    b"bad\xff\xfe\xc3",
+    b" ",
+    b"tab\t",
+    b"\xe2\x82\xac",
+]
 
 
 def test_names_of_any_bytes_come_back_byte_for_byte(recorder: Recorder, place: Path) -> None:
@@ -320,7 +328,7 @@ def memory_group() -> Iterator[Path]:
 def test_a_handle_of_a_file_nobody_looked_up_is_unresolved(
     recorder: Recorder, place: Path, memory_group: Path
 ) -> None:
-    """Such a file hangs nowhere yet, and the kernel calls it `/`: that is not passed off as a path."""
+    """Such a file hangs nowhere yet, and the kernel calls it `/`: that is no path of it."""
 
     def creates() -> None:
         (memory_group / "cgroup.procs").write_text("0")
@@ -347,7 +355,7 @@ def test_a_handle_of_a_file_nobody_looked_up_is_unresolved(
 
 
 def test_what_has_no_place_keeps_the_kernels_name_for_it(recorder: Recorder) -> None:
-    """A memfd opened again has the name it was given; a pipe has none, and is resolved all the same."""
+    """A memfd opened again has the name it was given; a pipe has none. Both are resolved."""
 
     def act() -> None:
         memory, (pipe, _) = os.memfd_create("scratch"), os.pipe()

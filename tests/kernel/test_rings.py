@@ -1,4 +1,4 @@
-"""Losses are counted to the record, and the reader is woken for what cannot wait and nothing else."""
+"""Losses are counted to the record; the reader is woken for what cannot wait and nothing else."""
 
 from __future__ import annotations
 

@@ -304,7 +304,7 @@ class ToldEnding(Ending):
         except BlockingIOError:
             return False
         words = told.decode(errors="replace").split()
-        self.untold = len(words) != 2 or words[0] != "ended" or not words[1].isdigit()
+        self.untold = len(words) != 2 or words[0] != "ended" or not words[1].isdecimal()
         self.code = 1 if self.untold else int(words[1])
         return True
 

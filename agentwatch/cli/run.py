@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -191,7 +192,7 @@ def _check_command(name: str) -> None:
 
 def _address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    if not separator or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(f"--metrics {text}: not HOST:PORT", "for example --metrics 127.0.0.1:9477")
     return host.strip("[]") or "127.0.0.1", int(port)
 

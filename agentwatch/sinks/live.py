@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TextIO
 
 from agentwatch.engine import Verdict
@@ -187,9 +188,8 @@ class Live:
         room = max((self._width or 160) - taken, 9)
         if "\n" in text or _width(text) <= room:
             return text
-        while _width(text) > room - 1:
-            text = text[: min(room - 1, len(text) - 1)]
-        return text + "…"
+        used = accumulate(map(_width, text))
+        return text[: sum(1 for columns in used if columns < room)] + "…"
 
     def _paint(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colour and colour != _PLAIN else text

@@ -107,7 +107,8 @@ def unreadable(path: Path, error: OSError) -> AgentwatchError:
 def make_directory(directory: Path, name: str, group: int | None = None) -> tuple[int, Path]:
     """Make (or open) DIR and DIR/name; (descriptor of DIR/name, its path).
 
-    group: whose members may read the chain, its files to come included. Raises PermissionDenied, or JournalError where somebody else could change the journal.
+    group: whose members may read the chain, its files to come included. Raises PermissionDenied, or
+    JournalError where somebody else could change the journal.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)

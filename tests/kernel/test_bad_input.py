@@ -89,9 +89,7 @@ def test_all_errors_of_all_files_are_told_at_once(launch: Launcher) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("nowhere", "No such file"), ("bin", "holds no rule files")]
 )
-def test_a_rules_directory_that_is_missing_or_empty(
-    launch: Launcher, name: str, says: str
-) -> None:
+def test_a_rules_directory_that_is_missing_or_empty(launch: Launcher, name: str, says: str) -> None:
     """Never an empty ruleset that lets everything pass."""
     said = refused(launch, 1, f"--rules={launch.place}/{name}")
     assert says in said

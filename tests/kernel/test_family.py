@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch.kernel.probes import Probes
 from tests.kernel.recording import Recorder, Recording
 
 pytestmark = pytest.mark.root
@@ -18,7 +19,7 @@ ENDS = {"fork": 2, "vfork": 3, "clone": 4, "sibling": 4, "daemon": 128 + signal.
 
 
 @pytest.fixture(scope="module")
-def family(probes, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+def family(probes: Probes, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """One run of programs/family.c."""
     place = tmp_path_factory.mktemp("family")
 

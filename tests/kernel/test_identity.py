@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ def install(program: Path, at: Path) -> Path:
     return at
 
 
-def runs(program: str | Path, place: Path, gate: Gate, *arguments: str) -> Witness:
+def runs(
+    program: str | Path, place: Path, gate: Gate, *arguments: str
+) -> AbstractContextManager[Witness]:
     """A witness that nobody tags: it opens a file, then becomes the program."""
 
     def act() -> None:
@@ -153,13 +156,14 @@ def test_the_literal_counts_in_each_name(
     (directory / "script").write_text(f"#!{real}\n")
     (directory / "script").chmod(0o755)
     install(real, directory / "program")
-    for name, cwd in [
+    names: list[tuple[str | Path, Path]] = [
         (directory / "program", place),
         (directory / "link", place),
         (directory / "script", place),
         (f"{literal}/link", place),
         ("./script", directory),
-    ]:
+    ]
+    for name, cwd in names:
         assert begins(recorder, name, cwd, gate), name
 
 

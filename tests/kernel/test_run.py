@@ -441,7 +441,9 @@ def test_a_kill_that_comes_too_late_is_a_failure_and_told(launch: Launcher) -> N
     """The reader had ended by itself: never called stopped, counted, and a finding."""
     script = "import os, sys\nfd = os.open(sys.argv[1], 0)\nos._exit(0)"
     for _ in range(5):  # it may be caught in time
-        outcome = launch(*python(script), f"{launch.place}/key", options=[f"--jsonl={launch.jsonl}"])
+        outcome = launch(
+            *python(script), f"{launch.place}/key", options=[f"--jsonl={launch.jsonl}"]
+        )
         if outcome.code == 0:
             break
     assert outcome.code == 0

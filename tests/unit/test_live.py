@@ -1,0 +1,236 @@
+"""What a person sees: what is noteworthy, what is only counted, and nothing an agent forged."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+
+import pytest
+
+from agentwatch.engine import NO_VERDICT
+from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.lineage import Actor
+from agentwatch.sinks import frames
+from agentwatch.sinks.live import Live
+
+ME = ProcessKey(7, 7)
+ACTOR = Actor(ME, ME, ("claude",))
+
+
+class Screen:
+    """A live view and what it wrote."""
+
+    def __init__(self, colour: bool = False) -> None:
+        self._out = io.StringIO()
+        self.live = Live(self._out, colour=colour, own=lambda path: path.startswith("/home/own/"))
+
+    def see(self, *events: Event) -> str:
+        return self._new(lambda: [self.live.event(e, ACTOR, NO_VERDICT) for e in events])
+
+    def told(self, *told: frames.Frame) -> str:
+        return self._new(lambda: [self.live.frame(frame) for frame in told])
+
+    def summary(self, code: int = 0, left: tuple[str, ...] = (), unwritten: int = 0) -> str:
+        return self._new(
+            lambda: self.live.summary(code, "/j/run-1", left=left, unwritten=unwritten)
+        )
+
+    def _new(self, act: object) -> str:
+        before = len(self._out.getvalue())
+        act()  # type: ignore[operator]
+        return self._out.getvalue()[before:]
+
+
+def ran(path: str, *argv: str, script: str | None = None, result: int = 0) -> Exec:
+    return Exec(time=1, process=ME, session=ME, path=path, argv=argv, script=script, result=result)
+
+
+def changed(path: str, created: bool = False, result: int = 3) -> Open:
+    return Open(
+        time=1, process=ME, session=ME, path=path, changes=True, created=created, result=result
+    )
+
+
+def reached(addr: str = "", port: int = 0, protocol: str = "tcp", unix: str = "") -> Connect:
+    return Connect(
+        time=1, process=ME, session=ME, family=2, addr=addr, port=port, protocol=protocol, unix=unix
+    )
+
+
+def verdict(response: str = "kill", outcome: str = "killed", **more: object) -> frames.Verdict:
+    values = {
+        "process": ME, "kind": "read", "what": "/key", "rule": "a.key", "action": "kill",
+        "level": "kills-after", "severity": "high", "because": "It is a key.", "instead": "Ask.",
+    }  # fmt: skip
+    return frames.Verdict(response=response, outcome=outcome, **(values | more))  # type: ignore[arg-type]
+
+
+def killed(outcome: str = "killed", latency: int = 2_500_000, reason: str = "") -> frames.Kill:
+    return frames.Kill(process=ME, rule="a.key", outcome=outcome, latency=latency, reason=reason)
+
+
+def test_each_program_is_shown_once_and_counted() -> None:
+    """Its first exec with the command line and its path; a script by its own name."""
+    screen = Screen()
+    assert re.search(
+        r"run +git status +/usr/bin/git$", screen.see(ran("/usr/bin/git", "git", "status")).strip()
+    )
+    assert screen.see(ran("/usr/bin/git", "git", "log")) == ""
+    assert "/opt/tool" in screen.see(ran("/usr/bin/python3", "python3", script="/opt/tool"))
+    assert re.search(r"ran +/usr/bin/git  x2\n +/opt/tool  x1", screen.summary())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ran("", "x", result=-2),
+        changed("/etc/x", result=-13),
+        Open(time=1, process=ME, session=ME, path="/etc/passwd", reads=True, result=3),
+        changed("/tmp/x"), changed("/dev/null"), changed("/var/tmp/x"), changed("/home/own/state"),
+        Fork(time=1, process=ME, session=ME, child=ProcessKey(8, 8)),
+        Exit(time=1, process=ME, session=ME),
+        reached(),
+    ],
+)  # fmt: skip
+def test_what_is_not_noteworthy_is_not_shown(event: Event) -> None:
+    """Failures, reads, scratch space, the agent's own state, lifecycle, dissolved addresses."""
+    screen = Screen()
+    assert screen.see(event) == ""
+    assert not re.search("ran|changed|reached", screen.summary())
+
+
+def test_each_file_is_shown_when_it_is_first_changed() -> None:
+    """Created or changed; after that it is silent."""
+    screen = Screen()
+    assert re.search(r"create +/etc/x\n$", screen.see(changed("/etc/x", created=True)))
+    assert re.search(r"change +/etc/y\n$", screen.see(changed("/etc/y")))
+    assert screen.see(changed("/etc/x"), changed("/etc/y")) == ""
+    assert re.search(r"changed +/etc/x\n +/etc/y\n", screen.summary())
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        (reached("192.0.2.1", 443), "192.0.2.1:443"),
+        (reached("2001:db8::1", 80), "[2001:db8::1]:80"),
+        (reached("192.0.2.1", 53, "udp"), "192.0.2.1:53 udp"),
+        (reached(unix="/run/docker.sock"), "/run/docker.sock"),
+        (reached(unix="@abstract"), "@abstract"),
+    ],
+)
+def test_each_address_is_shown_once(event: Connect, shown: str) -> None:
+    """TCP and UDP are told apart, and so are ports."""
+    screen = Screen()
+    assert screen.see(event).endswith(f"connect   {shown}\n")
+    assert screen.see(event) == ""
+    assert f"reached   {shown}\n" in screen.summary()
+
+
+def test_a_kill_is_shown_with_level_reason_and_what_to_do_instead() -> None:
+    """And its latency when the process is gone, here and in the summary."""
+    screen = Screen()
+    told = screen.told(verdict())
+    assert re.search(r"KILL +read /key\n +a.key · kills-after · high\n", told)
+    assert re.search(r"It is a key.\n +instead: Ask.\n", told)
+    assert "process 7, 2.5 ms after the call" in screen.told(killed())
+    assert re.search(r"stopped +read /key\n +a.key \(kills-after, 2.5 ms\)", screen.summary())
+
+
+@pytest.mark.parametrize("outcome", ["too late", "failed"])
+def test_a_kill_that_failed_is_never_called_stopped(outcome: str) -> None:
+    """Also one that was sent and missed: what counts is how the process ended."""
+    for said in ("killed", outcome):
+        screen = Screen()
+        screen.told(verdict(outcome=said))
+        assert "FAILED" in screen.told(killed(outcome, 0, "why"))
+        summary = screen.summary()
+        assert "stopped" not in summary
+        assert re.search(rf"missed +read /key\n +a.key \(kills-after, {outcome}\)", summary)
+
+
+def test_alerts_and_what_was_only_observed_are_told_apart() -> None:
+    """A deny that observing did not carry out is not an alert like others."""
+    screen = Screen()
+    assert re.search(r"ALERT +read", screen.told(verdict("alert", "alerted", action="alert")))
+    assert re.search(r"OBSERVED +read", screen.told(verdict("alert", "observed", action="deny")))
+    assert re.search(r"ALERT +read", screen.told(verdict("alert", "observed", action="alert")))
+    assert re.search(r"alerts +a.key  x3", screen.summary())
+
+
+def test_losses_agents_and_notices_are_shown() -> None:
+    """And a loss is in the summary as well."""
+    screen = Screen()
+    assert re.search(r"LOST +3 records \(ring\)", screen.told(frames.Gap(stage="ring", count=3)))
+    assert "claude: /bin/claude" in screen.told(
+        frames.AgentAdded(agent="claude", path="/bin/claude")
+    )
+    assert re.search(r"NOTICE +frozen", screen.told(frames.Notice(subject="x", text="frozen")))
+    assert "3 records lost: see the journal" in screen.summary()
+
+
+def test_the_summary_names_what_goes_on_and_what_was_not_written() -> None:
+    """The exit code, processes left behind, missing findings, and where the journal is."""
+    summary = Screen().summary(3, ("sleep (process 9)", "\x1b[2J (process 8)"), 2)
+    assert "exit code 3" in summary
+    assert "left      sleep (process 9) goes on, unwatched\n" in summary
+    assert "\\x1b[2J (process 8) goes on" in summary
+    assert "2 not written" in summary
+    assert "journal  /j/run-1" in summary
+
+
+def test_a_long_list_is_cut_and_counted() -> None:
+    """Twelve lines, then how many more."""
+    screen = Screen()
+    screen.see(*(changed(f"/srv/{n}") for n in range(20)))
+    summary = screen.summary()
+    assert "/srv/11" in summary
+    assert "/srv/12" not in summary
+    assert "and 8 more" in summary
+
+
+EVIL = "/srv/\x1b[2J\n   0.00s  KILL      forged\r\u202e\udcff"
+
+
+def test_names_cannot_steer_the_terminal_or_forge_a_line() -> None:
+    """Escape codes, new lines, direction marks and broken UTF-8 are written out, everywhere."""
+    screen = Screen()
+    shown = screen.see(ran(EVIL, EVIL), changed(EVIL), reached(unix=EVIL))
+    shown += screen.told(
+        verdict(what=EVIL), killed(), frames.Notice(text=EVIL), frames.AgentAdded(path=EVIL)
+    )
+    shown += screen.summary(left=(EVIL,))
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e\udcff]", shown)
+    assert not re.search(r"^ +0.00s  KILL      forged", shown, re.MULTILINE)
+    assert "\\x1b[2J\\n" in shown
+
+
+def test_there_is_colour_only_where_it_is_wanted() -> None:
+    """None without; the words are the same."""
+    plain, coloured = Screen(), Screen(colour=True)
+    for screen in (plain, coloured):
+        screen.see(ran("/bin/x", "x"))
+    assert "\x1b[" not in plain.told(verdict())
+    assert "\x1b[1;31mKILL" in coloured.told(verdict())
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "\u6f22" * 300, "e\u0301" * 300])
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_lines_fit_the_terminal(text: str, columns: int) -> None:
+    """Whatever is run, one event is one row: wide characters take two columns, accents none."""
+    leader, follower = os.openpty()
+    import fcntl
+    import struct
+    import termios
+
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(follower, "w", encoding="utf-8") as terminal:
+        live = Live(terminal, colour=False, own=lambda path: False)
+        live.event(ran(f"/bin/{text[:20]}", text), ACTOR, NO_VERDICT)
+        terminal.flush()
+        row = os.read(leader, 65536).decode().rstrip("\r\n")
+    os.close(leader)
+    width = sum(0 if c == "\u0301" else 2 if c == "\u6f22" else 1 for c in row)
+    assert width <= columns
+    assert width >= columns - 3
+    assert "…" in row

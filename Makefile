@@ -18,7 +18,8 @@ SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/
                packaging/apt/source \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
-               -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu
+               -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu \
+               packaging/apt/source tests/completeness/work.sh
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:

@@ -34,6 +34,7 @@ UNMOUNT = """
 for place in /sys/kernel/debug/tracing /sys/kernel/debug /sys/kernel/tracing; do
     while mountpoint -q "$place"; do umount "$place" || exit 1; done
 done
+[ ! -e /sys/kernel/tracing/events ] || exit 1
 exec "$@"
 """
 MOUNT = """

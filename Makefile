@@ -15,11 +15,10 @@ rooted  = $(as_root) $(pytest) -p no:cacheprovider
 
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
-               packaging/apt/source \
+               packaging/apt/source tests/completeness/work.sh \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
-               -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu \
-               packaging/apt/source tests/completeness/work.sh
+               -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:

@@ -468,7 +468,7 @@ _DECODERS = {
 
 def _file(v: dict[str, Any], path: bytes, name: Name) -> str:
     """A file's name; one without a place in a file system keeps the name the kernel gave it."""
-    if v["flags"] & FLAG_ANONYMOUS:
+    if v["flags"] & FLAG_ANONYMOUS or (not path and v["unresolved"] & UNRESOLVED_PATH):
         return os.fsdecode(path)
     return name(v["path_dev"], path)
 

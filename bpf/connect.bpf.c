@@ -107,23 +107,22 @@ static __always_inline u32 put_unix(struct aw_record *record, u32 at, const char
 static __always_inline void connect_end(struct task_struct *task, const struct aw_subject *subject,
 					const struct call *call)
 {
-	struct aw_record *record =
-		record_begin(task, subject, AW_KIND_CONNECT, sizeof(struct aw_connect));
-	struct aw_walk *walk = bpf_task_storage_get(&walks, task, 0, 0);
 	struct file *file = file_of(task, call->args[0]);
 	struct user_address user = {};
 	u32 at = sizeof(struct aw_connect), unix_len, asked;
 	bool begun = call->result == 0 || call->result == -EINPROGRESS;
 	struct aw_connect *connect;
+	struct aw_record *record;
+	struct aw_walk *walk;
 	struct socket *socket = 0;
 	struct sock *sk = 0;
 	u16 family = 0;
 
-	if (!record || !walk)
+	if (!scratch_get(task, &record, &walk, AW_KIND_CONNECT))
 		return;
 	connect = &record->connect;
-	__builtin_memset((char *)record + sizeof(struct aw_header), 0,
-			 sizeof(struct aw_connect) - sizeof(struct aw_header));
+	__builtin_memset(connect, 0, sizeof(*connect));
+	header_fill(&connect->header, task, subject, AW_KIND_CONNECT, 0);
 	connect->result = call->result;
 	if (call->compat)
 		record->header.flags |= AW_FLAG_COMPAT;

@@ -156,12 +156,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 
 	if (!known && !control.identify)
 		return 0;
-	record = bpf_task_storage_get(&records, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	walk = bpf_task_storage_get(&walks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!record || !walk) {
-		COUNT(unrecorded[AW_KIND_EXEC]);
+	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC))
 		return 0;
-	}
 	exec = &record->exec;
 	header = &record->header;
 	__builtin_memset(exec, 0, sizeof(*exec));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Building and sending a record: begin, put its strings, send. */
+/* Building and sending a record: get its memory, fill its header, put its strings, send. */
 
 #define WAKE_NS (2 * 1000 * 1000) /* between two wake-ups of the reader */
 
@@ -19,23 +19,16 @@ static __always_inline void header_fill(struct aw_header *header, struct task_st
 	header->unresolved = 0;
 }
 
-/* The task's record with its header filled, or NULL (counted) where there is no memory for it. */
-static __always_inline struct aw_record *record_begin(struct task_struct *task,
-						      const struct aw_subject *subject, u16 kind,
-						      u32 length)
+/* The task's scratch memory, made anew where it is missing; false (counted) where it cannot be had. */
+static __always_inline bool scratch_get(struct task_struct *task, struct aw_record **record,
+					struct aw_walk **walk, u16 kind)
 {
-	struct aw_record *record = bpf_task_storage_get(&records, task, 0, 0);
-
-	if (!record) {
-		/* Tagged by userspace, or created in vain before: once more. */
-		scratch_create(task);
-		record = bpf_task_storage_get(&records, task, 0, 0);
-	}
-	if (record)
-		header_fill(&record->header, task, subject, kind, length);
-	else
-		COUNT(unrecorded[kind & (AW_KINDS - 1)]);
-	return record;
+	*record = bpf_task_storage_get(&records, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	*walk = bpf_task_storage_get(&walks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (*record && *walk)
+		return true;
+	COUNT(unrecorded[kind & (AW_KINDS - 1)]);
+	return false;
 }
 
 /* Never wake the reader per event; it polls. Only for what it must act on, and not too often. */

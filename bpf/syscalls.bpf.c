@@ -151,15 +151,15 @@ static __always_inline void open_file(struct aw_record *record, struct aw_walk *
 static __always_inline void open_end(struct task_struct *task, const struct aw_subject *subject,
 				     const struct call *call)
 {
-	struct aw_record *record =
-		record_begin(task, subject, AW_KIND_OPEN, sizeof(struct aw_open));
-	struct aw_walk *walk = bpf_task_storage_get(&walks, task, 0, 0);
+	struct aw_record *record;
+	struct aw_walk *walk;
 	u32 at = sizeof(struct aw_open);
 	struct file *file;
 	const void *asked;
 
-	if (!record || !walk)
+	if (!scratch_get(task, &record, &walk, AW_KIND_OPEN))
 		return;
+	header_fill(&record->header, task, subject, AW_KIND_OPEN, 0);
 	record->open.open_flags = open_flags(call);
 	record->open.result = call->result;
 	record->open.path_dev = 0;
@@ -187,15 +187,15 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 static __always_inline void exec_failed(struct task_struct *task, const struct aw_subject *subject,
 					const struct call *call)
 {
-	struct aw_record *record =
-		record_begin(task, subject, AW_KIND_EXEC, sizeof(struct aw_exec));
+	struct aw_record *record;
+	struct aw_walk *walk;
 	u32 at = sizeof(struct aw_exec);
 	u64 asked = call->kind == CALL_EXECVE ? call->args[0] : call->args[1];
 
-	if (!record)
+	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC))
 		return;
-	__builtin_memset((char *)record + sizeof(struct aw_header), 0,
-			 sizeof(struct aw_exec) - sizeof(struct aw_header));
+	__builtin_memset(&record->exec, 0, sizeof(record->exec));
+	header_fill(&record->header, task, subject, AW_KIND_EXEC, 0);
 	record->exec.result = call->result;
 	record->exec.uid = bpf_get_current_uid_gid();
 	if (call->compat)

@@ -38,7 +38,7 @@ def launch(agentwatch: Path, place: Path) -> Launcher:
     return Launcher(agentwatch, place, environment=environment)
 
 
-# CMD is what it would be without ------------------------------------------------------------------
+# CMD is what it would be without -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_command_on_a_terminal_has_it_for_itself(launch: Launcher, pty: str) -
     assert watched.endswith("typed words")
 
 
-# Whom it runs as -----------------------------------------------------------------------------------
+# Whom it runs as ----------------------------------------------------------------------------------
 
 WHO = """
 import json, os
@@ -174,7 +174,8 @@ def test_the_person_cannot_change_the_journal(launch: Launcher) -> None:
         "sh",
         "-c",
         f"cd {launch.journal} 2>/dev/null && cd run-*; echo x >> 00000001.journal;"
-        f"rm -rf {launch.journal}/*; touch {launch.journal}/x; mv {launch.journal} {launch.place}/y",
+        f"rm -rf {launch.journal}/*; touch {launch.journal}/x;"
+        f"mv {launch.journal} {launch.place}/y",
     )
     assert outcome.code != 0
     assert all(report.intact and report.closed for report in verify(launch.journal))
@@ -197,7 +198,7 @@ def test_a_sudo_uid_that_is_nobodys_is_refused(launch: Launcher, uid: str) -> No
     assert f"SUDO_UID is {uid}" in outcome.err
 
 
-# Without root --------------------------------------------------------------------------------------
+# Without root -------------------------------------------------------------------------------------
 
 SUDOERS = """\
 Defaults env_reset, {pty}, !lecture, !authenticate
@@ -332,7 +333,7 @@ def watching_half(pid: int) -> int:
     return half
 
 
-# Signals -------------------------------------------------------------------------------------------
+# Signals ------------------------------------------------------------------------------------------
 
 COUNTING = """
 import os, signal, sys, time
@@ -385,7 +386,7 @@ def test_an_interrupt_that_is_typed_reaches_the_command_once(launch: Launcher, p
     assert "exit code 0" in screen
 
 
-# Decisions -----------------------------------------------------------------------------------------
+# Decisions ----------------------------------------------------------------------------------------
 
 
 def test_a_kill_is_on_the_screen_in_the_journal_and_in_the_findings(launch: Launcher) -> None:
@@ -495,7 +496,7 @@ ctypes.CDLL(None).syscall(60, 0)
     assert [kill.outcome for kill in outcome.frames(Kill)] == ["killed"]
 
 
-# Metrics -------------------------------------------------------------------------------------------
+# Metrics ------------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -540,7 +541,7 @@ def test_metrics_are_served_while_it_runs_and_gone_afterwards(launch: Launcher) 
         urllib.request.urlopen(f"http://{where}/metrics", timeout=5)
 
 
-# The end -------------------------------------------------------------------------------------------
+# The end ------------------------------------------------------------------------------------------
 
 
 def test_what_outlives_the_command_is_named(launch: Launcher) -> None:
@@ -583,7 +584,7 @@ def line(code: str) -> str:
     return f'/usr/bin/python3 -I -c "{code}"'
 
 
-# The breaker ---------------------------------------------------------------------------------------
+# The breaker --------------------------------------------------------------------------------------
 
 
 def storm(launch: Launcher) -> str:
@@ -657,7 +658,7 @@ def test_reads_that_are_over_before_the_kill_trip_the_breaker_too(launch: Launch
     assert outcome.code == 137
 
 
-# Agents --------------------------------------------------------------------------------------------
+# Agents -------------------------------------------------------------------------------------------
 
 
 def test_an_agent_inside_the_command_is_found_by_its_name(launch: Launcher) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
+import struct
+import termios
 
 import pytest
 
@@ -219,10 +222,6 @@ def test_there_is_colour_only_where_it_is_wanted() -> None:
 def test_lines_fit_the_terminal(text: str, columns: int) -> None:
     """Whatever is run, one event is one row: wide characters take two columns, accents none."""
     leader, follower = os.openpty()
-    import fcntl
-    import struct
-    import termios
-
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with open(follower, "w", encoding="utf-8") as terminal:
         live = Live(terminal, colour=False, own=lambda path: False)

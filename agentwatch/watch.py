@@ -311,7 +311,7 @@ class Watch:
         try:
             write()
         except JournalError as error:
-            self.lost["journal"] += 1
+            self.lost["journal"] = self.journal.lost
             if not self._journal_failing:
                 self._journal_failing = True
                 text = f"{error.message}: {error.remedy}"

@@ -146,6 +146,8 @@ def _belongs_to(pid: int, uid: int) -> bool:
 def _other_half(pid: int, options: Options) -> Sequence[str]:
     # -I: nothing in CMD's working directory or of its person's is imported by root.
     python = [sys.executable, "-I", "-m", "agentwatch"]
+    if "NO_COLOR" in os.environ:  # sudo does not pass it on
+        python = ["env", "NO_COLOR=1", *python]
     return [*python, "watch-for", f"--pid={pid}", *options.arguments()]
 
 

@@ -43,7 +43,8 @@ class _Waiting(NamedTuple):
 class Journal:
     """One chain, open for writing. Not thread-safe; made by `Journal.open`.
 
-    head: the last frame chained. bytes, frames, segments, failures: counted since open.
+    head: the last frame chained. bytes, frames, segments, failures, lost (records that gave way
+    while nothing could be written): counted since open.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Journal:
     ) -> None:
         self.directory = path
         self.head = tail.head
-        self.bytes = self.frames = self.segments = self.failures = 0
+        self.bytes = self.frames = self.segments = self.failures = self.lost = 0
         self._fd = fd
         self._number = tail.number
         self._torn = tail.torn
@@ -186,6 +187,7 @@ class Journal:
                     continue
                 self._waiting_bytes -= len(item.payload)
                 self._shed_records += item.records
+                self.lost += item.records
                 self._shed_frames += not item.records
             self._waiting = kept
 

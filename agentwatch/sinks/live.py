@@ -79,7 +79,10 @@ class Live:
     # What is said about it.
 
     def frame(self, frame: frames.Frame) -> None:
-        if isinstance(frame, frames.Verdict):
+        if isinstance(frame, frames.Start):
+            rules = "1 rule" if frame.rules == 1 else f"{frame.rules or 'no'} rules"
+            self._head(f"{rules}, mode {frame.mode}")
+        elif isinstance(frame, frames.Verdict):
             self._verdict(frame)
         elif isinstance(frame, frames.Kill):
             self._kill(frame)

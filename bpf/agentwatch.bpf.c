@@ -18,4 +18,6 @@ char LICENSE[] SEC("license") = "GPL";
 #include "record.bpf.c"
 #include "identity.bpf.c"
 #include "lifecycle.bpf.c"
+#include "call.bpf.c"
+#include "connect.bpf.c"
 #include "syscalls.bpf.c"

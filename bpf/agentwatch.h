@@ -172,7 +172,7 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 pad;
 	__u32 adopt;   /* process the adopt iterator is to tag */
 	__u64 adopted; /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
-	__u64 woken;   /* ns, CLOCK_BOOTTIME, last wake-up; one per AW_WAKE_NS */
+	__u64 woken;   /* ns, CLOCK_BOOTTIME, last wake-up; see record.bpf.c */
 };
 
 #endif

@@ -60,24 +60,42 @@ static __always_inline u32 address_from_user(struct aw_connect *connect, const s
 	return 0;
 }
 
-/* Where a connected unix socket's peer is bound: a file, walked; or an abstract name. */
-static __always_inline void unix_peer(struct aw_record *record, struct aw_walk *walk,
-				      struct sock *sk, u32 *at)
+/*
+ * Where a connected unix socket's peer is bound: a file, walked, or an abstract name, which replaces what
+ * the caller's memory said. False where there is no peer, or none with a name.
+ */
+static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *walk,
+				      struct sock *sk, u32 *at, struct user_address *user,
+				      u32 *unix_len)
 {
 	struct unix_sock *self = (struct unix_sock *)sk;
 	struct unix_sock *peer = (struct unix_sock *)BPF_CORE_READ(self, peer);
+	struct unix_address *address;
 	struct path path = {};
 	struct name name;
+	u32 len;
 
 	if (!peer)
-		return;
+		return false;
 	BPF_CORE_READ_INTO(&path, peer, path);
-	if (!path.dentry)
-		return;
-	name_of(&name, &path, walk->path);
-	record->header.flags |= name.flags | AW_FLAG_FROM_SOCKET;
-	record->connect.path_dev = name.dev;
-	record->connect.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
+	if (path.dentry) {
+		name_of(&name, &path, walk->path);
+		record->header.flags |= name.flags | AW_FLAG_FROM_SOCKET;
+		record->connect.path_dev = name.dev;
+		record->connect.path_len =
+			put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
+		return true;
+	}
+	address = BPF_CORE_READ(peer, addr);
+	if (!address)
+		return false;
+	len = BPF_CORE_READ(address, len) - sizeof(u16);
+	if (!len || len > UNIX_PATH_MAX ||
+	    bpf_probe_read_kernel(user->path, len & 127, &address->name[0].sun_path))
+		return false;
+	*unix_len = len;
+	record->header.flags |= AW_FLAG_FROM_SOCKET;
+	return true;
 }
 
 /* A pathname ends at its NUL; an abstract name is all of its bytes, NULs included. */
@@ -135,17 +153,19 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 		family = BPF_CORE_READ(sk, __sk_common.skc_family);
 		connect->protocol = family == AF_UNIX ? 0 : BPF_CORE_READ(sk, sk_protocol);
 	}
-	if (begun && (connect->family == AF_INET || connect->family == AF_INET6) &&
-	    (family == AF_INET || family == AF_INET6)) {
+	/* Another thread may have rewritten the family since the call read it: the peer tells. */
+	if (begun && (family == AF_INET || family == AF_INET6) &&
+	    (connect->family == AF_INET || connect->family == AF_INET6 ||
+	     BPF_CORE_READ(sk, __sk_common.skc_dport))) {
 		connect->family = family;
 		address_from_socket(connect, sk);
 	}
-	if (begun && family == AF_UNIX)
-		unix_peer(record, walk, sk, &at);
+	if (begun && family == AF_UNIX && unix_peer(record, walk, sk, &at, &user, &unix_len))
+		connect->family = AF_UNIX;
 	asked = at > RECORD_MAX - SHORT ? 0 : put_unix(record, at, user.path, unix_len);
 	connect->asked_len = asked;
 	record->header.length = at + asked;
-	record_send(&activity, RING_ACTIVITY, record, sizeof(*record));
+	record_send(&activity, RING_ACTIVITY, record, sizeof(*record), &connect->result);
 }
 
 /* In the context of the caller of connect, sendto with MSG_FASTOPEN, and the like. */
@@ -156,12 +176,13 @@ int BPF_PROG(tcp_syn, struct sock *sk, int old, int new)
 	struct aw_connect connect = {};
 	struct aw_subject subject;
 
-	if (new != TCP_SYN_SENT || !tagged(task, &subject))
+	/* Of an MPTCP connection the subflow tells, which is TCP: the socket above it has no address. */
+	if (new != TCP_SYN_SENT || sk->sk_protocol != IPPROTO_TCP || !tagged(task, &subject))
 		return 0;
 	header_fill(&connect.header, task, &subject, AW_KIND_SYN, sizeof(connect));
 	connect.family = sk->__sk_common.skc_family;
 	connect.protocol = sk->sk_protocol;
 	address_from_socket(&connect, (struct sock *)sk);
-	record_send(&activity, RING_ACTIVITY, &connect, sizeof(connect));
+	record_send(&activity, RING_ACTIVITY, &connect, sizeof(connect), 0);
 	return 0;
 }

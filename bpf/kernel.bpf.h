@@ -144,9 +144,13 @@ struct socket {
 	struct sock *sk;
 };
 
+struct sockaddr_un {
+	char sun_path[108];
+};
+
 struct unix_address {
 	int len;
-	char name[0];
+	struct sockaddr_un name[0];
 };
 
 struct unix_sock {
@@ -184,6 +188,7 @@ struct bpf_iter__task {
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
+#define IPPROTO_TCP 6
 #define TCP_SYN_SENT 2
 #define SIGKILL 9
 #define SIGNAL_GROUP_EXIT 4

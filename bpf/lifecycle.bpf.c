@@ -9,7 +9,7 @@ static __always_inline void fork_record(struct task_struct *parent, struct task_
 	header_fill(&fork.header, parent, subject, AW_KIND_FORK, sizeof(fork));
 	fork.child_start = child->start_boottime;
 	fork.child_tgid = child->tgid;
-	record_send(&lifecycle, RING_LIFECYCLE, &fork, sizeof(fork));
+	record_send(&lifecycle, RING_LIFECYCLE, &fork, sizeof(fork), 0);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -50,7 +50,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		exit.status = task->signal->group_exit_code;
 	else
 		exit.status = task->group_leader->exit_code;
-	record_send(&lifecycle, RING_LIFECYCLE, &exit, sizeof(exit));
+	record_send(&lifecycle, RING_LIFECYCLE, &exit, sizeof(exit), 0);
 	return 0;
 }
 
@@ -187,7 +187,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	parent = task->real_parent;
 	exec->parent_tgid = parent->tgid;
 	exec->parent_start = parent->group_leader->start_boottime;
-	record_send(&lifecycle, RING_LIFECYCLE, record, sizeof(*record));
+	record_send(&lifecycle, RING_LIFECYCLE, record, sizeof(*record), &record->exec.result);
 	return 0;
 }
 

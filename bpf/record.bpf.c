@@ -45,7 +45,20 @@ static __always_inline u64 wake_flags(const struct aw_header *header)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
-static __always_inline void record_send(void *ring, u32 which, void *record, u32 max)
+/*
+ * Calls that failed changed nothing and cost their caller next to nothing: where somebody makes them
+ * faster than they are read, they give way before they push out what did happen.
+ */
+static __always_inline bool gives_way(void *ring, const s32 *result)
+{
+	return result && *result < 0 && *result != -EINPROGRESS &&
+	       bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >
+		       bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2;
+}
+
+/* result: of the call the record is about, NULL for none. */
+static __always_inline void record_send(void *ring, u32 which, void *record, u32 max,
+					const s32 *result)
 {
 	struct aw_header *header = record;
 	u32 kind = header->kind & (AW_KINDS - 1), length = header->length, zero = 0;
@@ -59,7 +72,7 @@ static __always_inline void record_send(void *ring, u32 which, void *record, u32
 		__sync_fetch_and_add(&count->unresolved[kind], 1);
 	if (length > max)
 		length = max;
-	if (bpf_ringbuf_output(ring, record, length, wake_flags(header)))
+	if (gives_way(ring, result) || bpf_ringbuf_output(ring, record, length, wake_flags(header)))
 		__sync_fetch_and_add(&count->lost[kind], 1);
 	else
 		__sync_fetch_and_add(&count->emitted[kind], 1);

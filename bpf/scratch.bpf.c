@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Memory to build records in, one piece per tagged task: a per-CPU buffer would be shared with whatever
- * preempts us. Created when the tag is set, only looked up in hooks. Each value stays under 8 KiB with
+ * preempts us. Created when the tag is set, and again where that failed. Each value stays under 8 KiB with
  * its storage header: that is what newer kernels' allocator for local storage can give.
  */
 

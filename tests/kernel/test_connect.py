@@ -352,3 +352,27 @@ def test_an_interrupted_connect_is_recorded_with_its_syn(recorder: Recorder) -> 
     assert seen.told == (-errno.EINTR,)
     assert error_name(seen.connects[-1].result) == "ERESTARTSYS"
     assert [event.addr for event in seen.syns] == ["127.0.0.1"] * 2
+
+
+@pytest.mark.parametrize("family", ["udp", "unix"])
+def test_rewriting_the_family_during_the_call_hides_nobody(
+    recorder: Recorder, programs: Path, place: Path, family: str
+) -> None:
+    """A sibling thread that flips it wins no record that says something else was reached."""
+    path = place / "listening"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen(256)
+        argument = "udp" if family == "udp" else str(path)
+
+        def act() -> None:
+            os.execv(programs / "rewrites", ["rewrites", argument])
+
+        seen = recorder.record(act)
+    told = int(seen.told[0])
+    assert told > 0
+    if family == "udp":
+        reached = [e for e in seen.connects if (e.addr, e.port) == ("127.0.0.9", 9)]
+    else:
+        reached = [e for e in seen.connects if e.unix == str(path)]
+    assert sum(event.result == 0 and event.from_socket for event in reached) == told

@@ -7,6 +7,7 @@ import select
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -183,3 +184,30 @@ def test_a_burst_wakes_the_reader_at_most_once_in_2_ms(
     span = (seen.opens[-1].time - seen.opens[0].time) / 1e9
     assert len(seen.opens) == 20000
     assert 1 <= woken <= span / 0.002 + 2
+
+
+def test_failed_calls_give_way_to_what_happened(tiny: Recorder) -> None:
+    """A storm of calls that fail leaves room for those that do not: they are all recorded."""
+
+    def act() -> None:
+        for _ in range(500):
+            with suppress(FileNotFoundError):
+                os.open("/nowhere", os.O_RDONLY)
+            with suppress(FileNotFoundError):
+                os.execv("/nowhere", ["nowhere"])
+        opens(8)
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+
+    with witness(act) as child:
+        tiny.tag(child)
+        child.go()
+        child.finish()
+        events = [record.event for record in tiny.quiet()]
+    counters = tiny.probes.counters()
+    assert counters.lost[abi.OPEN] > 0
+    assert counters.lost[abi.EXEC] > 0
+    assert sum(isinstance(e, Open) and e.path == "/dev/null" for e in events) == 8
+    assert sum(isinstance(e, Fork) for e in events) == 1
+    assert sum(isinstance(e, Exit) for e in events) == 2

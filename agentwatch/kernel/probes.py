@@ -23,9 +23,8 @@ HOOKS = (
     "process_exec",
     "tcp_syn",
     "sys_exit",
-    "adopt",
-    "reconcile",
 )
+ITERATORS = ("adopt", "reconcile")  # run on request, over all tasks
 _KEY = bytes(4)  # of the only entry of an array
 
 
@@ -89,8 +88,8 @@ class Probes:
         self._counters = bpf.per_cpu_map("counters")
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
         self.activity = Ring(bpf.map("activity").fd, sizes.activity)
-        for hook in HOOKS:
-            bpf.attach(hook)
+        for name in (*HOOKS, *ITERATORS):
+            bpf.attach(name)
 
     def _cell(self, name: str) -> memoryview:
         """A field of aw_control as one word, so that it is read and written whole."""
@@ -154,10 +153,10 @@ class Probes:
         return abi.counters(self._counters.values(_KEY))
 
     def attached(self) -> frozenset[str]:
-        return self._object.attached
+        return self._object.attached & frozenset(HOOKS)
 
     def stats(self) -> dict[str, ProgramStats]:
-        """Of every program, by hook."""
+        """Of the program of every hook."""
         found = {}
         for hook in HOOKS:
             info = self._object.info(hook)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+from agentwatch import processes
 from agentwatch.events import ProcessKey
 
-_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns
+STOPPING = 0.2  # s in which a session should come to rest; what still runs then is killed
+ENDING = 2.0  # s in which it should be gone
+PAUSE = 0.002  # s between two rounds of signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ def send(process: ProcessKey, number: int) -> Sent:
     except OSError as error:
         return Sent(False, error.strerror or str(error))
     try:
-        if not _is(process):
+        if not processes.runs(process):
             return GONE
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
@@ -50,20 +53,6 @@ def send(process: ProcessKey, number: int) -> Sent:
     finally:
         os.close(pidfd)
     return Sent(True)
-
-
-def _is(process: ProcessKey) -> bool:
-    """Whether the pid is still this process and it runs. proc(5): fields 3, 20 and 22.
-
-    One whose first thread has ended while others run on looks like a zombie, and is none.
-    """
-    try:
-        stat = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
-    except OSError:
-        return False
-    fields = stat[stat.rindex(")") + 2 :].split()
-    runs = fields[0] not in "ZX" or int(fields[17]) > 1
-    return runs and int(fields[19]) == process.start // _TICK
 
 
 class Breaker:
@@ -89,15 +78,64 @@ class Breaker:
         return session in self._tripped
 
 
-def stop(processes: list[ProcessKey]) -> int:
+Find = Callable[[], Iterable[ProcessKey]]
+"""The live processes of a session as they are known at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What came of holding a session: how many processes are stopped, how many had to be killed."""
+
+    stopped: int
+    killed: int
+
+
+def stop(found: Iterable[ProcessKey]) -> int:
     """SIGSTOP to each; how many it reached."""
-    return sum(send(process, signal.SIGSTOP).ok for process in processes)
+    return sum(send(process, signal.SIGSTOP).ok for process in found)
 
 
-def end(processes: list[ProcessKey]) -> int:
+def end(found: Iterable[ProcessKey]) -> int:
     """SIGKILL to each, stopped or not; how many it reached."""
-    reached = 0
-    for process in processes:
-        with suppress(OSError):
-            reached += send(process, signal.SIGKILL).ok
-    return reached
+    return sum(send(process, signal.SIGKILL).ok for process in found)
+
+
+def resume(found: Iterable[ProcessKey]) -> int:
+    """SIGCONT to each; how many it reached."""
+    return sum(send(process, signal.SIGCONT).ok for process in found)
+
+
+def hold(find: Find) -> Held:
+    """Stops all that `find` gives until each is stopped and no new one appears.
+
+    A process that runs on after STOPPING, because others let it go on as fast as it is stopped, is
+    killed: nothing of a session that is to be held goes on.
+    """
+    killed: set[ProcessKey] = set()
+    begun = time.monotonic()
+    while (moving := _moving(find)) and (taken := time.monotonic() - begun) < ENDING:
+        if taken < STOPPING:
+            stop(moving)
+        else:
+            killed |= {process for process in moving if send(process, signal.SIGKILL).ok}
+        time.sleep(PAUSE)
+    return Held(sum(map(processes.runs, {*find()} - killed)), len(killed))
+
+
+def end_all(find: Find) -> None:
+    """Ends all that `find` gives and what they start meanwhile: stopped first, nothing can."""
+    hold(find)
+    begun = time.monotonic()
+    while time.monotonic() - begun < ENDING:
+        alive = [process for process in find() if processes.runs(process)]
+        if not alive:
+            break
+        end(alive)
+        time.sleep(PAUSE)
+
+
+def _moving(find: Find) -> list[ProcessKey]:
+    """Those that are not stopped; looked for twice, for a list may miss who is just added to it."""
+    return [p for p in find() if not processes.held(p)] or [
+        p for p in find() if not processes.held(p)
+    ]

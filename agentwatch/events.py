@@ -9,7 +9,6 @@ CLOCK_BOOTTIME, taken in the probe.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,9 +87,12 @@ class Exit(Event):
 
     @property
     def code(self) -> int:
-        """As a shell shows it: the exit code, or 128 + the signal's number."""
-        code = os.waitstatus_to_exitcode(self.status)
-        return code if code >= 0 else 128 - code
+        """As a shell shows it: the exit code, or 128 + the signal's number.
+
+        A status that no process ends with is 255.
+        """
+        signal = self.status & 0x7F
+        return 128 + signal if signal else self.status >> 8 & 0xFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,14 @@ class Connect(Event):
     result: int = 0
     syn: bool = False
     from_socket: bool = False
+
+    @property
+    def where(self) -> str:
+        """The address as people write it: host:port ([host]:port), a unix path, "" for none."""
+        if self.unix or not self.addr:
+            return self.unix
+        host = f"[{self.addr}]" if ":" in self.addr else self.addr
+        return f"{host}:{self.port}"
 
 
 def error_name(result: int) -> str:

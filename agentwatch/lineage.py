@@ -60,6 +60,8 @@ class Living(NamedTuple):
 class _Process:
     """A process we know of. images: (time it came into force, image), oldest first.
 
+    dropped: whether older ones were forgotten.
+
     parents: the nearest ANCESTORS, nearest first; a link to one would keep all above it for ever.
     """
 
@@ -68,14 +70,18 @@ class _Process:
     parents: tuple[_Process, ...]
     agents: tuple[str, ...]
     images: list[tuple[int, Image | None]]
+    dropped: bool = False
     ended: int = 0
 
     def image(self, time: int) -> Image | None:
-        """What it ran at `time`: an open may be read after the exec that followed it."""
+        """What it ran at `time`: an open may be read after the exec that followed it.
+
+        None where that was forgotten: then nobody knows, and what restricts applies.
+        """
         for since, image in reversed(self.images):
             if since <= time:
                 return image
-        return self.images[0][1]
+        return None if self.dropped else self.images[0][1]
 
 
 Backfill = Callable[[ProcessKey], Image | None]
@@ -145,6 +151,7 @@ class Lineage:
                 Image(event.path, event.script, event.argv, event.cwd, event.uid, identity),
             )
         )
+        process.dropped = process.dropped or len(process.images) > self.IMAGES
         del process.images[: -self.IMAGES]
         if identity is None or identity in process.agents:
             return False

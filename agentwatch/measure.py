@@ -10,9 +10,10 @@ from agentwatch import abi
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.policy.levels import level
 from agentwatch.sinks.metrics import JournalState, Snapshot
-from agentwatch.watch import UNKNOWN, Watch
+from agentwatch.watch import Watch
 
-LOSS_STAGES = ("ring", "scratch", "tag", "recursion", "journal")
+LOSS_STAGES = ("ring", "scratch", "tag", "recursion", "record", "journal")
+UNKNOWN = "unknown"  # the label of a session that no identity covers
 
 
 def snapshots(watch: Watch, compile_seconds: float) -> Callable[[], Snapshot]:

@@ -8,8 +8,11 @@ puts the mount point in front: the one a person at the console would type.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 MOUNTINFO = Path("/proc/1/mountinfo")
 
@@ -29,14 +32,14 @@ class Mounts:
     def parse(cls, mountinfo: bytes) -> Mounts:
         """From the text of /proc/PID/mountinfo (proc(5))."""
         found: dict[int, list[tuple[bool, bytes, bytes]]] = {}
-        for line in mountinfo.splitlines():
-            fields = line.split(b" ")
-            if len(fields) < 5:
-                continue
-            major, minor = fields[2].split(b":")
-            root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
-            row = (_is_own_root(fields), root, point)
-            found.setdefault(int(major) << 20 | int(minor), []).append(row)
+        for line in mountinfo.split(b"\n"):  # and at no other byte: names may have all of them
+            with suppress(ValueError, IndexError):  # a line that is none names nothing
+                fields = line.split(b" ")
+                major, minor = map(int, fields[2].split(b":"))
+                root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
+                found.setdefault(major << 20 | minor, []).append(
+                    (_is_own_root(fields), root, point)
+                )
         return cls(
             {
                 dev: tuple((root, point) for _, root, point in sorted(rows, key=_rank))
@@ -51,11 +54,6 @@ class Mounts:
             return cls.parse(path.read_bytes())
         except OSError:
             return cls({})
-
-    @classmethod
-    def of(cls, pid: int) -> Mounts:
-        """As a process sees them, in whatever mount namespace it is."""
-        return cls.read(Path(f"/proc/{pid}/mountinfo"))
 
     def __contains__(self, dev: int) -> bool:
         return dev in self._table
@@ -83,9 +81,50 @@ class Mounts:
     def from_rows(cls, rows: Iterable[tuple[int, Iterable[tuple[bytes, bytes]]]]) -> Mounts:
         return cls({dev: tuple((root, point) for root, point in pairs) for dev, pairs in rows})
 
-    def merged(self, other: Mounts) -> Mounts:
-        """This table, and other's rows for devices that this one does not know."""
-        return Mounts(other._table | self._table)
+
+class Namespace:
+    """The mounts of one mount namespace as they change. mounts: the table as it is known now.
+
+    Names are never taken from an agent's own namespace: there it mounts what it likes where it
+    likes, and a file would have the name that suits it.
+    """
+
+    REMEMBERED = 4096  # unknown devices
+
+    def __init__(self, mounts: Mounts, path: Path = MOUNTINFO) -> None:
+        self.mounts, self._path = mounts, path
+        self._unknown: set[int] = set()
+        self._told = select.poll()
+        self._file: BinaryIO | None = None
+        with suppress(OSError):
+            self._file = path.open("rb")
+            self._told.register(self._file, select.POLLPRI | select.POLLERR)
+        self._unread = True  # what changed between the reading of `mounts` and now was not told
+
+    def changed(self) -> bool:
+        """Reads the table again if the kernel says so; whether it is another one than before."""
+        if not self._told.poll(0) and not self._unread:
+            return False
+        self._unread = False
+        self._unknown.clear()
+        return self._read()
+
+    def looked_up(self, dev: int) -> bool:
+        """For a device that is not in the table: the same, once per device and change."""
+        if dev in self.mounts or dev in self._unknown:
+            return False
+        if len(self._unknown) >= self.REMEMBERED:
+            self._unknown.clear()
+        self._unknown.add(dev)
+        return self._read()
+
+    def _read(self) -> bool:
+        before, self.mounts = self.mounts, Mounts.read(self._path)
+        return self.mounts != before
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _is_own_root(fields: Sequence[bytes]) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import select
 import signal
 import subprocess
@@ -23,15 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-import psutil
-
-from agentwatch import actions
+from agentwatch import actions, processes
 from agentwatch.errors import AgentwatchError, PermissionDenied, UsageError
 from agentwatch.events import ProcessKey
 from agentwatch.lineage import Living
 from agentwatch.watch import Watch
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes, as a shell has them
+SAYS_SO = 2.0  # s after CMD's end in which its exit code should be told
 SETTLE = 0.05  # s of quiet after CMD's end before the last look at the rings
 SHARED_PLACES = frozenset({"/", "/tmp", "/var/tmp"})
 HERE, WATCHING = b"here\n", b"watching\n"  # what the watching half says
@@ -112,7 +112,9 @@ class Command:
         return self._pidfd
 
     def open(self) -> None:
-        os.write(self._gate, b"!")
+        """Lets CMD begin; nothing where it has ended at its gate."""
+        with suppress(BrokenPipeError):
+            os.write(self._gate, b"!")
         os.close(self._gate)
 
     def signal(self, number: int) -> None:
@@ -122,14 +124,9 @@ class Command:
 
     def abandon(self) -> None:
         """Ends CMD before or while it runs, and of what it started whatever is still below it."""
-        below = []
-        if self.status is None:
-            with suppress(psutil.Error):
-                below = psutil.Process(self.pid).children(recursive=True)
+        below = processes.below(self.pid) if self.status is None else []
         self.signal(signal.SIGKILL)
-        for process in below:
-            with suppress(psutil.Error):
-                process.kill()
+        processes.end(below)
         self.ended(block=True)
 
     def ended(self, block: bool = False) -> bool:
@@ -195,27 +192,45 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
     """Turns the loop until `ending` says that CMD has ended; its exit code.
 
     Interrupts go to CMD, which shares our terminal; where its session was stopped by the breaker
-    any of these signals ends it.
+    any of these signals ends it. A stop from the keyboard stops the session with us.
     """
+    pausing: list[int] = []
 
     def received(number: int, frame: object) -> None:
         if watch.enforcement.frozen(session):
-            actions.end(watch.lineage.alive(session))
+            watch.end(session)
         elif number in SENT or not _from_keyboard():
             ending.forward(number)
 
     before = {number: signal.signal(number, received) for number in (*TYPED, *SENT)}
+    before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda number, _: pausing.append(number))
+    # CMD may have taken the terminal for itself, and that must not stop who watches it. For good:
+    # the summary is still to come.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
         with watch.poller() as poller:
-            poller.register(ending.fileno(), select.EPOLLIN)
+            for file in ending.files():
+                poller.register(file, select.EPOLLIN)
             while not ending.ended():
                 poller.poll(watch.patience)
                 watch.step()
+                if pausing:
+                    _pause(watch, session)
+                    pausing.clear()
         _settle(watch)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return ending.code
+
+
+def _pause(watch: Watch, session: ProcessKey) -> None:
+    """Stops with all of the session, and goes on with it: none of it runs while nobody watches."""
+    stopped = {process for process in watch.alive(session) if processes.is_stopped(process)}
+    actions.hold(lambda: watch.alive(session))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    if not watch.enforcement.frozen(session):
+        actions.resume(watch.alive(session) - stopped)
 
 
 def _from_keyboard() -> bool:
@@ -249,11 +264,11 @@ def still_there(watch: Watch) -> list[Living]:
 
 
 class Ending:
-    """How the loop learns that CMD has ended: readable file number, then `ended` and `code`."""
+    """How the loop learns that CMD has ended: one of `files` is readable, then `ended`, `code`."""
 
     code = 0
 
-    def fileno(self) -> int:
+    def files(self) -> Sequence[int]:
         raise NotImplementedError
 
     def ended(self) -> bool:
@@ -269,8 +284,8 @@ class OwnEnding(Ending):
     def __init__(self, command: Command) -> None:
         self._command = command
 
-    def fileno(self) -> int:
-        return self._command.fileno()
+    def files(self) -> Sequence[int]:
+        return [self._command.fileno()]
 
     def ended(self) -> bool:
         if not self._command.ended():
@@ -284,29 +299,50 @@ class OwnEnding(Ending):
 
 
 class ToldEnding(Ending):
-    """CMD is the child of the half that runs as the person, who tells over a pipe.
+    """CMD is the child of the half that runs as the person, which tells its exit code by a pipe.
 
-    untold: the pipe ended without a word, so that half is gone and CMD is nobody's.
+    CMD is that person, too, and can write to the pipe: that it has ended is believed only of the
+    kernel. untold: the pipe ended without a word, so the other half is gone and CMD is nobody's.
     """
 
-    untold = False
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: IO[bytes], pid: int) -> None:
+        self._pipe, self._told = pipe, b""
+        self._pidfd = os.pidfd_open(pid)
+        self._gone = 0.0  # when CMD was seen to have ended
+        self.untold = False
         os.set_blocking(pipe.fileno(), False)
 
-    def fileno(self) -> int:
-        return self._pipe.fileno()
+    def files(self) -> Sequence[int]:
+        return [self._pipe.fileno()] if self._gone else [self._pipe.fileno(), self._pidfd]
 
     def ended(self) -> bool:
-        try:
-            told = os.read(self._pipe.fileno(), 256)
-        except BlockingIOError:
+        closed = self._read()
+        if not self._gone and select.select([self._pidfd], [], [], 0)[0]:
+            self._gone = time.monotonic()
+        code = self._code()
+        if self._gone:
+            waited = time.monotonic() - self._gone > SAYS_SO
+            if code is None and not closed and not waited:
+                return False
+        elif not closed:
             return False
-        words = told.decode(errors="replace").split()
-        self.untold = len(words) != 2 or words[0] != "ended" or not words[1].isdecimal()
-        self.code = 1 if self.untold else int(words[1])
+        self.untold = not self._gone or code is None
+        self.code = 1 if code is None or self.untold else code
         return True
+
+    def _read(self) -> bool:
+        """Takes what was told; whether the pipe has ended."""
+        with suppress(BlockingIOError):
+            while told := os.read(self._pipe.fileno(), 256):
+                self._told = (self._told + told)[-256:]
+            return True
+        return False
+
+    def _code(self) -> int | None:
+        """The last word said, if it is one."""
+        words = self._told.decode(errors="replace").split()[-2:]
+        said = len(words) == 2 and words[0] == "ended" and re.fullmatch("[0-9]{1,3}", words[1])
+        return int(words[1]) if said else None
 
 
 def through_sudo(argv: Sequence[str], watcher: Callable[[int], Sequence[str]]) -> int:
@@ -335,8 +371,10 @@ def through_sudo(argv: Sequence[str], watcher: Callable[[int], Sequence[str]]) -
         message = "loading probes needs root, and sudo did not give it"
         raise PermissionDenied(message, "run it as somebody who may use sudo, or as root")
     if helper.stdout.readline() != WATCHING:
+        died = command.ended()
         command.abandon()
-        return max(helper.wait(), 1)  # it has said why
+        said = max(helper.wait(), 1)  # it has said why
+        return exit_code(command.status or 0) if died else said
     for number in (*TYPED, *SENT):
         signal.signal(number, lambda number, frame: _forwarded(command, number))
     command.open()

@@ -157,7 +157,7 @@ def replay_journal(directory: Path | str) -> Iterator[Event]:
 
 
 class RecordingSink:
-    """A sinks.Sink that keeps everything. batches: (raw records, count)."""
+    """In the place of a sinks.journal.Journal; keeps everything. batches: (raw records, count)."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[bytes, int]] = []

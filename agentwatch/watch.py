@@ -7,22 +7,22 @@ decides (engine) and what knows who is who (lineage) are handed their inputs and
 from __future__ import annotations
 
 import select
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import psutil
-
-from agentwatch import abi, actions
+from agentwatch import abi, actions, processes
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
 from agentwatch.errors import JournalError, KernelError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Image, Lineage
-from agentwatch.mounts import Mounts
+from agentwatch.mounts import Mounts, Namespace
 from agentwatch.policy.levels import Host
 from agentwatch.sinks import frames
 from agentwatch.sinks.journal import Journal
@@ -35,7 +35,7 @@ BATCH = 1 << 20  # bytes of a ring handled in one go: bounds how late a kill can
 BATCHES = 64  # in one step, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
 REJECTED = 4096  # sessions that turned out to be nobody's, for records still on their way
-UNKNOWN = "unknown"  # the agent of a session that no identity covers
+RESTOPS = 16  # of one process of a frozen session; then it is killed
 
 
 class Sink(Protocol):
@@ -67,17 +67,20 @@ class Watch:
     ) -> None:
         self.probes, self.engine, self.journal, self.host = probes, engine, journal, host
         self.sinks = tuple(sinks)
-        self.lineage = Lineage(_image_now)
+        self.lineage = Lineage(processes.image_now)
         self.lost: Counter[str] = Counter()
         self.delays = DelayCounter()
-        self._mounts, self._foreign = mounts, Mounts({})
-        self._redactor = Redactor.load()
+        self.redactor = Redactor.load()
+        self._namespace = Namespace(mounts)
         self.enforcement = Enforcement(
-            engine, host, self._redactor, self.say, breaker or actions.Breaker()
+            engine, host, self.redactor, self.say, breaker or actions.Breaker()
         )
         self._confirmed: set[ProcessKey] = set()
         self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
         self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
+        self._failed: list[Exception] = []  # while handling records of the batch at hand
+        self._frozen: dict[ProcessKey, int] = {}  # session -> since when it is held, ns of boottime
+        self._restops: Counter[ProcessKey] = Counter()
         self._urgent = False
         self._seen = probes.counters()
         self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
@@ -85,6 +88,10 @@ class Watch:
         self._journal_failing = False
         probes.set_literals(engine.literals())
         probes.wake_for(engine.acting_kinds)
+
+    def close(self) -> None:
+        """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
+        self._namespace.close()
 
     # Sessions.
 
@@ -101,9 +108,53 @@ class Watch:
         self.lineage.begin(session, project, image, agents)
 
     def freeze(self, session: ProcessKey, why: str) -> None:
-        """Stops every process of a session until somebody lets it go on or ends it."""
-        reached = actions.stop(self.lineage.alive(session))
-        self.say(frames.Notice(subject="freeze", text=f"{why}; {reached} stopped", session=session))
+        """Stops every process of a session until somebody ends it; what goes on is killed."""
+        held = self._hold(session)
+        killed = f", {held.killed} killed that could not be held" if held.killed else ""
+        text = f"{why}; {held.stopped} stopped{killed}"
+        self.say(frames.Notice(subject="freeze", text=text, session=session))
+
+    def _hold(self, session: ProcessKey) -> actions.Held:
+        held = actions.hold(lambda: self.alive(session))
+        self._frozen[session] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return held
+
+    def _restop(self, session: ProcessKey, process: ProcessKey, since: int) -> None:
+        """A process of a frozen session that did something: somebody has let it go on."""
+        frozen = self._frozen.get(session)
+        if frozen is None:
+            return
+        self._restops[process] += since > frozen
+        often = self._restops[process] > RESTOPS
+        actions.send(process, signal.SIGKILL if often else signal.SIGSTOP)
+
+    def alive(self, session: ProcessKey | None = None) -> set[ProcessKey]:
+        """The live processes of one session or of all: those told of, and those tagged by now."""
+        return {*self.lineage.alive(session), *self._tagged(session)}
+
+    def _tagged(self, session: ProcessKey | None) -> set[ProcessKey]:
+        """From the kernel's own table: who was forked a moment ago, or whose fork was lost."""
+        known = {p.pid for p in self.lineage.alive() if processes.runs(p)}
+        found = set()
+        for pid in self._pids(session):
+            process = None if pid in known else processes.key_now(pid)
+            if process is not None:
+                found.add(process)
+        return found
+
+    def _pids(self, session: ProcessKey | None) -> list[int]:
+        mirror = self.probes._mirror
+        wanted = None if session is None else abi.session_key(session)
+        found = []
+        for key in mirror.keys(4):
+            tag = mirror.lookup(key)
+            if tag is not None and (wanted is None or tag.startswith(wanted)):
+                found.append(int.from_bytes(key, sys.byteorder))
+        return found
+
+    def end(self, session: ProcessKey | None = None) -> None:
+        """Ends every process of one session or of all, and does not depend on the rings for it."""
+        actions.end_all(lambda: self.alive(session))
 
     # The loop.
 
@@ -143,7 +194,9 @@ class Watch:
         lifecycle = self.probes.lifecycle.records(BATCH)
         if not activity and not lifecycle:
             return 0
-        kept = [record for record in map(self._lifecycle, lifecycle) if record is not None]
+        if self._namespace.changed():
+            self._say_mounts()
+        kept = [record for record in map(self._handled, lifecycle) if record is not None]
         if self._rejected:
             kept += [r for r in activity if abi.session_of(r) not in self._rejected]
         else:
@@ -152,8 +205,12 @@ class Watch:
         for record in activity:
             _, kind, flags = abi.peek(record)
             if kind in decoded or flags & abi.FLAG_CHANGES:
-                self._activity(record)
                 self._urgent |= kind in acting
+                try:
+                    self._activity(record)
+                except Exception as error:  # as with those of the other ring
+                    self._failed.append(error)
+        self._say_failed()
         self._written(lambda: self.journal.records(b"".join(kept), len(kept)))
         self._measure(lifecycle, activity)
         self.probes.lifecycle.release()
@@ -170,20 +227,36 @@ class Watch:
     # Records.
 
     def _name(self, dev: int, path: bytes) -> str:
-        if dev not in self._mounts and dev not in self._foreign:
-            self._learn_mounts(dev)
-        return (self._mounts if dev in self._mounts else self._foreign).name(dev, path)
+        if self._namespace.looked_up(dev):
+            self._say_mounts()
+        return self._namespace.mounts.name(dev, path)
 
-    def _learn_mounts(self, dev: int) -> None:
-        """A file system that was not there: mounted since, or in a mount namespace of its own."""
-        self._mounts = Mounts.read()
-        for process in () if dev in self._mounts else self.lineage.alive():
-            self._foreign = self._foreign.merged(Mounts.of(process.pid))
-            if dev in self._foreign:
-                break
-        if dev not in self._mounts and dev not in self._foreign:
-            self._foreign = self._foreign.merged(Mounts({dev: ()}))  # looked for only once
-        self.say(frames.MountsChanged(rows=tuple(self._mounts.merged(self._foreign).rows())))
+    def _say_mounts(self) -> None:
+        self.say(frames.MountsChanged(rows=tuple(self._namespace.mounts.rows())))
+
+    def _handled(self, record: memoryview) -> bytes | memoryview | None:
+        """A lifecycle record, as it goes into the journal; None for nothing."""
+        try:
+            return self._lifecycle(record)
+        except Exception as error:  # of one record, and it must not be the last one read
+            self._failed.append(error)
+        try:
+            _, _, flags = abi.peek(record)
+            if flags & abi.FLAG_PROVISIONAL and abi.session_of(record) not in self._confirmed:
+                return None
+            return self.redactor.record(bytes(record))
+        except Exception as error:  # what cannot be redacted is not written
+            self._failed[-1:] = [error]
+            return None
+
+    def _say_failed(self) -> None:
+        """What could not be handled is a loss, whoever is to blame."""
+        failed, self._failed = self._failed, []
+        if failed:
+            self._gap("record", len(failed), -1)
+            error = failed[0]
+            text = f"{len(failed)} not handled, the first for {type(error).__name__}: {error}"
+            self.say(frames.Notice(subject="record", text=text))
 
     def _lifecycle(self, record: memoryview) -> bytes | memoryview | None:
         """Handles one record; what of it goes into the journal, None for nothing."""
@@ -196,7 +269,7 @@ class Watch:
                 event, record = replace(event, session=session), _moved(record, session)
         if isinstance(event, Exec):
             self._executed(event)
-            return self._redactor.record(bytes(record))
+            return self.redactor.record(bytes(record))
         if isinstance(event, Fork):
             self._forked(event)
         elif isinstance(event, Exit):
@@ -220,7 +293,7 @@ class Watch:
         self._rejected.pop(session, None)
         self._confirmed.add(session)
         self.probes.confirm(session)
-        self.lineage.begin(session, None, _image_now(session), ())
+        self.lineage.begin(session, None, processes.image_now(session), ())
         return session
 
     def _reject(self, session: ProcessKey) -> None:
@@ -242,13 +315,12 @@ class Watch:
             self.probes.release(session)
             return None
         self._confirmed.add(session)
-        self.lineage.begin(session, None, _image_now(session), ())
+        self.lineage.begin(session, None, processes.image_now(session), ())
         return session
 
     def _forked(self, event: Fork) -> None:
         self.lineage.fork(event)
-        if self.enforcement.frozen(event.session):
-            actions.stop([event.child])
+        self._restop(event.session, event.child, event.time)
         self._tell(event, self.lineage.actor(event), NO_VERDICT)
 
     def _executed(self, event: Exec) -> None:
@@ -259,7 +331,8 @@ class Watch:
             agent = self.engine.identify(names_of(event)) if event.candidate else None
             if self.lineage.exec(event, agent) and agent:
                 self._say_agent(event, agent)
-        redacted = self._redactor.argv(event.argv, event.argv_cut)
+        self._restop(event.session, event.process, event.time)
+        redacted = self.redactor.argv(event.argv, event.argv_cut)
         self._tell(replace(event, argv=redacted), actor, verdict)
 
     def _say_agent(self, event: Exec, agent: str) -> None:
@@ -275,6 +348,7 @@ class Watch:
 
     def _exited(self, event: Exit) -> None:
         first = self.lineage.exit(event)
+        self._restops.pop(event.process, None)
         self.enforcement.ended(event)
         if first:
             self._tell(event, self.lineage.actor(event), NO_VERDICT)
@@ -285,11 +359,12 @@ class Watch:
             return
         actor = self.lineage.actor(event)
         self._tell(event, actor, self._judge(event, actor))
+        self._restop(event.session, event.process, event.time)
 
     def _judge(self, event: Event, actor: Actor) -> Verdict:
         verdict = self.engine.judge(event, actor)
         if verdict.response != "none":
-            agent = self.lineage.agent(event.session) or UNKNOWN
+            agent = self.lineage.agent(event.session)
             if self.enforcement.act(event, verdict, agent):
                 self.freeze(event.session, "too many kills in too short a time")
         return verdict
@@ -339,6 +414,8 @@ class Watch:
             self._gap("recursion", skipped, -1)
             if skipped > 0 and hook == "process_fork":
                 self.probes.reconcile()
+        for session in self._frozen:
+            self._hold(session)
         self.enforcement.give_up(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._written(self.journal.flush)
 
@@ -354,13 +431,3 @@ def _moved(record: memoryview, session: ProcessKey) -> memoryview:
     place = {"session_tgid": session.pid, "session_start": session.start}
     flags = values["flags"] & ~abi.FLAG_PROVISIONAL
     return memoryview(abi.pack(values["kind"], values | place | {"flags": flags}, strings))
-
-
-def _image_now(process: ProcessKey) -> Image | None:
-    """What a process runs at this moment, from /proc; None when it is gone or not ours to see."""
-    try:
-        found = psutil.Process(process.pid)
-        with found.oneshot():
-            return Image(found.exe(), None, tuple(found.cmdline()), found.cwd(), found.uids().real)
-    except (psutil.Error, OSError):
-        return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 import click
 
@@ -15,13 +17,14 @@ from agentwatch import __version__
 from agentwatch.errors import AgentwatchError, ProgramRefused, RuleErrors
 from agentwatch.rules.diagnostics import render
 
-# Where a command is found: imported only when it is used, for a quick start.
+# Where a command is found, and what it does: imported only when it is used, for a quick start.
 COMMANDS = {
-    "run": "run:run",
-    "doctor": "doctor:doctor",
-    "events": "events:events",
-    "rules": "rules:rules",
-    "journal": "journal:journal",
+    "run": ("run:run", "Run a command as an agent: watched, and stopped by the rules."),
+    "doctor": ("doctor:doctor", "Check what this host lacks."),
+    "events": ("events:events", "Show what agents did, and what was said about it."),
+    "rules": ("rules:rules", "Check, test, list and explain rule files."),
+    "journal": ("journal:journal", "Verify and export the journal."),
+    "version": ("", "Print the version."),
 }
 HIDDEN = {"watch-for": "run:watch_for"}
 
@@ -30,19 +33,25 @@ class _Commands(click.Group):
     """The commands, each imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, "version"]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        place = COMMANDS.get(name) or HIDDEN.get(name)
-        if place is None:
+        place, _ = COMMANDS.get(name) or (HIDDEN.get(name, ""), "")
+        if not place:
             return super().get_command(ctx, name)
         module, _, attribute = place.partition(":")
         command = getattr(importlib.import_module(f"agentwatch.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with a whole sentence: click would cut it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="agentwatch %(version)s")
 def agentwatch() -> None:
     """Watches the AI agents on this machine and stops them where policy says stop."""
 
@@ -51,6 +60,11 @@ def agentwatch() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"agentwatch {__version__}")
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Only on a terminal, and not where NO_COLOR is set to anything but nothing."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def report(error: AgentwatchError) -> None:
@@ -70,7 +84,8 @@ def main() -> None:
     try:
         code = agentwatch.main(prog_name="agentwatch", standalone_mode=False)
     except AgentwatchError as error:
-        report(error)
+        with suppress(OSError):  # nobody reads stderr: the code still says it
+            report(error)
         code = error.exit_code
     except click.ClickException as error:
         error.show()

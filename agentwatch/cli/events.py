@@ -32,7 +32,7 @@ journal_option = click.option(
     "--journal",
     "directory",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it is readable, we say ourselves
     default=DEFAULT_DIRECTORY,
     show_default=True,
     help="A journal, or one chain of it.",
@@ -130,19 +130,23 @@ def quiet_pipe() -> Iterator[None]:
 def print_entries(
     entries: Reader, wanted: Callable[[Entry], bool], output: str, colour: bool
 ) -> None:
-    """Entries that are wanted to stdout, what is wrong with the journal to stderr.
+    """Entries that are wanted to stdout; to stderr what is wrong with the journal, or that none is.
 
-    Exits 1 when something is.
+    Exits 1 when something is wrong.
     """
+    found = False
     with quiet_pipe():
         for entry in entries:
             if not wanted(entry):
                 continue
+            found = found or not isinstance(entry.frame, Gap)
             if output == "json":
-                for found in ocsf.objects(entry):
-                    click.echo(ocsf.dumps(found))
+                for made in ocsf.objects(entry):
+                    click.echo(ocsf.dumps(made))
             else:
                 _print_line(lines.line(entry), colour)
+    if not found:
+        click.echo("agentwatch: nothing matches", err=True)
     report(entries)
 
 

@@ -117,4 +117,6 @@ def _remedy(reports: tuple[ChainReport, ...]) -> str:
         return "keep a copy of the journal as it is, and ask who could write to it as root"
     if any(problem.what == "missing" for report in reports for problem in report.problems):
         return "look for the missing part in a backup, and ask who could remove it as root"
+    if any(problem.what == "untrusted" for report in reports for problem in report.problems):
+        return "compare it with a head kept elsewhere (--head); trust it no more than its owner"
     return "nothing to repair: everything before the cut can be read with agentwatch events"

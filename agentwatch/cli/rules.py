@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,10 +22,11 @@ from agentwatch.policy import levels, patterns
 from agentwatch.rules import fields, sample
 from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report, render
+from agentwatch.rules.lists import Lists
 from agentwatch.rules.load import default_paths, read_rules
 from agentwatch.rules.model import KINDS, Place, Rule, Ruleset
 from agentwatch.rules.read import Items, Node, Table, Text
-from agentwatch.rules.values import Checker, Lists
+from agentwatch.rules.values import Checker
 
 HERE = levels.Host()  # no probe can prevent yet, on any host
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -124,10 +126,40 @@ def list_(paths: tuple[Path, ...], output: str, mode: str) -> None:
     if output == "json":
         click.echo(_json(rows))
         return
-    wide = max((len(row["id"]) for row in rows), default=0)
-    for row in rows:
-        on, place = ",".join(row["on"]), f"{row['file']}:{row['line']}"
-        click.echo(f"{row['id']:<{wide}}  {on:<12} {row['action']:<6} {row['level']:<12} {place}")
+    _show_rules(rows)
+
+
+def _show_rules(rows: list[dict[str, Any]]) -> None:
+    """The rules below the files they stand in; what their levels mean is told once, below."""
+    reasons = {reason: number for number, reason in enumerate(_reasons(rows), 1)}
+    cells = [(str(row["line"]), row["id"], ",".join(row["on"]), row["action"]) for row in rows]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    file = ""
+    for row, (line, name, on, action) in zip(rows, cells, strict=True):
+        if row["file"] != file:
+            file = row["file"]
+            click.echo(_near(file))
+        start = f"{line:>{wide[0] + 1}}  {name:<{wide[1]}}  {on:<{wide[2]}}  {action:<{wide[3]}}"
+        click.echo(f"{start}  {row['level']} [{reasons[row['reason']]}]")
+        if "overridden" in row:
+            click.echo(f"{'':>{wide[0] + 3}}changed in {_near(row['overridden'])}")
+    click.echo()
+    for reason, number in reasons.items():
+        head = f"[{number}] "
+        below = " " * len(head)
+        click.echo(textwrap.fill(reason, 80, initial_indent=head, subsequent_indent=below))
+
+
+def _reasons(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row["reason"] for row in rows))
+
+
+def _near(path: str) -> str:
+    """A file's name as short as it can be said from here."""
+    try:
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere, or this directory is gone
+        return path
 
 
 def _row(rule: Rule, mode: str) -> dict[str, Any]:
@@ -176,14 +208,14 @@ def explain(
     mode: str,
     **given: str | None,
 ) -> None:
-    r"""Say what the rules make of an event: which match, which wins, its level, and why.
+    """Say what the rules make of an event: which match, which wins, its level, and why.
 
     \b
         agentwatch rules explain --on read --path ~/.ssh/id_ed25519 --process.exe /usr/bin/cat
         agentwatch rules explain --on exec --path /usr/bin/git --args "push --force"
 
     --args and the like part their tokens as a shell does.
-    """
+    """  # noqa: D301  # click wants the character, not its escape
     ruleset = _load(paths)
     kind, node = _event_of(on, event, given)
     values = _validated(kind, node, ruleset)

@@ -9,22 +9,29 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from agentwatch import actions
+from agentwatch import processes
 from agentwatch import run as running
 from agentwatch.admission import load
-from agentwatch.cli import report
+from agentwatch.cli import report, wants_colour
 from agentwatch.engine import Engine
-from agentwatch.errors import AgentwatchError, JournalError, ProgramRefused, UsageError
+from agentwatch.errors import (
+    AgentwatchError,
+    JournalError,
+    KernelError,
+    ProgramRefused,
+    UsageError,
+)
+from agentwatch.events import ProcessKey
 from agentwatch.kernel.preflight import explain
 from agentwatch.kernel.probes import Probes
-from agentwatch.lineage import Image, Living
+from agentwatch.lineage import Living
 from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.policy import patterns
@@ -37,6 +44,7 @@ from agentwatch.sinks.journal import Journal, read_boot_id
 from agentwatch.sinks.jsonl import Findings
 from agentwatch.sinks.live import Live
 from agentwatch.sinks.reader import Host as Recorder
+from agentwatch.sinks.screen import Screen
 from agentwatch.watch import Sink, Watch
 
 JOURNAL = Path("/var/log/agentwatch")
@@ -97,14 +105,18 @@ def run(**given: Any) -> None:
     if os.geteuid() != 0:
         sys.exit(running.through_sudo(options.command, lambda pid: _other_half(pid, options)))
     person = running.invoking_person(os.environ)
-    if person.uid == 0:
-        click.echo("agentwatch: CMD runs as root, for nobody else asked for it", err=True)
     command = running.Command(options.command, person)
     try:
         with ExitStack() as stack:
             watched = _Watched(stack, options, command.pid, person)
+            if person.uid == 0:
+                watched.tell("CMD runs as root: no SUDO_UID says whose it is")
             command.open()
             code = watched.follow(running.OwnEnding(command))
+    except _EndedAtGate as error:
+        report(error)
+        command.ended(block=True)
+        code = running.exit_code(command.status or 0)
     except BaseException:
         command.abandon()
         raise
@@ -124,7 +136,7 @@ def watch_for(pid: int, **given: Any) -> None:
     with ExitStack() as stack:
         watched = _Watched(stack, options, pid, person)
         _tell(running.WATCHING)
-        ending = running.ToldEnding(sys.stdin.buffer)
+        ending = running.ToldEnding(sys.stdin.buffer, pid)
         watched.follow(ending)
     if ending.untold:
         click.echo("agentwatch: the half that started CMD is gone: CMD was ended too", err=True)
@@ -146,7 +158,7 @@ def _belongs_to(pid: int, uid: int) -> bool:
 def _other_half(pid: int, options: Options) -> Sequence[str]:
     # -I: nothing in CMD's working directory or of its person's is imported by root.
     python = [sys.executable, "-I", "-m", "agentwatch"]
-    if "NO_COLOR" in os.environ:  # sudo does not pass it on
+    if os.environ.get("NO_COLOR"):  # sudo does not pass it on
         python = ["env", "NO_COLOR=1", *python]
     return [*python, "watch-for", f"--pid={pid}", *options.arguments()]
 
@@ -170,6 +182,10 @@ def _checked(options: Options) -> Options:
         options.metrics,
         options.command,
     )
+
+
+class _EndedAtGate(AgentwatchError):
+    """CMD is gone before it could be watched, and never ran."""
 
 
 class CommandNotFound(AgentwatchError):
@@ -242,7 +258,9 @@ class _Watched:
         except ProgramRefused as error:
             raise explain(error) from None
         stack.callback(probes.close)
-        self._live = _live(ruleset)
+        self._screen = Screen(sys.stderr.fileno())
+        stack.callback(self._screen.close)
+        self._live = _live(ruleset, self._screen)
         sinks: list[Sink] = [self._live]
         self._findings: _JsonLines | None = None
         if options.jsonl:
@@ -251,6 +269,7 @@ class _Watched:
             self._findings = _JsonLines(findings, self._live.frame)
             sinks.append(self._findings)
         self._watch = Watch(probes, engine, journal, host=host, mounts=mounts, sinks=sinks)
+        stack.callback(self._watch.close)
         if options.metrics:
             take = snapshots(self._watch, compiled)
             server = metrics.serve(*_address(options.metrics), take)
@@ -259,14 +278,15 @@ class _Watched:
 
     def _begin(self, options: Options, pid: int, user: str, agents: tuple[str, ...]) -> None:
         watch = self._watch
-        self._session = watch.probes.tag(pid)
-        image = Image(os.readlink(f"/proc/{pid}/exe"), None, tuple(sys.argv), os.getcwd())
+        command = watch.redactor.argv(options.command)
+        self._session = _tagged(watch.probes, pid)
+        image = processes.image_now(self._session)
         project = options.project or None
         watch.begin(self._session, agents=agents, project=project, image=image)
         watch.say(
             frames.Start(
                 pid=os.getpid(),
-                command=options.command,
+                command=command,
                 user=user,
                 mode=options.mode,
                 tier="signal",
@@ -278,30 +298,47 @@ class _Watched:
             frames.Session(
                 session=self._session,
                 agent=agents[0] if agents else "",
-                command=options.command,
+                command=command,
                 user=user,
                 project=options.project,
             )
         )
 
+    def tell(self, text: str) -> None:
+        """A line on stderr, which nobody may be reading."""
+        self._screen.write(f"agentwatch: {text}\n")
+
     def follow(self, ending: running.Ending) -> int:
         """Until CMD has ended; then the summary. CMD's exit code.
 
-        Nothing of the session is left running unwatched where that was not CMD's own doing.
+        Nothing of the session is left running unwatched where that was not CMD's own doing. Raises
+        AgentwatchError when watching has failed.
         """
         watch = self._watch
         try:
             code = running.follow(watch, ending, self._session)
-        except BaseException:
-            actions.end(watch.lineage.alive())
-            raise
-        if isinstance(ending, running.ToldEnding) and ending.untold:
-            actions.end(watch.lineage.alive())
-        left = [self._named(one) for one in running.still_there(watch)]
-        missing = self._findings.missing if self._findings else 0
-        self._live.summary(code, str(self._journal.directory), left=left, unwritten=missing)
-        watch.say(frames.Stop(reason="CMD ended", status=code))
+            if isinstance(ending, running.ToldEnding) and ending.untold:
+                watch.end()
+            left = [self._named(one) for one in running.still_there(watch)]
+            missing = self._findings.missing if self._findings else 0
+            journal = str(self._journal.directory)
+            dropped = self._screen.dropped
+            self._live.summary(code, journal, left=left, unwritten=missing, dropped=dropped)
+            watch.say(frames.Stop(reason="CMD ended", status=code))
+        except BaseException as error:
+            self._give_up(error)
         return code
+
+    def _give_up(self, error: BaseException) -> NoReturn:
+        """The loop is broken: everything of the session ends before the probes do."""
+        self._watch.end()
+        told = error.message if isinstance(error, AgentwatchError) else str(error)
+        reason = f"watching failed: {type(error).__name__}: {told}"
+        with suppress(Exception):  # it is said on stderr in any case
+            self._journal.write(frames.Stop(reason=reason, status=-1))
+        raise AgentwatchError(
+            f"{reason}; CMD was ended", "agentwatch events, and report it"
+        ) from error
 
     def _named(self, one: Living) -> str:
         image = self._watch.lineage.image(one.process)
@@ -313,6 +350,17 @@ class _Watched:
             self._journal.close()
         except JournalError as error:
             report(JournalError(f"the journal's end is missing: {error.message}", error.remedy))
+
+
+def _tagged(probes: Probes, pid: int) -> ProcessKey:
+    """The session of CMD. Raises _EndedAtGate when there is no CMD any more."""
+    try:
+        return probes.tag(pid)
+    except (ProcessLookupError, KernelError):
+        there = processes.key_now(pid)
+        if there and processes.runs(there):
+            raise
+        raise _EndedAtGate("CMD was ended by somebody before it was run") from None
 
 
 def _agents(name: str, ruleset: Ruleset) -> tuple[str, ...]:
@@ -330,8 +378,8 @@ def _recorder() -> Recorder:
     return Recorder(boot_id=read_boot_id(), name=socket.gethostname(), offset=offset)
 
 
-def _live(ruleset: Ruleset) -> Live:
+def _live(ruleset: Ruleset, screen: Screen) -> Live:
     globs = [glob for agent in ruleset.agents for glob in agent.own]
     index = PatternIndex([patterns.expression(g, patterns.PATH) for g in globs], patterns.PATH)
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    return Live(sys.stderr, colour=colour, own=lambda path: bool(index.bits(path)))
+    colour = wants_colour(sys.stderr)
+    return Live(screen, colour=colour, own=lambda path: bool(index.bits(path)))

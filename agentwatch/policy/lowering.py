@@ -120,7 +120,7 @@ class _Builder:
                 index = _index(kind.type, tuple(self._alternatives[slot]))
             except ValueError as error:
                 raise AgentwatchError(f"the field {name}: {error}", REMEDY) from None
-            found.append(Field(name, kind.read, index))
+            found.append(Field(name, kind, index))
         return tuple(found)
 
     def _tests(self, match: Match) -> tuple[Test, ...]:

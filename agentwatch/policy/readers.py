@@ -3,6 +3,8 @@
 A reader takes the event and its actor and gives the values of one field: usually one, none when
 the event has no such thing (no script, no parent known), several where there are several (the
 ancestors); or None when there is one that could not be read.
+
+What loosens (`allow`, `unless`) is asked of less: of what the agent could not have made up.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ NUMBER, ADDRESS = "number", "address"
 UNSEEN = frozenset({"host", "peer", "new_path", "written_by_agent"})
 """Fields of the language that no probe gives yet: an event has none of them."""
 
+FOREIGN = "["
+"""How a path begins whose file system init does not have: `[major:minor]/path`."""
+
 NO_NAME = "none"  # `host: none`, which is what every address has while names are not known
 
 _EINPROGRESS = -115  # a connect that goes on without the caller
@@ -35,10 +40,25 @@ _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40:
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """How a field's values compare (a separator, NUMBER or ADDRESS), and its reader."""
+    """How a field's values compare (a separator, NUMBER or ADDRESS), and its reader.
+
+    vouched: reads what is certain of the values, where `read` gives more than that.
+    """
 
     type: str
     read: Reader
+    vouched: Reader | None = None
+
+    def certain(self, event: Event, actor: Actor) -> Values | None:
+        """The values that what loosens may rest on.
+
+        A path on a file system that the initial mount namespace does not have is none of them:
+        whoever mounted it gave every file in it the name it has.
+        """
+        values = (self.vouched or self.read)(event, actor)
+        if values and self.type == patterns.PATH:
+            return tuple(v for v in values if not str(v).startswith(FOREIGN))
+        return values
 
 
 def kinds_of(event: Event) -> tuple[str, ...]:
@@ -149,6 +169,21 @@ def _none(event: Event, actor: Actor) -> Values | None:
     return ()
 
 
+def _chosen(event: Event, actor: Actor) -> Values | None:
+    """Of a name that is as somebody asked for it, nothing is certain."""
+    return None
+
+
+def _of_socket(read: Reader) -> Reader:
+    """An address, certain where the kernel's socket gave it and not the caller's memory."""
+
+    def certain(event: Event, actor: Actor) -> Values | None:
+        known = isinstance(event, Connect) and event.from_socket
+        return read(event, actor) if known else None
+
+    return certain
+
+
 def _image_word(word: Callable[[Image], Value | None]) -> Callable[[Image], Values | None]:
     """A field of an image; one that no program can have empty was not read when it is."""
 
@@ -198,19 +233,19 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
     {
         "session": FieldType(patterns.WORD, _session),
         "process.exe": FieldType(patterns.PATH, _process(_EXE)),
-        "process.script": FieldType(patterns.PATH, _process(_SCRIPT)),
+        "process.script": FieldType(patterns.PATH, _process(_SCRIPT), _chosen),
         "process.args": FieldType(patterns.ARGV, _process(_ARGS)),
         "process.cwd": FieldType(patterns.PATH, _process(_CWD)),
         "process.uid": FieldType(NUMBER, _process(_UID)),
         "process.role": FieldType(patterns.WORD, _role),
         "parent.exe": FieldType(patterns.PATH, _parent(_EXE)),
-        "parent.script": FieldType(patterns.PATH, _parent(_SCRIPT)),
+        "parent.script": FieldType(patterns.PATH, _parent(_SCRIPT), _chosen),
         "parent.args": FieldType(patterns.ARGV, _parent(_ARGS)),
         "ancestor.exe": FieldType(patterns.PATH, _ancestor(_EXE)),
         "ancestor.args": FieldType(patterns.ARGV, _ancestor(_ARGS)),
         "path": FieldType(patterns.PATH, _path),
-        "script": FieldType(patterns.PATH, _script),
-        "argv": FieldType(patterns.ARGV, _argv),
+        "script": FieldType(patterns.PATH, _script, _chosen),
+        "argv": FieldType(patterns.ARGV, _argv, _chosen),  # argv[0] is in it
         "args": FieldType(patterns.ARGV, _args),
         "argc": FieldType(NUMBER, _exec_word(lambda event: event.argc)),
         "stdin": FieldType(patterns.WORD, _exec_word(lambda event: event.stdin)),
@@ -221,14 +256,14 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "access": FieldType(patterns.WORD, _access),
         "op": FieldType(patterns.WORD, _op),
         "host": FieldType(patterns.HOST, _connect_word(lambda event: NO_NAME)),
-        "addr": FieldType(ADDRESS, _address),
-        "port": FieldType(NUMBER, _port),
+        "addr": FieldType(ADDRESS, _address, _of_socket(_address)),
+        "port": FieldType(NUMBER, _port, _of_socket(_port)),
         "proto": FieldType(patterns.WORD, _connect_word(lambda event: event.protocol)),
         "family": FieldType(
             patterns.WORD,
             _connect_word(lambda event: _FAMILIES.get(event.family, str(event.family))),
         ),
-        "unix": FieldType(patterns.PATH, _unix),
+        "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix)),
         "peer": FieldType(patterns.WORD, _none),
         "new_path": FieldType(patterns.PATH, _none),
         "written_by_agent": FieldType(patterns.WORD, _none),

@@ -6,7 +6,7 @@ An event is judged as the kernel will judge it:
     2. bit tests:     each candidate's conditions, the strictest rule first
 
 A field whose value could not be read has every bit set for rules that restrict and none for those
-that permit (`allow` and `unless`).
+that loosen (`allow` and `unless`); nor has one that the agent could have made up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from agentwatch.events import Event
 from agentwatch.lineage import Actor
 from agentwatch.policy.index import Index
-from agentwatch.policy.readers import Reader
+from agentwatch.policy.readers import FieldType, Values
 from agentwatch.rules.model import ACTIONS, SEVERITIES, Condition, Rule
 
 ANCHORS: Mapping[str, tuple[str, ...]] = {
@@ -41,11 +41,9 @@ class Test:
     bits: int
     every: bool
 
-    def holds(self, mask: int, restricts: bool) -> bool:
-        """mask: of the field, UNREAD when it could not be read."""
-        if mask == UNREAD and not restricts:
-            return False
-        found = mask & self.bits
+    def holds(self, masks: Masks, restricts: bool) -> bool:
+        """For a rule that restricts, or for what loosens one."""
+        found = (masks[self.slot] if restricts else masks.certain(self.slot)) & self.bits
         return found == self.bits if self.every else found != 0
 
 
@@ -64,13 +62,20 @@ class Field:
     """A field with the index of everything the rules compare it with."""
 
     name: str
-    read: Reader
+    type: FieldType
     index: Index
 
     def mask(self, event: Event, actor: Actor) -> int:
-        values = self.read(event, actor)
+        """The bits of the values the field has, UNREAD when they could not be read."""
+        return self._mask(self.type.read(event, actor), UNREAD)
+
+    def certain(self, event: Event, actor: Actor) -> int:
+        """The bits that what loosens may rest on."""
+        return self._mask(self.type.certain(event, actor), 0)
+
+    def _mask(self, values: Values | None, unread: int) -> int:
         if values is None:
-            return UNREAD
+            return unread
         mask = 0
         for value in values:
             mask |= self.index.bits(value)
@@ -86,12 +91,21 @@ class Masks:
         self._fields = fields
         self._event = event
         self._actor = actor
-        self._known: list[int | None] = [None] * len(fields)
+        self._known: list[int | None] = [None] * (2 * len(fields))  # and the certain ones
 
     def __getitem__(self, slot: int) -> int:
         mask = self._known[slot]
         if mask is None:
             mask = self._known[slot] = self._fields[slot].mask(self._event, self._actor)
+        return mask
+
+    def certain(self, slot: int) -> int:
+        """The bits that what loosens may rest on: no more than all of them."""
+        place = slot + len(self._fields)
+        mask = self._known[place]
+        if mask is None:
+            mask = self._fields[slot].certain(self._event, self._actor) if self[slot] else 0
+            self._known[place] = mask
         return mask
 
 
@@ -103,7 +117,7 @@ def strictness(rule: Rule) -> tuple[int, int, str]:
 def failed(rule: LoweredRule, masks: Masks) -> Test | None:
     """The first test of a rule's match that does not hold."""
     for test in rule.tests:
-        if not test.holds(masks[test.slot], rule.restricts):
+        if not test.holds(masks, rule.restricts):
             return test
     return None
 
@@ -111,7 +125,7 @@ def failed(rule: LoweredRule, masks: Masks) -> Test | None:
 def carved(rule: LoweredRule, masks: Masks) -> str | None:
     """The first exception of a rule that holds. An exception without conditions never does."""
     for name, tests in rule.unless:
-        if tests and all(test.holds(masks[test.slot], False) for test in tests):
+        if tests and all(test.holds(masks, False) for test in tests):
             return name
     return None
 

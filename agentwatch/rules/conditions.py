@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentwatch.rules import fields
 from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
 from agentwatch.rules.fields import LITERAL, MODIFIERS, TAKES, Field
+from agentwatch.rules.lists import Lists
 from agentwatch.rules.model import Condition, Match
 from agentwatch.rules.read import Items, Node, Table, Text
-from agentwatch.rules.section import as_text, as_texts, is_word, wrong
-from agentwatch.rules.values import Checker, Lists
+from agentwatch.rules.section import as_text, as_texts, is_shown, is_word, wrong
+from agentwatch.rules.values import Checker
+
+_ABSOLUTE = re.compile(r"(?:\[\d+:\d+\])?/")  # `[0:57]/x`: on a file system init does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Reader:
                 message = f"an exception has a name: unless: {{some-name: {{{name.value}: …}}}}"
                 self.report.error("AW202", name.place, message)
                 continue
+            is_shown(name, self.report, "the exception's name")
             match = self.match(value, kinds, f"exception {quote(name.value)}")
             if isinstance(value, Table) and not value.entries:
                 message = f"exception {quote(name.value)} is empty and would carve out everything"
@@ -65,11 +70,24 @@ class Reader:
         if "all" in modifiers and not modifiers & (LITERAL | {"has", "re"}):
             message = f"|all needs |has, |contains or |re before it: {name}|contains|all"
             self.report.error("AW205", key.place, message)
+        if "all" in modifiers and field.type in ("path", "unix") and "re" not in modifiers:
+            self._single(texts)
         checked = [self.checker.value(text, field, modifiers) for text in texts]
         values = tuple(value for value in checked if value is not None)
         if sequence:
             return Condition(name, values, modifiers, key.place, sequence=True)
         return Condition(name, tuple(dict.fromkeys(values)), modifiers, key.place)
+
+    def _single(self, texts: Sequence[Text]) -> None:
+        """Refuse values that stand for several, of which |all would want every one at once."""
+        for text in texts:
+            if text.value in ("~", "$own") or text.value.startswith("~/"):
+                what = "the agent's files" if text.value == "$own" else "one path in every home"
+                message = (
+                    f"|all wants every value at once, and {quote(text.value)} stands for {what}; "
+                    "write the path out, or leave |all"
+                )
+                self.report.error("AW205", text.place, message)
 
     def field(self, key: Text, name: str, kinds: Sequence[str]) -> Field | None:
         """The field that events of all these kinds have, or None when it has been reported."""
@@ -151,7 +169,8 @@ class Reader:
     def _event_text(self, field: Field, text: Text) -> object | None:
         what = quote(field.name)
         if field.type in ("path", "unix"):
-            if text.value.startswith("/") or (field.type == "unix" and text.value.startswith("@")):
+            abstract = field.type == "unix" and text.value.startswith("@")
+            if abstract or _ABSOLUTE.match(text.value):
                 return text.value
             message = f"{what} of an event is absolute, like /home/dev/{text.value.lstrip('~/')}"
             self.report.error("AW207", text.place, message)

@@ -38,6 +38,7 @@ CODES = {
     "AW402": "a test of a rule that is not finished",
     "AW501": "a rule without tests",
     "AW502": "an allow rule that makes no hole",
+    "AW503": "an exception or allow rule that rests on what an agent chooses, and never holds",
 }
 
 
@@ -84,7 +85,8 @@ class Report:
 
 def render(found: Diagnostic) -> str:
     """`file:line:col: error[AW201]: message`, then the source line and a caret under the column."""
-    where = f"{found.file}:{found.line}:{found.column}" if found.line else found.file
+    file = _printable(found.file)
+    where = f"{file}:{found.line}:{found.column}" if found.line else file
     head = f"{where}: {found.severity}[{found.code}]: {found.message}"
     if not found.source or not found.column:
         return head

@@ -33,7 +33,8 @@ TAKES = {
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field. type: a key of TAKES. words: the values a word may have. later_words: known
-    words without a probe yet. later: the field itself is not supported yet.
+    words without a probe yet. later: the field itself is not supported yet. chosen: an agent gives
+    it any value it likes, so that what loosens never matches on it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Field:
     words: tuple[str, ...] = ()
     later_words: tuple[str, ...] = ()
     later: bool = False
+    chosen: bool = False
 
 
 _LATER_OPS = ("rename", "link", "symlink", "delete", "chmod", "chown", "xattr", "mkdir", "rmdir")
@@ -50,8 +52,16 @@ _EXEC, _CONNECT = ("exec",), ("connect",)
 
 FIELDS: tuple[Field, ...] = (
     Field("path", _EXEC, "path", "the executable that runs, every link resolved"),
-    Field("script", _EXEC, "path", "the script, where a `#!` line ran it"),
-    Field("argv", _EXEC, "argv", "all arguments, argv[0] included, which is never trusted"),
+    Field(
+        "script", _EXEC, "path", "the script a `#!` line ran, by the name asked for", chosen=True
+    ),
+    Field(
+        "argv",
+        _EXEC,
+        "argv",
+        "all arguments, argv[0] included, which is never trusted",
+        chosen=True,
+    ),
     Field("args", _EXEC, "argv", "the arguments without argv[0]"),
     Field("argc", _EXEC, "number", "how many arguments there are, argv[0] included"),
     Field(
@@ -98,18 +108,21 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "process.exe", KINDS, "path", "the program that makes the call (exec: that calls execve)"
     ),
-    Field("process.script", KINDS, "path", "its script"),
+    Field("process.script", KINDS, "path", "its script, by the name asked for", chosen=True),
     Field("process.args", KINDS, "argv", "its arguments, without argv[0]"),
     Field("process.cwd", KINDS, "path", "its working directory when it was started"),
     Field("process.uid", KINDS, "number", "its real user id"),
     Field("process.role", KINDS, "word", "is it the agent itself?", ("agent", "child")),
     Field("parent.exe", KINDS, "path", "the parent's program"),
-    Field("parent.script", KINDS, "path", "the parent's script"),
+    Field(
+        "parent.script", KINDS, "path", "the parent's script, by the name asked for", chosen=True
+    ),
     Field("parent.args", KINDS, "argv", "the parent's arguments, without argv[0]"),
     Field("ancestor.exe", KINDS, "path", "the program of any of the 8 nearest ancestors"),
     Field("ancestor.args", KINDS, "argv", "the arguments of any of the 8 nearest ancestors"),
 )
 NAMES = tuple(dict.fromkeys(field.name for field in FIELDS))
+CHOSEN = frozenset(field.name for field in FIELDS if field.chosen)
 
 
 def lookup(name: str, kind: str) -> Field | None:

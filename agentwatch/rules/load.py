@@ -18,15 +18,18 @@ from agentwatch.rules import meaning
 from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report, did_you_mean, quote
 from agentwatch.rules.homes import at_home
+from agentwatch.rules.lists import RESERVED, Lists
 from agentwatch.rules.model import ACTIONS, Agent, Default, Place, Rule, Ruleset
 from agentwatch.rules.parse import FILE_KEYS, SCHEMA, Parser, check_id
 from agentwatch.rules.read import Items, Node, Table, Text, read
 from agentwatch.rules.section import Section, wrong
-from agentwatch.rules.values import RESERVED, Checker, Lists, Patterns
+from agentwatch.rules.values import Checker, Patterns
 
 LOCAL = Path("/etc/agentwatch/rules.d")
 VENDOR = Path("/usr/share/agentwatch/rules")
 SUFFIXES = (".yaml", ".yml")
+
+_BEGINS = f'begin it with two lines, "schema: {SCHEMA}" and "rules:"'
 
 Named = TypeVar("Named", Agent, Rule)
 
@@ -90,7 +93,11 @@ def read_rules(paths: Sequence[Path], patterns: Patterns) -> Loaded:
     )
     for _, node in documents:
         if node is not None and not isinstance(node, Table):
-            wrong(node, report, "a rule file", f"a mapping ({', '.join(FILE_KEYS)})")
+            kind = "a list" if isinstance(node, Items) else "text"
+            message = (
+                f"a rule file must be a mapping ({', '.join(FILE_KEYS)}), not {kind}: {_BEGINS}"
+            )
+            report.error("AW202", node.place, message)
     loaded = _Loader(report, sections, patterns).load(tuple(map(str, files)))
     if report.errors_found:
         raise RuleErrors(report.all)
@@ -158,7 +165,7 @@ class _Loader:
 
     def _schema(self, section: Section) -> None:
         if section.get("schema") is None:
-            section.missing("schema", f": write schema: {SCHEMA} in the first line")
+            section.missing("schema", f": {_BEGINS}")
         else:
             section.word("schema", (SCHEMA,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from agentwatch.rules.diagnostics import Report, quote
+from agentwatch.rules.fields import CHOSEN
 from agentwatch.rules.model import Condition, Default, Match, Place, Rule
 
 _EVERY_PATH = frozenset({"/**", "**", "**/*", "/**/*", "**/**"})
@@ -28,9 +29,33 @@ def check_rule(rule: Rule, report: Report) -> None:
             f"defaults: {{AGENT: {{{rule.on[0] if rule.on else 'change'}: {rule.action}}}}}"
         )
         report.error("AW304", _where(rule), message)
+    _check_loosening(rule, report)
     if not rule.trials:
         message = f"the rule {quote(rule.id)} has no tests; give it a hit and a miss"
         report.warning("AW501", rule.place, message)
+
+
+def _check_loosening(rule: Rule, report: Report) -> None:
+    """Warn of exceptions and allow rules that rest on names an agent gives as it likes."""
+    matches = [(f"exception {quote(name)}", match) for name, match in rule.unless]
+    if rule.action == "allow":
+        matches.append(("this rule", rule.match))
+    for what, match in matches:
+        for condition in match.conditions:
+            if condition.field in CHOSEN:
+                message = (
+                    f"{what} never holds: an agent gives {condition.field} any value it likes; "
+                    f"ask {_INSTEAD[condition.field]}"
+                )
+                report.warning("AW503", condition.place or rule.place, message)
+
+
+_INSTEAD = {
+    "script": "path and args",
+    "argv": "path and args",
+    "process.script": "process.exe and process.args",
+    "parent.script": "parent.exe and parent.args",
+}
 
 
 def check_holes(rules: Sequence[Rule], defaults: Collection[Default], report: Report) -> None:

@@ -20,7 +20,7 @@ from agentwatch.rules.model import (
     Trial,
 )
 from agentwatch.rules.read import Items, Node, Table, Text
-from agentwatch.rules.section import Section, as_text, is_word, wrong
+from agentwatch.rules.section import Section, as_text, is_shown, is_word, wrong
 from agentwatch.rules.values import known_agent
 
 SCHEMA = "agentwatch/v1"
@@ -59,13 +59,9 @@ class Parser:
             wrong(node, self.report, "an agent", "a mapping")
             return None
         section = Section(node, self.report, "an agent", ("id", "title", "exec", "own"))
-        identifier = section.get("id")
         if section.get("exec") is None:
             section.missing("exec", ": globs of the names it is started by")
-        if identifier is None:
-            section.missing("id")
-            return None
-        text = as_text(identifier, self.report, '"id"')
+        text = self._identifier(section)
         if text is None:
             return None
         return Agent(
@@ -75,6 +71,14 @@ class Parser:
             own=self._globs(section, "own"),
             place=text.place,
         )
+
+    def _identifier(self, section: Section) -> Text | None:
+        """The text of `id:`, None when there is none to speak of the section by."""
+        node = section.get("id")
+        if node is None:
+            section.missing("id")
+            return None
+        return as_text(node, self.report, '"id"')
 
     def _globs(self, section: Section, key: str) -> tuple[str, ...]:
         texts = self.reader.lists.expand(section.texts(key))
@@ -142,11 +146,7 @@ class Parser:
             wrong(node, self.report, "a rule", "a mapping")
             return None
         section = Section(node, self.report, "a rule", RULE_KEYS, LATER_KEYS)
-        identifier = section.get("id")
-        if identifier is None:
-            section.missing("id")
-            return None
-        text = as_text(identifier, self.report, '"id"')
+        text = self._identifier(section)
         if text is None:
             return None
         before = self.report.errors_found
@@ -195,8 +195,8 @@ class Parser:
             severity=section.word("severity", SEVERITIES, "medium"),
             because=section.text("because", "one sentence for the person who meets it"),
             instead=section.text("instead"),
-            false_positives=section.text("false_positives"),
-            tags=tuple(tag.value for tag in section.texts("tags")),
+            false_positives=section.text("false_positives", lines=True),
+            tags=tuple(t.value for t in section.texts("tags") if is_shown(t, self.report, "a tag")),
         )
 
     def _trials(self, section: Section, kinds: tuple[str, ...]) -> list[Trial]:

@@ -7,6 +7,8 @@ anything is built.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -86,10 +88,13 @@ def read(path: Path, report: Report) -> Node | None:
 def _text(path: Path, report: Report) -> str | None:
     whole = Place(str(path), 0, 0)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = _content(path)
     except OSError as error:
         report.error("AW101", whole, f"cannot read it: {error.strerror}.{_remedy(path)}")
+        return None
+    if raw is None:
+        message = "it is no regular file, and nothing else is read: save the rules in one"
+        report.error("AW101", whole, message)
         return None
     if len(raw) > MAX_BYTES:
         report.error("AW103", whole, f"the file is larger than {MAX_BYTES >> 20} MiB; split it")
@@ -103,6 +108,20 @@ def _text(path: Path, report: Report) -> str | None:
         message = f"the byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         report.error("AW102", Place(str(path), line, column), message)
         return None
+
+
+def _content(path: Path) -> bytes | None:
+    """One byte more than MAX_BYTES at most; None for what would block or act when it is opened."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        return None
+    # Something else may have taken its place since: opened without waiting, and looked at again.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return None
+        return file.read(MAX_BYTES + 1)
 
 
 def _remedy(path: Path) -> str:

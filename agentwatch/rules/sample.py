@@ -98,7 +98,9 @@ def _connect(fields: Mapping[str, Any]) -> Connect:
     if addr and "family" not in fields:
         family = socket.AF_INET6 if ipaddress.ip_address(addr).version == 6 else socket.AF_INET
     if unix:
-        return Connect(**_common(), family=socket.AF_UNIX, protocol="unix", unix=unix)
+        return Connect(
+            **_common(), family=socket.AF_UNIX, protocol="unix", unix=unix, from_socket=True
+        )
     protocol = fields.get("proto", UNLIKE)
     return Connect(
         **_common(),
@@ -107,6 +109,7 @@ def _connect(fields: Mapping[str, Any]) -> Connect:
         port=fields.get("port", -1),
         protocol=protocol,
         syn=protocol == "tcp",
+        from_socket=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
@@ -43,15 +44,18 @@ class Section:
     def missing(self, key: str, hint: str = "") -> None:
         self.report.error("AW203", self.place, f"{self.what} needs {quote(key)}{hint}")
 
-    def text(self, key: str, required: str = "") -> str:
-        """The text of a key, "" without one. required: what to write where one must be."""
+    def text(self, key: str, required: str = "", lines: bool = False) -> str:
+        """The text of a key, "" without one. required: what to write where one must be. lines: it
+        may have several.
+        """
         node = self.get(key)
         if node is None:
             if required:
                 self.missing(key, f": {required}")
             return ""
         text = as_text(node, self.report, quote(key))
-        return text.value.strip() if text else ""
+        shown = text is not None and is_shown(text, self.report, quote(key), lines)
+        return text.value.strip() if text and shown else ""
 
     def word(self, key: str, words: Sequence[str], default: str = "") -> str:
         """One of `words`; the default without the key. No default: the key may not be missing."""
@@ -77,6 +81,26 @@ class Section:
             return node
         wrong(node, self.report, quote(key), "a mapping")
         return None
+
+
+def is_shown(text: Text, report: Report, what: str, lines: bool = False) -> bool:
+    """Whether text for people is one paragraph (lines: or more) that steers no terminal; reported
+    if not.
+    """
+    value = text.value.strip()
+    found = _STEERING.search(value.replace("\n", " ") if lines else value)
+    if found is None:
+        return True
+    if found[0] == "\n":
+        message = f"{what} has more than one line; fold it into one with >-"
+    else:
+        message = f"{what} has the control character U+{ord(found[0]):04X} in it; remove it"
+    report.error("AW207", text.place, message)
+    return False
+
+
+# Controls, separators of lines and paragraphs, and what turns the direction of writing around.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def is_word(text: Text, words: Sequence[str], report: Report, what: str) -> bool:

@@ -1,20 +1,19 @@
-"""Values of conditions: each type's own check, and `$list` written out."""
+"""Values of conditions: each type's own check."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
 from agentwatch.rules.fields import LITERAL, Field
-from agentwatch.rules.read import Node, Text
-from agentwatch.rules.section import as_texts, is_word
+from agentwatch.rules.lists import variable
+from agentwatch.rules.read import Text
+from agentwatch.rules.section import is_word
 
-RESERVED = ("own", "project")
-_VARIABLE = re.compile(r"\$([a-z_][a-z0-9_-]*)(/.*)?", re.DOTALL)
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
@@ -32,55 +31,6 @@ class Patterns(Protocol):
 
     def literal_component(self, glob: str) -> tuple[bytes, ...] | None:
         """What the kernel looks for to find the names a glob covers, or None."""
-
-
-class Lists:
-    """The lists of all files; `$name` is written out, lists inside lists too."""
-
-    def __init__(self, nodes: Mapping[str, Node], report: Report) -> None:
-        self._nodes = nodes
-        self._report = report
-
-    def of(self, name: str) -> tuple[Text, ...]:
-        """The values of a list that there is."""
-        texts = as_texts(self._nodes[name], self._report, f"list {quote(name)}")
-        return self._expand(texts, (name,))
-
-    def expand(self, texts: tuple[Text, ...]) -> tuple[Text, ...]:
-        """The texts with lists written out. `$own` and `$project/...` stay."""
-        return self._expand(texts, ())
-
-    def _expand(self, texts: tuple[Text, ...], within: tuple[str, ...]) -> tuple[Text, ...]:
-        found: list[Text] = []
-        for text in texts:
-            name = variable(text.value)
-            if name is None or name == "project" or (name == "own" and text.value == "$own"):
-                found.append(text)
-            else:
-                found += self._inner(text, name, within)
-        return tuple(found)
-
-    def _inner(self, text: Text, name: str, within: tuple[str, ...]) -> tuple[Text, ...]:
-        report = self._report
-        if name in within:
-            message = f"the list {quote(name)} contains itself"
-            report.error("AW308", text.place, message)
-        elif text.value != f"${name}":
-            message = f"only $project can have a path behind it, {quote('$' + name)} cannot"
-            report.error("AW207", text.place, message)
-        elif name not in self._nodes:
-            hint = did_you_mean(name, (*self._nodes, *RESERVED))
-            report.error("AW302", text.place, f"there is no list {quote(name)}.{hint}")
-        else:
-            texts = as_texts(self._nodes[name], report, f"list {quote(name)}")
-            return self._expand(texts, (*within, name))
-        return ()
-
-
-def variable(value: str) -> str | None:
-    """The name of the variable that a value is or begins with, or None."""
-    found = _VARIABLE.fullmatch(value)
-    return found[1] if found else None
 
 
 @dataclass(frozen=True, slots=True)

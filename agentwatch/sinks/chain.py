@@ -129,9 +129,14 @@ def _next(segment: memoryview, offset: int) -> int:
     return len(segment)
 
 
+def _is_zero(rest: memoryview) -> bool:
+    pieces = (bytes(rest[at : at + _PIECE]) for at in range(0, len(rest), _PIECE))
+    return not any(piece.strip(b"\0") for piece in pieces)
+
+
 def _is_torn(rest: memoryview) -> bool:
     """A write cut by power loss ends inside a frame, or leaves blocks of zeros behind."""
-    if not any(rest):
+    if _is_zero(rest):
         return True
     if len(rest) < _HEAD.size:
         return bytes(rest[:2]) == _MARK[: len(rest)]

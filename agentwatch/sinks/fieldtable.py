@@ -14,8 +14,10 @@ from typing import Any
 from agentwatch import abi
 from agentwatch.errors import JournalError, RecordError
 from agentwatch.events import Event
+from agentwatch.sinks.frames import GARBLED
 
 _CODES = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "s32": "<i", "s64": "<q"}
+_RECORD_MAX = 1 << 16
 _HEADER_MIN = 8  # length, kind and flags never move
 
 
@@ -42,14 +44,14 @@ class FieldTable:
         """tables: kind -> abi.Layout.table(), as read. Raises JournalError."""
         self._foreign: dict[int, _Foreign] = {}
         self._known = frozenset(tables)
-        for kind, table in tables.items():
-            layout = abi.LAYOUTS.get(kind)
-            if layout is None or layout.table() == table:
-                continue
-            try:
-                self._foreign[kind] = _foreign(table)
-            except (KeyError, TypeError, ValueError, struct.error) as error:
-                raise JournalError(f"a field table that does not decode: {error!r}") from None
+        try:
+            for kind, table in tables.items():
+                layout = abi.LAYOUTS.get(kind)
+                if layout is not None and layout.table() != table:
+                    self._foreign[kind] = _foreign(table)
+        except GARBLED as error:
+            reason = str(error) or type(error).__name__
+            raise JournalError(f"a field table that does not decode: {reason}") from None
 
     def event(self, record: memoryview, name: abi.Name) -> Event | None:
         """The event, or None for a kind that only a newer version knows. Raises RecordError."""
@@ -59,9 +61,12 @@ class FieldTable:
                 return None
             raise RecordError(f"a record of the unknown kind {kind}")
         foreign = self._foreign.get(kind)
-        if foreign is None:
-            return abi.decode(record, name)
-        return abi.decode(_today(record, kind, foreign), name)
+        try:
+            if foreign is None:
+                return abi.decode(record, name)
+            return abi.decode(_today(record, kind, foreign), name)
+        except GARBLED as error:
+            raise RecordError(f"a record that does not decode: {error}") from None
 
 
 def split(batch: memoryview) -> Iterator[memoryview]:
@@ -78,16 +83,32 @@ def split(batch: memoryview) -> Iterator[memoryview]:
 
 
 def _foreign(table: Mapping[str, Any]) -> _Foreign:
+    """Raises one of GARBLED for a table that is none."""
+    size = _place(table["size"])
     fields = tuple(
-        _Field(name, offset, struct.Struct(_code(type_)))
+        _Field(_text(name), _place(offset), struct.Struct(_code(type_)))
         for name, offset, type_ in table["fields"]
-        if type_ in _CODES or type_.startswith("bytes")
+        if _text(type_) in _CODES or type_.startswith("bytes")
     )
-    return _Foreign(table["size"], fields, tuple(table["strings"]))
+    return _Foreign(size, fields, tuple(map(_text, table["strings"])))
+
+
+def _place(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= _RECORD_MAX:
+        raise ValueError(f"a {type(value).__name__} where a size or an offset belongs")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} where a name belongs")
+    return value
 
 
 def _code(type_: str) -> str:
-    return _CODES[type_] if type_ in _CODES else f"{int(type_.removeprefix('bytes'))}s"
+    if type_ in _CODES:
+        return _CODES[type_]
+    return f"{_place(int(type_.removeprefix('bytes')))}s"
 
 
 def _today(record: memoryview, kind: int, foreign: _Foreign) -> bytes:
@@ -99,7 +120,8 @@ def _today(record: memoryview, kind: int, foreign: _Foreign) -> bytes:
     strings: dict[str, bytes] = {}
     offset = foreign.size
     for name in foreign.strings:
-        end = offset + int(values.get(f"{name}_len", 0))
+        length = values.get(f"{name}_len", 0)
+        end = offset + _place(length)
         strings[name] = bytes(record[offset:end])
         offset = end
     if offset > len(record):

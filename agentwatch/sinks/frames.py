@@ -8,6 +8,7 @@ undecodable bytes as surrogate escapes. Times are ns of CLOCK_BOOTTIME unless sa
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -223,9 +224,25 @@ NUMBERS: Mapping[type[Frame], int] = {frame: number for number, frame in TYPES.i
 STOP = NUMBERS[Stop]
 FORMAT = 1
 
-_DEFAULTS: Mapping[type[Frame], tuple[tuple[str, Any], ...]] = {
+GARBLED = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    RecursionError,
+    MemoryError,
+)
+"""What decoding bytes may raise that somebody made up: the frame is damaged, the rest is read."""
+
+_DEFAULTS: Mapping[type[Frame], tuple[tuple[str, Any, type], ...]] = {
     frame: tuple(
-        (f.name, {} if f.default is dataclasses.MISSING else f.default)
+        (
+            f.name,
+            {} if f.default is dataclasses.MISSING else f.default,
+            str if f.type == "tuple[str, ...]" else object,
+        )
         for f in dataclasses.fields(frame)
         if f.name != "time"
     )
@@ -248,7 +265,7 @@ def is_decision(frame: Frame) -> bool:
 
 def encode(frame: Frame) -> bytes:
     """The payload. Raises JournalError for a value that msgpack has no form for."""
-    values = {name: getattr(frame, name) for name, _ in _DEFAULTS[type(frame)]}
+    values = {name: getattr(frame, name) for name, _, _ in _DEFAULTS[type(frame)]}
     try:
         packed: bytes = msgpack.packb(values, unicode_errors="surrogateescape")
     except (TypeError, ValueError, OverflowError) as error:
@@ -265,19 +282,35 @@ def decode(number: int, time: int, payload: bytes | memoryview) -> Frame | None:
         raw = msgpack.unpackb(payload, strict_map_key=False, unicode_errors="surrogateescape")
         if not isinstance(raw, dict):
             raise TypeError(f"a {type(raw).__name__} where a map belongs")
-        fields = [(name, default) for name, default in _DEFAULTS[kind] if name in raw]
-        values = {name: _like(raw[name], default) for name, default in fields}
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise JournalError(f"a {kind.__name__} frame does not decode: {error}") from None
+        fields = [field for field in _DEFAULTS[kind] if field[0] in raw]
+        values = {name: _like(raw[name], default, item) for name, default, item in fields}
+    except (*GARBLED, msgpack.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise JournalError(f"a {kind.__name__} frame does not decode: {reason}") from None
     return kind(time=time, **values)
 
 
-def _like(value: Any, default: Any) -> Any:
-    """The value in the shape of the field's default. Raises TypeError when it has another."""
+def _like(value: Any, default: Any, item: type) -> Any:
+    """The value in the shape of the field's default. Raises TypeError when it has another.
+
+    item: what a plain tuple holds.
+    """
+    if isinstance(default, ProcessKey | EventRef):
+        numbers = tuple(_list(value, int))
+        if len(numbers) != len(default):
+            raise TypeError(f"{len(numbers)} numbers where {len(default)} belong")
+        return type(default)(*numbers)
     if isinstance(default, tuple):
-        if not isinstance(value, list):
-            raise TypeError(f"{value!r:.40} where a list belongs")
-        return type(default)(*value) if isinstance(default, ProcessKey | EventRef) else tuple(value)
+        return tuple(_list(value, item))
     if not isinstance(value, type(default)):
-        raise TypeError(f"{value!r:.40} where a {type(default).__name__} belongs")
+        raise TypeError(f"a {type(value).__name__} where a {type(default).__name__} belongs")
+    return value
+
+
+def _list(value: Any, item: type) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a {type(value).__name__} where a list belongs")
+    for one in value:
+        if not isinstance(one, item):
+            raise TypeError(f"a {type(one).__name__} where a {item.__name__} belongs")
     return value

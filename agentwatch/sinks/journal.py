@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgpack
 
 from agentwatch import __version__, abi
-from agentwatch.errors import JournalError
+from agentwatch.errors import AgentwatchError, JournalError
 from agentwatch.mounts import Mounts
 from agentwatch.sinks import chain, frames, segments
 from agentwatch.sinks.chain import Head
@@ -57,7 +57,7 @@ class Journal:
         self._number = tail.number
         self._torn = tail.torn
         self._identity = identity
-        self._limit = segment_bytes
+        self._limit = min(segment_bytes, segments.SEGMENT_MAX - 2 * WAITING_MAX)
         self._size = self._header_size = 0
         self._out = -1
         self._waiting: deque[_Waiting] = deque()
@@ -296,15 +296,17 @@ def _tail(directory: Path) -> _Tail:
         names = sorted(directory.glob("*.journal"), reverse=True)
         for path in names:
             number = number or int(path.stem)
-            items = list(chain.walk(memoryview(path.read_bytes())))
+            data, _ = segments.load(path)
+            items = list(chain.walk(memoryview(data)))
             if path == names[0]:
                 torn = sum(i.end - i.offset for i in items[-1:] if isinstance(i, chain.Hole))
             found = [item for item in items if isinstance(item, chain.RawFrame)]
             if found:
                 return _Tail(number, Head(found[-1].sequence, found[-1].hash), torn)
-    except (OSError, ValueError) as error:
+    except (AgentwatchError, OSError, ValueError) as error:
+        reason = error.message if isinstance(error, AgentwatchError) else error
         raise JournalError(
-            f"the journal in {directory} cannot be continued: {error}", "move it away"
+            f"the journal in {directory} cannot be continued: {reason}", "move it away"
         ) from None
     return _Tail(number, Head(0, chain.ROOT), torn)
 

@@ -62,7 +62,8 @@ def line(entry: Entry) -> Line | None:
         return None
     if not entry.intact:
         verdict = f"{verdict} [not intact]".lstrip()
-    return Line(clock(entry.wall), shown(entry.agent or "-"), pid, kind, what, verdict, weight)
+    agent = shown(entry.agent or "-")
+    return Line(clock(entry.wall), agent, pid, shown(kind), what, verdict, weight)
 
 
 def clock(wall: int) -> str:
@@ -109,11 +110,10 @@ def verdict_text(verdict: Verdict) -> str:
 
 def _address(event: Connect) -> str:
     if event.unix:
-        return f"unix {event.unix}"
-    if not event.addr:
+        return f"unix {event.where}"
+    if not event.where:
         return f"address family {event.family}"
-    host = f"[{event.addr}]" if ":" in event.addr else event.addr
-    return f"{host}:{event.port} {event.protocol}".rstrip()
+    return f"{event.where} {event.protocol}".rstrip()
 
 
 def _failure(result: int) -> str:
@@ -138,7 +138,7 @@ def _frame(frame: Frame) -> tuple[str, str, str, str, str]:
         return pid, frame.kind, shown(frame.what), verdict_text(frame), _weight(frame)
     if isinstance(frame, Kill):
         took = f" after {frame.latency / 1e6:.1f} ms" * bool(frame.latency)
-        reason = f": {frame.reason}" * bool(frame.reason)
+        reason = f": {frame.reason}" * (frame.reason not in ("", frame.outcome))
         what = shown(f"{frame.outcome}{took}{reason}")
         return str(frame.process.pid), kind, what, shown(f"for {frame.rule}"), "notice"
     if isinstance(frame, Session):

@@ -104,8 +104,12 @@ COUNTERS = (
     ("events_lost", "stage", "Records that never reached the journal."),
     ("kill_failures", "reason", "Kills that did not stop what they were meant to stop."),
     ("unresolved", "kind", "Records with a name or an address that could not be read whole."),
-    ("program_runs", "program", "Runs of a BPF program."),
-    ("program_run_seconds", "program", "Time spent in a BPF program."),
+    ("program_runs", "program", "Runs of a BPF program (only while kernel.bpf_stats_enabled)."),
+    (
+        "program_run_seconds",
+        "program",
+        "Time spent in a BPF program (only while kernel.bpf_stats_enabled).",
+    ),
 )
 GAUGES = (
     ("tagged_processes", "agent", "Processes that carry an agent's tag."),

@@ -134,13 +134,12 @@ class _Reading:
         try:
             if step.file != self._file:
                 self._file = step.file
-                self._table = FieldTable(step.header.tables)
-                self._name = _name(step.header.mounts)
+                self._begin(step.header)
             frame = frames.decode(step.raw.type, step.raw.time, step.raw.payload)
             if isinstance(frame, frames.MountsChanged):
                 self._name = _name(frame.rows)
-        except (JournalError, TypeError, ValueError) as error:
-            self._damaged(step, str(error))
+        except JournalError as error:
+            self._damaged(step, error.message)
             return None
         if frame is None or isinstance(frame, Header):
             return None
@@ -154,6 +153,14 @@ class _Reading:
         elif isinstance(frame, Verdict) and frame.event.sequence:
             self._verdicts.setdefault((self._run, frame.event), []).append(frame)
         return _Ahead(step, frame, self._table, self._name, self._run)
+
+    def _begin(self, header: Header) -> None:
+        """What a segment is read with. Raises JournalError; what is sound is in force."""
+        self._table, self._name = FieldTable({}), plain_name
+        try:
+            self._table = FieldTable(header.tables)
+        finally:
+            self._name = _name(header.mounts)
 
     def _leave(self, ahead: _Ahead) -> Iterator[Entry]:
         self._left += 1
@@ -195,28 +202,38 @@ class _Reading:
                 self._held.append((since, key, entry))
 
     def _events(self, ahead: _Ahead, frame: frames.Records, base: Entry) -> Iterator[Entry]:
+        """The entries of a batch; what is wrong with its records is one problem, the first."""
+        wrong: RecordError | None = None
         try:
             for record in split(memoryview(frame.data)):
-                event = ahead.table.event(record, ahead.name)
-                if event is None:
+                try:
+                    event = ahead.table.event(record, ahead.name)
+                except RecordError as error:
+                    wrong = wrong or error
                     continue
-                agent = self._agents.get(event.session, "")
-                if event.provisional and not agent and not self._provisional:
-                    continue
-                verdicts = self._verdicts.pop((ahead.run, EventRef.of(event)), ())
-                self._attached.update(map(id, verdicts))
-                yield Entry(
-                    chain=base.chain,
-                    host=base.host,
-                    number=base.number,
-                    wall=base.host.wall(event.time),
-                    agent=agent,
-                    event=event,
-                    verdicts=tuple(verdicts),
-                    intact=base.intact,
-                )
+                if event is not None:
+                    yield from self._event(ahead, event, base)
         except RecordError as error:
-            self._damaged(ahead.step, error.message)
+            wrong = wrong or error
+        if wrong is not None:
+            self._damaged(ahead.step, wrong.message)
+
+    def _event(self, ahead: _Ahead, event: Event, base: Entry) -> Iterator[Entry]:
+        agent = self._agents.get(event.session, "")
+        if event.provisional and not agent and not self._provisional:
+            return
+        verdicts = self._verdicts.pop((ahead.run, EventRef.of(event)), ())
+        self._attached.update(map(id, verdicts))
+        yield Entry(
+            chain=base.chain,
+            host=base.host,
+            number=base.number,
+            wall=base.host.wall(event.time),
+            agent=agent,
+            event=event,
+            verdicts=tuple(verdicts),
+            intact=base.intact,
+        )
 
     def _damaged(self, step: Step, message: str) -> None:
         raw = step.raw
@@ -226,8 +243,20 @@ class _Reading:
 
 
 def _name(rows: tuple[Any, ...]) -> Name:
-    """Canonical names by a table of mounts; without one, names from their file system's root."""
-    return Mounts.from_rows(rows).name if rows else plain_name
+    """Canonical names by a table of mounts; without one, names from their file system's root.
+
+    Raises JournalError for rows that are none.
+    """
+    try:
+        for dev, pairs in rows:
+            sound = isinstance(dev, int) and all(
+                isinstance(root, bytes) and isinstance(point, bytes) for root, point in pairs
+            )
+            if not sound:
+                raise TypeError("other types than a number and pairs of bytes")
+        return Mounts.from_rows(rows).name if rows else plain_name
+    except frames.GARBLED as error:
+        raise JournalError(f"a table of mounts that does not decode: {error}") from None
 
 
 def _in_order(entries: Iterator[Entry]) -> Iterator[Entry]:

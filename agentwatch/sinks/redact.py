@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,25 @@ _DEPTH = 3
 
 _WORDS = re.compile(rb"""\s+|(?:'[^']*'?|"(?:\\.|[^"\\])*"?|\\.|[^\s'"\\])+|\\""", re.S)
 _SEPARATORS = frozenset((b";", b"|", b"||", b"&", b"&&"))
+_NEXT_FLAG = re.compile(rb"--[A-Za-z][A-Za-z-]*(?:=.*)?\Z|-[A-Za-z]\Z", re.S)
+"""What is another flag where a value belongs, and no secret that begins with a dash."""
 _SCRIPT_FLAG = re.compile(rb"-[A-Za-z]*c\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """Short flags of a program that carry a secret. only: a word that must be there, or b""."""
+    """What a program's own words say about secrets (see redact.yaml).
 
-    attached: tuple[bytes, ...] = ()
-    separate: tuple[bytes, ...] = ()
-    user: tuple[bytes, ...] = ()
-    only: bytes = b""
+    flags: (flag, what is taken out of its value), for a value of its own word, or joined to it if
+    the flag is in `joined`. only: a word that must be there, or b"".
+    """
+
+    flags: Mapping[bytes, Callable[[bytes], bytes]]
+    joined: tuple[bytes, ...]
+    settings: Any
+    login: bytes
+    switches: bytes
+    only: bytes
 
 
 class Redactor:
@@ -55,9 +63,14 @@ class Redactor:
         self._cut = [_compile(f"({prefix}){body}*$") for prefix, body, _ in tokens]
         self._cut += [_compile(entry["cut"]) for entry in data["after"] if "cut" in entry]
         self._flag = _compile(flag)
+        headers = data["headers"]
+        self._header_flag = _compile(headers["flags"])
+        self._header = _compile(
+            f"(?s)((?:(?:{headers['flags']})=?)?[\"']?{headers['name']}\\s*[:;]\\s*)(.+?)([\"']?)"
+        )
         self._assignment = _compile(f"(?s)({data['assignments']}=)(.+)")
         self._programs = dict(_programs(data["programs"]))
-        self._any = _compile("|".join([*whole, *after, *_hints(data, self._programs)]))
+        self._any = _compile("|".join([*whole, *after, *_hints(data)]))
 
     @classmethod
     def load(cls, path: Path = PATTERNS) -> Redactor:
@@ -143,6 +156,7 @@ class Redactor:
         """Flags whose value is a secret, in `words` themselves."""
         for index, word in enumerate(words):
             self._flags(words, index, word)
+            self._headers(words, index, word)
             program = self._programs.get(word.rpartition(b"/")[2])
             if program is not None:
                 _short_flags(words, index + 1, program)
@@ -156,45 +170,79 @@ class Redactor:
             return
         if flag.group(2):
             words[index] = flag.group(1) + b"=" + REDACTED * bool(flag.group(3))
-        elif index + 1 < len(words) and not words[index + 1].startswith(b"-"):
+        elif index + 1 < len(words) and not _NEXT_FLAG.match(words[index + 1]):
             words[index + 1] = REDACTED * bool(words[index + 1])
+
+    def _headers(self, words: list[bytes], index: int, word: bytes) -> None:
+        """A header behind its flag, or joined to it; one that is redacted already stays so."""
+        if not word.startswith(b"-"):
+            return
+        if index + 1 < len(words) and self._header_flag.fullmatch(word):
+            index += 1
+        header = self._header.fullmatch(words[index])
+        if header is not None and REDACTED not in words[index]:
+            words[index] = header.group(1) + REDACTED + header.group(3)
 
 
 def _short_flags(words: list[bytes], start: int, program: _Program) -> None:
-    """Replace a program's own secret flags, up to the end of its command."""
+    """Replace a program's own secrets, up to the end of its command."""
     stop = next((i for i in range(start, len(words)) if words[i] in _SEPARATORS), len(words))
     if program.only and program.only not in words[start:stop]:
         return
+    login = taken = False
     for index in range(start, stop):
         word = words[index]
-        following = index + 1 < stop
-        if following and word in program.separate:
-            words[index + 1] = REDACTED
-        elif following and word in program.user:
-            words[index + 1] = _user(words[index + 1])
+        lead, flag = _unbundled(word, program.switches)
+        take = program.flags.get(flag)
+        if taken:
+            taken = False
+        elif login and not word.startswith(b"-") and b"=" not in word:
+            words[index] = REDACTED
+        elif take is not None or (program.settings and program.settings.fullmatch(word)):
+            if index + 1 < stop:
+                words[index + 1] = (take or _all)(words[index + 1])
+                taken = True
         else:
-            words[index] = _attached(word, program)
+            words[index] = lead + _attached(flag, program)[len(lead) > 0 :]
+        login = login or word == program.login != b""
+
+
+def _unbundled(word: bytes, switches: bytes) -> tuple[bytes, bytes]:
+    """-su is (-s, -u): switches come before the one flag that may take a value."""
+    rest = word[1:].lstrip(switches) if switches and word[:1] == b"-" != word[1:2] else b""
+    return (word[: -len(rest)], b"-" + rest) if 0 < len(rest) < len(word) - 1 else (b"", word)
 
 
 def _attached(word: bytes, program: _Program) -> bytes:
-    for flag in program.attached:
+    for flag in program.joined:
         if word.startswith(flag) and len(word) > len(flag):
-            return flag + REDACTED
-    for flag in program.user:
-        if word.startswith(flag) and len(word) > len(flag) and flag[:2] != b"--":
-            return flag + _user(word[len(flag) :])
-        if word.startswith(flag + b"="):
-            return flag + b"=" + _user(word[len(flag) + 1 :])
+            return flag + program.flags.get(flag, _all)(word[len(flag) :])
     return word
+
+
+def _all(value: bytes) -> bytes:
+    return REDACTED if value else value
 
 
 def _user(value: bytes) -> bytes:
     """USER:SECRET with the secret gone; a user alone stays."""
-    for separator in (b":", b"%"):
+    for separator in (b":", b"%", b","):
         user, found, secret = value.partition(separator)
         if found and secret:
             return user + separator + REDACTED
     return value
+
+
+def _pair(value: bytes) -> bytes:
+    """NAME=SECRET with the secret gone; a name alone (of a file) stays."""
+    name, found, secret = value.partition(b"=")
+    return name + found + REDACTED if secret else value
+
+
+def _proxy(value: bytes) -> bytes:
+    """USER:SECRET@HOST with the secret gone; a URL was looked at as such already."""
+    user, found, host = value.rpartition(b"@")
+    return value if not found or b"://" in value else _user(user) + found + host
 
 
 def _replace(patterns: Iterable[Any], token: bytes) -> bytes:
@@ -234,22 +282,49 @@ def _compile(pattern: str) -> Any:
         raise UsageError(f"a redaction pattern does not compile: {pattern}: {error}") from None
 
 
+_TAKES = {"separate": _all, "user": _user, "pair": _pair, "proxy": _proxy}
+
+
 def _programs(entries: Iterable[Mapping[str, Any]]) -> Iterable[tuple[bytes, _Program]]:
     for entry in entries:
-        lists = {
-            key: tuple(flag.encode() for flag in entry.get(key, ()))
-            for key in ("attached", "separate", "user")
-        }
-        program = _Program(only=entry.get("only", "").encode(), **lists)
+        flags: dict[bytes, Callable[[bytes], bytes]] = {}
+        joined = [flag.encode() for flag in entry.get("attached", ())]
+        for key, take in _TAKES.items():
+            for flag in (text.encode() for text in entry.get(key, ())):
+                flags[flag] = take
+                if flag.startswith(b"--"):
+                    joined.append(flag + b"=")
+                    flags[flag + b"="] = take
+                elif key != "separate":
+                    joined.append(flag)
+        program = _Program(
+            flags,
+            tuple(joined),
+            _compile(entry["settings"]) if "settings" in entry else None,
+            entry.get("login", "").encode(),
+            entry.get("switches", "").encode(),
+            entry.get("only", "").encode(),
+        )
         for name in entry["names"]:
             yield name.encode(), program
 
 
-def _hints(data: Mapping[str, Any], programs: Mapping[bytes, _Program]) -> list[str]:
+def _hints(data: Mapping[str, Any]) -> list[str]:
     """What makes a command line worth a closer look, beside the patterns of values."""
-    names = "|".join(re.escape(name.decode()) for name in programs)
+    always, needing = [], []
+    for entry in data["programs"]:
+        names = "|".join(re.escape(name) for name in entry["names"])
+        word = entry.get("only") or entry.get("login") or entry.get("settings")
+        if word is None:
+            always.append(names)
+        else:
+            needing.append(
+                f"(?s:(?:^|[\\0/\\s'\"])(?:{names})[\\0\\s](?:.*[\\0\\s'\"])?(?:{word})[\\0\\s])"
+            )
     return [
         f"(?i:--?(?:{'|'.join(data['flags'])})(?:[=\\0\\s]|$))",
-        f"(?:^|[\\0/\\s'\"])(?:{names})[\\0\\s]",
+        f"(?:^|[\\0/\\s'\"])(?:{'|'.join(always)})[\\0\\s]",
+        *needing,
+        f"(?:{data['headers']['flags']})[=\\0\\s]?[\"']?{data['headers']['name']}\\s*[:;]",
         f"(?:{data['assignments']}=)",
     ]

@@ -2,7 +2,7 @@
 
 A chain belongs to one writer: DIR/run-TIME-PID for `agentwatch run`, DIR/daemon for the daemon.
 Chains are 0750 and files 0640, made by the writer's own user, which nobody else may replace:
-everything is opened relative to directories that were checked, without following links. A chain
+everything is opened below directories that were checked from / on (ancestors). A chain
 whose group is somebody's own can be read by that person; then DIR shows the names of its chains.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import re
 import stat
@@ -18,15 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentwatch.errors import AgentwatchError, JournalError, PermissionDenied
+from agentwatch.sinks import ancestors
 
 DEFAULT_DIRECTORY = Path("/var/log/agentwatch")
 DIRECTORY_MODE = 0o750
 SHARED_MODE = 0o755  # DIR, where chains belong to several people
 FILE_MODE = 0o640
+SEGMENT_MAX = 256 << 20
+"""Bytes of a segment that are read; a writer stays well below."""
 
-_SEGMENT = re.compile(r"(\d{8})\.journal")
+_SEGMENT = re.compile(r"([0-9]{8})\.journal")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_SEGMENT = "a segment is a file: ask who could put something else there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +114,11 @@ def make_directory(directory: Path, name: str, group: int | None = None) -> tupl
     """Make (or open) DIR and DIR/name; (descriptor of DIR/name, its path).
 
     group: whose members may read the chain, its files to come included. Raises PermissionDenied, or
-    JournalError where somebody else could change the journal.
+    JournalError where somebody else could change the journal, or put another in its place.
     """
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
         mode = DIRECTORY_MODE if group is None else SHARED_MODE
-        outer = _enter(str(directory), None, directory, mode)
+        outer, _ = ancestors.open_directory(directory, mode)
         try:
             inner = _enter(name, outer, directory / name)
             if group is not None:
@@ -126,33 +131,72 @@ def make_directory(directory: Path, name: str, group: int | None = None) -> tupl
     return inner, directory / name
 
 
-def _enter(name: str, above: int | None, path: Path, mode: int = DIRECTORY_MODE) -> int:
-    """Open a directory, making it if need be, and make sure that it is the writer's own."""
+def _enter(name: str, above: int, path: Path) -> int:
+    """Open a chain, making it if need be, and make sure that it is the writer's own."""
     try:
-        os.mkdir(name, mode, dir_fd=above)
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
         made = True
     except FileExistsError:
         made = False
-    fd = os.open(name, _LIST | (os.O_NOFOLLOW if above is not None or made else 0), dir_fd=above)
+    fd = os.open(name, _LIST | os.O_NOFOLLOW, dir_fd=above)
     try:
         if made:
-            os.fchmod(fd, mode)
-        _check_owner(os.fstat(fd), path)
+            os.fchmod(fd, DIRECTORY_MODE)
+        ancestors.check(os.fstat(fd), path)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def _check_owner(status: os.stat_result, path: Path) -> None:
-    if status.st_uid not in (0, os.geteuid()):
-        raise JournalError(
-            f"{path} belongs to uid {status.st_uid}, who could replace the journal",
-            "name a directory of your own, or one that does not exist yet",
-        )
-    open_to_all = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if open_to_all and not status.st_mode & stat.S_ISVTX:
-        raise JournalError(f"others may write to {path}", f"chmod go-w {path}")
+def load(path: Path) -> tuple[bytes, int]:
+    """(a segment's bytes, at most SEGMENT_MAX of them; how many more there are).
+
+    Raises AgentwatchError for what cannot be read, and for what is no file: a FIFO or a link is
+    neither waited for nor followed.
+    """
+    try:
+        fd = os.open(path, _READ)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise JournalError(f"{path} is a symbolic link", _NO_SEGMENT) from None
+        raise unreadable(path, error) from None
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise JournalError(f"{path} is no file", _NO_SEGMENT)
+        size = min(status.st_size, SEGMENT_MAX)
+        try:
+            data = _bytes(file, size)
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except MemoryError:
+            message = f"there is no memory for the {size} bytes of {path}"
+            raise JournalError(message, "free some, or read it on another machine") from None
+    return data, status.st_size - size
+
+
+def _bytes(file: io.FileIO, size: int) -> bytes:
+    """Up to `size` bytes: fewer where the file got shorter meanwhile."""
+    pieces: list[bytes] = []
+    while size > 0 and (piece := file.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def distrust(one: Chain) -> str:
+    """Why the chain may be another than its writer's: "" when only root and the reader could."""
+    try:
+        statuses = (os.lstat(one.directory), os.stat(one.directory))
+    except OSError as error:
+        return f"its directory cannot be examined: {error.strerror}"
+    for status in statuses:
+        if status.st_uid not in (0, os.geteuid()):
+            return f"its directory belongs to uid {status.st_uid}, who could have replaced it"
+    if statuses[1].st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others may write to its directory, and could have replaced it"
+    return ""
 
 
 def create(directory: int, number: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentwatch.errors import JournalError
+from agentwatch.errors import AgentwatchError, JournalError
 from agentwatch.sinks import frames, segments
 from agentwatch.sinks.chain import ROOT, Head, Hole, RawFrame, follows, walk
 from agentwatch.sinks.frames import Header
@@ -19,9 +19,10 @@ from agentwatch.sinks.segments import Chain
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One finding. what: torn | tampered | missing | unreadable. frame: its sequence, or 0.
+    """One finding. what: torn | tampered | missing | unreadable | untrusted. frame: sequence, or 0.
 
-    torn is a write cut by power loss: everything before it is intact.
+    torn is a write cut by power loss: everything before it is intact. untrusted: somebody else
+    than root and the reader could have put the whole chain there.
     """
 
     what: str
@@ -32,8 +33,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.file} at byte {self.offset}"
-        return f"{self.what}: {where}{f', frame {self.frame}' * bool(self.frame)}: {self.message}"
+        where = f"{self.file}" + f" at byte {self.offset}" * (self.what != "untrusted")
+        frame = f", frame {self.frame}" * bool(self.frame)
+        return f"{self.what}: {where}{frame}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +118,22 @@ def examine(one: Chain, live: bool = False) -> Iterator[Step | Problem]:
     live: a writer is at work, so a frame that is cut at the very end is only not complete yet.
     """
     state = _State(one)
+    distrust = segments.distrust(one)
+    if distrust:
+        yield Problem("untrusted", one.name, one.directory, 0, 0, distrust)
     for number, path in one.segments:
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            yield Problem("unreadable", one.name, path, 0, 0, str(segments.unreadable(path, error)))
+            data, left = segments.load(path)
+        except AgentwatchError as error:
+            yield Problem("unreadable", one.name, path, 0, 0, error.message)
             state.known = False
             state.expected = number + 1
             continue
         yield from state.segment(number, path, memoryview(data))
+        if left:
+            state.known = False
+            message = f"{left} bytes more than a segment can have: not read"
+            yield Problem("tampered", one.name, path, len(data), state.head.sequence, message)
     if state.torn is not None and not live:
         yield state.torn
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ import pytest
 from agentwatch import abi
 from agentwatch.admission import load
 from agentwatch.engine import Engine, Verdict
-from agentwatch.events import Event, Exec, Open
+from agentwatch.events import Event, Exec, Open, ProcessKey
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor
 from agentwatch.mounts import Mounts
 from agentwatch.policy.levels import Host
-from agentwatch.sinks.frames import AgentAdded, Frame
+from agentwatch.processes import runs
+from agentwatch.sinks.frames import AgentAdded, Frame, Gap, Notice
 from agentwatch.sinks.frames import Verdict as Told
 from agentwatch.sinks.journal import Journal
 from agentwatch.sinks.reader import read
@@ -105,6 +107,7 @@ class Standing:
         return [event.path for event in events if isinstance(event, Exec | Open)]
 
     def close(self) -> None:
+        self.watch.close()
         self.probes.close()
         self.journal.close()
 
@@ -141,6 +144,57 @@ def test_rules_apply_to_a_session_that_began_by_name(standing: Standing) -> None
     assert standing.follow(agent, hold).stdout == "137\n"
     (told,) = (frame for frame in standing.sink.frames if isinstance(frame, Told))
     assert (told.rule, told.agent, told.outcome) == ("test.key", "stub", "killed")
+
+
+class Failing(Remembering):
+    """Cannot bear one program."""
+
+    def event(self, event: Event, actor: Actor, verdict: Verdict) -> None:
+        if isinstance(event, Exec) and event.argv == ("/bin/true", "--token=[redacted]"):
+            raise ValueError("not this one")
+        super().event(event, actor, verdict)
+
+
+def test_a_record_that_cannot_be_handled_is_a_loss_and_not_the_end(standing: Standing) -> None:
+    """It is counted, told and journaled with its secrets redacted; what follows is judged."""
+    standing.watch.sinks = (*standing.watch.sinks, Failing())
+    agent = standing.program("agents", standing.literal)
+    fifo = standing.place / "never"
+    os.mkfifo(fifo)
+    hold = f"sh -c 'exec 3< {standing.place}/key; : < {fifo}'; echo $?"
+    done = standing.follow(agent, "/bin/true --token=hush; /bin/true again;", hold)
+    assert done.stdout == "137\n"
+    assert standing.watch.lost["record"] == 1
+    told = standing.sink.frames
+    assert [f.count for f in told if isinstance(f, Gap)] == [1]
+    (notice,) = (f for f in told if isinstance(f, Notice))
+    assert "ValueError: not this one" in notice.text
+    standing.journal.flush()
+    found = [e.event for e in read(standing.place / "journal") if isinstance(e.event, Exec)]
+    tokens = [token for event in found for token in event.argv]
+    assert "again" in tokens
+    assert "--token=[redacted]" in tokens
+    assert not any(token == "--token=hush" for token in tokens)
+
+
+def test_everything_ends_without_the_rings(standing: Standing) -> None:
+    """Also what nobody has read the fork of: the kernel's table knows it."""
+    agent = standing.program("agents", standing.literal)
+    process = subprocess.Popen([agent, "sleep 31 & sleep 32 & wait"], start_new_session=True)
+    try:
+        assert standing.until(lambda: standing.watch.lineage.alive())
+        time.sleep(0.3)  # forks that are not read
+        (session,) = {one.session for one in standing.watch.lineage.living()}
+        alive = standing.watch.alive(session)
+        assert len(alive) == 3
+        assert standing.watch.alive(ProcessKey(1, 1)) == set()
+        standing.watch.end(session)
+        assert process.wait(5) == -signal.SIGKILL
+        assert not [one for one in alive if runs(one)]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_what_only_shares_the_literal_leaves_nothing(standing: Standing) -> None:

@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 from agentwatch.events import Exec, Open
-from agentwatch.sinks.frames import AgentAdded, Gap, Kill, Notice, Session, Start, Stop, Verdict
+from agentwatch.sinks.frames import (
+    AgentAdded,
+    Gap,
+    Kill,
+    MountsChanged,
+    Notice,
+    Session,
+    Start,
+    Stop,
+    Verdict,
+)
 from agentwatch.sinks.verify import verify
 from tests.kernel.launching import (
     Launcher,
@@ -186,7 +196,7 @@ def test_plain_root_is_warned(launch: Launcher) -> None:
     """Nobody else asked: then CMD is root's, and that is said."""
     outcome = launch("id", "-u")
     assert outcome.out == "0\n"
-    assert "CMD runs as root" in outcome.err
+    assert "CMD runs as root: no SUDO_UID says whose it is" in outcome.err
 
 
 @pytest.mark.parametrize("uid", ["4242424", "x", "-1", "99999999999999999999"])
@@ -451,8 +461,8 @@ def test_a_kill_that_comes_too_late_is_a_failure_and_told(launch: Launcher) -> N
     kill = outcome.frames(Kill)[-1]
     assert (kill.outcome, kill.latency) == ("too late", 0)
     assert outcome.frames(Verdict)[-1].outcome == "too late"
-    assert re.search(r"FAILED +read .*/key", outcome.err)
-    assert re.search(r"missed +read .*/key\n +test.key \(kills-after, too late\)", outcome.err)
+    assert re.search(r"TOO LATE +read .*/key, it had ended by itself", outcome.err)
+    assert re.search(r"too late +read .*/key\n +test.key \(kills-after\)", outcome.err)
     assert "stopped" not in outcome.err
 
 
@@ -656,6 +666,115 @@ def test_reads_that_are_over_before_the_kill_trip_the_breaker_too(launch: Launch
         outcome = launch.finish(process)
     assert len(outcome.frames(Notice)) == 1
     assert outcome.code == 137
+
+
+THAWING = """
+import os, signal, sys, time
+os.setpgid(0, 0)
+for _ in range(6):
+    if not os.fork():
+        while True:
+            os.kill(0, signal.SIGCONT)
+for _ in range(60):
+    if not os.fork():
+        os.open(sys.argv[1], os.O_RDONLY)
+        time.sleep(5)
+        os._exit(0)
+    time.sleep(0.02)
+time.sleep(3)
+open(sys.argv[2], "w")
+os.kill(0, signal.SIGKILL)
+"""
+
+
+def test_a_stopped_session_cannot_let_itself_go_on(launch: Launcher) -> None:
+    """Processes that send SIGCONT to all others for ever are held or killed like everything."""
+    through = launch.place / "through"
+    launch.place.chmod(0o777)
+    process = launch.start(*python(THAWING), f"{launch.place}/key", str(through))
+    with ended_after(process):
+        assert not eventually(lambda: process.poll() is None and through.exists(), 7)
+        process.send_signal(signal.SIGTERM)
+        outcome = launch.finish(process)
+    assert [notice.subject for notice in outcome.frames(Notice)] == ["freeze"]
+    assert not through.exists()
+
+
+# A terminal and a stderr that CMD shares ----------------------------------------------------------
+
+READS = """
+import os, sys, time
+def reads(number):
+    for _ in range(number):
+        child = os.fork()
+        if child == 0:
+            os.open(sys.argv[1], os.O_RDONLY)
+            time.sleep(2)
+            os._exit(0)
+        with open(sys.argv[2], "a") as told:
+            print(os.waitpid(child, 0)[1], file=told)
+"""
+FREEZING = {
+    "stopped": "import termios; termios.tcflow(2, termios.TCOOFF)",
+    "taken": "import signal, termios; signal.signal(signal.SIGTTOU, signal.SIG_IGN);"
+    "modes = termios.tcgetattr(2); modes[3] |= termios.TOSTOP;"
+    "termios.tcsetattr(2, termios.TCSANOW, modes); os.setpgid(0, 0);"
+    "os.tcsetpgrp(2, os.getpgrp())",
+}
+
+
+@pytest.mark.parametrize("how", FREEZING)
+def test_a_terminal_that_is_stopped_or_taken_stops_no_kill(launch: Launcher, how: str) -> None:
+    """CMD holds its terminal back, or is alone in the foreground: the rules apply."""
+    told = launch.place / "told"
+    code = f"{READS}\n{FREEZING[how]}\nreads(4)"
+    launch.typed(launch.line(*python(code), f"{launch.place}/key", str(told)), lambda screen: b"")
+    assert told.read_text().split() == ["9"] * 4
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
+def test_a_stderr_that_is_full_or_closed_stops_no_kill(launch: Launcher, closed: bool) -> None:
+    """A pipe that nobody reads, or whose reader has gone."""
+    told = launch.place / "told"
+    fill = "" if closed else "if not os.fork():\n    while True: os.write(2, bytes(4096))\n"
+    code = f"{READS}\n{fill}time.sleep(0.3)\nreads(4)\nos.kill(0, 9)"
+    read, write = os.pipe()
+    line = launch.line(*python("import os; os.setpgid(0, 0)\n" + code), f"{launch.place}/key")
+    with subprocess.Popen([*line, str(told)], stderr=write) as process:
+        os.close(write)
+        if closed:
+            os.close(read)
+        assert process.wait(20) == 137
+    if not closed:
+        os.close(read)
+    assert told.read_text().split() == ["9"] * 4
+    assert all(report.intact and report.closed for report in verify(launch.journal))
+
+
+# What an agent does to the watcher's tables -------------------------------------------------------
+
+
+def test_a_mount_point_with_any_name_in_a_namespace_of_its_own_is_nothing_to_us(
+    launch: Launcher,
+) -> None:
+    """Its files are named by their device, whatever the agent calls them; the run goes on."""
+    there = "d=$(printf '%s/cr\\rx' " + str(launch.place) + '); mkdir "$d"; '
+    there += 'mount -t tmpfs none "$d"; : > "$d/f"'.replace('\\"', '"')
+    outcome = launch("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", there)
+    assert outcome.code == 0, outcome.err
+    made = [e for e in outcome.events(Open) if e.path.endswith("]/f")]
+    assert made, [e.path for e in outcome.events(Open)][-5:]
+    assert not outcome.frames(Gap)
+    assert not outcome.frames(MountsChanged)
+
+
+def test_secrets_on_the_own_command_line_are_not_journaled(launch: Launcher) -> None:
+    """Neither when the writer begins nor with the session."""
+    secret = "ghp_" + "a1B2" * 9
+    outcome = launch("true", f"--token={secret}")
+    assert "redacted" in " ".join(outcome.frames(Start)[0].command)
+    for frame in (*outcome.frames(Start), *outcome.frames(Session)):
+        assert secret not in " ".join(frame.command)
 
 
 # Agents -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from agentwatch.cli.rules import rules
 from agentwatch.errors import UsageError
+from agentwatch.rules import load
 
 HEAD = "schema: agentwatch/v1\n"
 GOOD = (
@@ -157,6 +158,48 @@ def test_list_in_observe_mode_claims_less(good: str) -> None:
     result = agentwatch("list", "--mode", "observe", good)
     assert "kills" not in result.stdout
     assert result.stdout.count("detects") == 2
+
+
+def test_list_says_why_in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level and reason of every rule that ships, below files named as from here."""
+    packs = load.shipped()
+    monkeypatch.chdir(packs.parent)
+    shown = agentwatch("list", str(packs)).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    rows = json.loads(agentwatch("list", "-o", "json", str(packs)).stdout)
+    text = " ".join(shown.split())
+    for row in rows:
+        name = f"{row['line']} {row['id']} {','.join(row['on'])} {row['action']} {row['level']} ["
+        assert name in text
+        number = text.split(name)[1].split("]")[0]
+        assert f"[{number}] {row['reason']}" in text
+    assert {line for line in shown.splitlines() if line.endswith(".yaml")} == {
+        f"{packs.name}/{Path(row['file']).name}" for row in rows
+    }
+
+
+def test_list_shows_what_was_overridden(good: str, tmp_path: Path) -> None:
+    """With the place of the override; a file that is not below here by its whole name."""
+    local = tmp_path / "local.yaml"
+    local.write_text(HEAD + "overrides:\n  keys: {action: alert}\n")
+    lines = agentwatch("list", good, str(local)).stdout.splitlines()
+    assert lines[0] == good
+    assert lines[2].strip() == f"changed in {local}:3"
+
+
+def test_the_help_of_explain_shows_its_examples() -> None:
+    """A line each, and no mark of the formatter's."""
+    shown = agentwatch("explain", "--help").stdout
+    assert "\\b" not in shown
+    assert "\b" not in shown
+    assert '    agentwatch rules explain --on exec --path /usr/bin/git --args "push' in shown
+
+
+def test_explain_knows_names_on_foreign_file_systems() -> None:
+    """As the probes give them: nothing of the host's is allowed there, and keys stay keys."""
+    flags = ("--on", "read", "--path", "[0:57]/home/x/.ssh/id_rsa")
+    shown = json.loads(agentwatch("explain", "-o", "json", *flags).stdout)
+    assert (shown["action"], shown["rule"]) == ("deny", "secrets.ssh-private-keys")
 
 
 def test_list_refuses_bad_rules_on_stderr(bad: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from agentwatch import admission
-from agentwatch.errors import RuleErrors
+from agentwatch.errors import Diagnostic, RuleErrors
 from agentwatch.rules.diagnostics import CODES, Report, render
 from agentwatch.rules.model import Place
 from agentwatch.rules.read import MAX_BYTES
@@ -171,7 +172,8 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         "- a\n",
         [
             "1:1: error[AW202]: a rule file must be a mapping "
-            "(schema, lists, agents, defaults, rules, overrides), not a list"
+            "(schema, lists, agents, defaults, rules, overrides), not a list: "
+            'begin it with two lines, "schema: agentwatch/v1" and "rules:"'
         ],
     ),
     (
@@ -189,7 +191,7 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         "rules: []\n",
         [
             '1:1: error[AW203]: a rule file needs "schema": '
-            "write schema: agentwatch/v1 in the first line"
+            'begin it with two lines, "schema: agentwatch/v1" and "rules:"'
         ],
     ),
     (
@@ -367,12 +369,40 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ],
     ),
     (
+        "AW207",
+        rule("{path: /x}").replace("because: b", 'because: "b\\e[2J"'),
+        ['7:14: error[AW207]: "because" has the control character U+001B in it; remove it'],
+    ),
+    (
+        "AW207",
+        rule("{path: /x}\n    title: |\n      one\n      two"),
+        ['6:12: error[AW207]: "title" has more than one line; fold it into one with >-'],
+    ),
+    (
+        "AW207",
+        rule('{path: /x}\n    instead: "a\\u202eb"'),
+        ['6:14: error[AW207]: "instead" has the control character U+202E in it; remove it'],
+    ),
+    (
+        "AW207",
+        rule('{path: /x}\n    unless: {"\\a": {path: /y}}'),
+        [
+            "6:14: error[AW207]: the exception's name has the control character U+0007 in it; "
+            "remove it"
+        ],
+    ),
+    (
+        "AW205",
+        rule("{path|contains|all: [~/.ssh, x]}"),
+        [
+            '5:33: error[AW205]: |all wants every value at once, and "~/.ssh" stands for one path '
+            "in every home; write the path out, or leave |all"
+        ],
+    ),
+    (
         "AW308",
         rule("{path: $one}") + "lists: {one: [/x, $two], two: [$one]}\n",
-        [
-            '9:19: error[AW308]: the list "two" contains itself',
-            '9:32: error[AW308]: the list "one" contains itself',
-        ],
+        ['9:32: error[AW308]: the list "one" contains itself'],
     ),
     (
         "AW310",
@@ -401,6 +431,17 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         [
             "8:13: error[AW402]: this test is not finished: "
             "verdict: says what is expected of the event: beside it"
+        ],
+    ),
+    (
+        "AW503",
+        rule(
+            "{path: /x}\n    unless: {safe: {process.script: /usr/bin/safe}}",
+            action="deny",
+        ),
+        [
+            '6:21: warning[AW503]: exception "safe" never holds: an agent gives process.script any '
+            "value it likes; ask process.exe and process.args"
         ],
     ),
     (
@@ -450,6 +491,71 @@ def test_a_missing_file_and_an_empty_directory_are_errors(tmp_path: Path) -> Non
         "0:0: error[AW101]: cannot read it: No such file or directory. "
         "Check the path and its permissions.",
     ]
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    """AW101: a FIFO would never answer, and a device may do something when it is opened."""
+    os.mkfifo(tmp_path / "r.yaml")
+    (tmp_path / "s.yaml").symlink_to("/dev/zero")
+    message = "it is no regular file, and nothing else is read: save the rules in one"
+    assert diagnostics(tmp_path, tmp_path) == [f"0:0: error[AW101]: {message}"] * 2
+
+
+def test_a_file_that_becomes_a_fifo_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and opening somebody may put one there."""
+    regular = os.stat(__file__)
+    monkeypatch.setattr(Path, "stat", lambda self, **_: regular)
+    os.mkfifo(tmp_path / "r.yaml")
+    (said,) = diagnostics(tmp_path, tmp_path / "r.yaml")
+    assert "it is no regular file" in said
+
+
+def test_text_for_people_may_be_folded(tmp_path: Path) -> None:
+    """Long sentences over several lines become one; what is only for authors may have several."""
+    text = rule("{path: /x}") + (
+        "    title: naïve \u200d\U0001f469\n      and plain\n"
+        "    instead: >-\n      one\n      two\n"
+        "    false_positives: |\n      - this\n      - that\n"
+    )
+    assert found(tmp_path, text) == []
+
+
+def test_lists_in_lists_are_written_out_once(tmp_path: Path) -> None:
+    """Thirty lines that name the one before twice: two values, not 2 ** 31 of them."""
+    lists = "".join(f"  l{n}: [$l{n - 1}, $l{n - 1}]\n" for n in range(1, 31))
+    text = rule("{path: $l30}") + "lists:\n  l0: [/x, /y]\n" + lists
+    assert found(tmp_path, text) == []
+    path = tmp_path / "r.yaml"
+    ruleset = admission.load([path], homes=())
+    assert ruleset.lists["l30"] == ruleset.rules[0].match.conditions[0].values == ("/x", "/y")
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_lists_in_lists_have_a_depth(tmp_path: Path, backwards: bool) -> None:
+    """AW103, whatever the order they stand in."""
+    lists = [f"  l{n}: [$l{n - 1}, $l{n - 1}]\n" for n in range(1, 3000)]
+    text = HEAD + "lists:\n  l0: [/x]\n" + "".join(reversed(lists) if backwards else lists)
+    said = found(tmp_path, text)
+    assert said
+    assert all("AW103]: lists are inside lists more than 32 deep" in line for line in said)
+
+
+def test_what_lists_bring_in_is_bounded(tmp_path: Path) -> None:
+    """AW103: a hundred uses of ten thousand values are refused before they are made."""
+    big = "lists:\n  big: [" + ", ".join(f"/{n}" for n in range(10_000)) + "]\n"
+    users = "".join(f"  u{n}: [$big]\n" for n in range(100))
+    said = found(tmp_path, HEAD + big + users)
+    assert said[0] == (
+        "54:9: error[AW103]: the lists bring in more than 500000 values; use fewer, or globs"
+    )
+
+
+def test_a_file_with_a_name_that_steers_a_terminal(tmp_path: Path) -> None:
+    """Whoever can write the rules cannot redraw the screen of who checks them."""
+    shown = render(Diagnostic("/x/\x1b[2J.yaml", 0, 0, "error", "AW101", "gone"))
+    assert "\x1b" not in shown
 
 
 def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from agentwatch import actions
+from agentwatch import actions, processes
 from agentwatch.events import ProcessKey
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -122,6 +123,76 @@ def test_stop_stops_and_end_ends_what_was_stopped() -> None:
         for child in children:
             child.kill()
     assert [child.wait() for child in children] == [-signal.SIGKILL] * 3
+
+
+THAWING = """
+import os, signal
+os.setpgid(0, 0)
+for _ in range(7):
+    if not os.fork():
+        break
+os.write(1, b"%d\\n" % os.getpid())
+while True:
+    os.kill(0, signal.SIGCONT)
+"""
+
+
+def family(leader: subprocess.Popen[bytes], count: int) -> list[ProcessKey]:
+    assert leader.stdout is not None
+    return [key_of(int(leader.stdout.readline())) for _ in range(count)]
+
+
+def test_processes_that_let_one_another_go_on_are_held_all_the_same() -> None:
+    """Each sends SIGCONT to all of them for ever: in the end none of them runs."""
+    with subprocess.Popen([sys.executable, "-c", THAWING], stdout=subprocess.PIPE) as leader:
+        found = family(leader, 8)
+        try:
+            held = actions.hold(lambda: found)
+            assert all(map(processes.held, found))
+            assert held.stopped + held.killed == 8
+        finally:
+            actions.end_all(lambda: found)
+    assert not any(map(processes.runs, found))
+
+
+CHAIN = """
+import os
+while True:
+    if os.fork():
+        os._exit(0)
+"""
+
+
+def test_what_is_started_while_all_is_stopped_is_stopped_too() -> None:
+    """A chain of forks, each of which ends: whoever is the last one is found."""
+    line = [sys.executable, "-c", f"import os; os.setpgid(0, 0); os.fork(){CHAIN}"]
+
+    def find() -> list[ProcessKey]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, ValueError):
+                if os.getpgid(int(path.name)) == leader.pid:
+                    found.append(key_of(int(path.name)))
+        return found
+
+    with subprocess.Popen(line) as leader:
+        time.sleep(0.1)
+        actions.end_all(find)
+    assert not [process for process in find() if processes.runs(process)]
+
+
+def test_held_is_what_cannot_run() -> None:
+    """Stopped, or gone; not what only sleeps."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        key = key_of(process.pid)
+        assert not processes.held(key)
+        assert actions.hold(lambda: [key]) == actions.Held(1, 0)
+        assert processes.held(key)
+        assert processes.is_stopped(key)
+        assert actions.resume([key]) == 1
+        assert not processes.is_stopped(key)
+        process.kill()
+    assert processes.held(key)
 
 
 def test_the_breaker_trips_on_the_kill_that_is_too_many() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -274,3 +275,60 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--rule=typo", "--agent=typo", "--pid=1"])
+def test_a_filter_that_nothing_matches_says_so(directory: Path, option: str) -> None:
+    """On stderr, and it is no failure: a typing error is not mistaken for a quiet agent."""
+    result = run("events", "--journal", str(directory), option)
+    assert (result.stdout, result.stderr) == ("", "agentwatch: nothing matches\n")
+    assert run("events", "--journal", str(directory), "--pid=4242").stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to take a directory away from a person")
+@pytest.mark.parametrize("command", [("events",), ("journal", "verify"), ("journal", "export")])
+def test_a_person_who_may_not_read_the_journal_is_told_how(command: tuple[str, ...]) -> None:
+    """Exit code 4 and sudo, not a usage error."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        place.chmod(0o700)
+        line = [sys.executable, "-m", "agentwatch", *command, f"--journal={place}"]
+        result = subprocess.run(
+            line, user=65534, group=65534, extra_groups=[], capture_output=True, text=True
+        )
+        assert result.returncode == 4, result.stderr
+        assert f"{place} may not be read by you" in result.stderr
+        assert "sudo" in result.stderr
+    finally:
+        place.rmdir()
+
+
+def test_a_reason_that_is_the_outcome_is_said_once(tmp_path: Path) -> None:
+    """`too late`, not `too late: too late`; another reason stays."""
+    writer = Journal.open(tmp_path / "j", boot_id="boot", host="box", name="run-a")
+    for reason in ("too late", "it ran as somebody else"):
+        writer.write(Kill(process=AGENT, rule="r", outcome="too late", reason=reason))
+    writer.close()
+    said = [line.split("kill", 1)[1].strip() for line in shown(tmp_path / "j") if " kill " in line]
+    assert [" ".join(line.split()) for line in said] == [
+        "too late for r",
+        "too late: it ran as somebody else for r",
+    ]
+
+
+def test_an_agent_that_is_not_known_is_a_dash(tmp_path: Path) -> None:
+    """The journal has no name for it, and the line shows that it is none."""
+    writer = Journal.open(tmp_path / "j", boot_id="boot", host="box", name="run-a")
+    writer.records(Records().open("/x"), 1)
+    writer.close()
+    assert next(line for line in shown(tmp_path / "j") if "/x" in line).split()[2] == "-"
+    exported = run("events", "--journal", str(tmp_path / "j"), "-o", "json").stdout.splitlines()
+    found = [json.loads(line) for line in exported if "/x" in line]
+    assert found[0]["unmapped"]["agentwatch"]["agent"] == ""
+
+
+def test_every_filter_is_listed_by_help() -> None:
+    """--help is the reference."""
+    text = run("events", "--help").stdout
+    for option in ("--since", "--until", "--agent", "--rule", "--kind", "--pid", "--would-deny"):
+        assert option in text

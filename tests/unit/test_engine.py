@@ -14,8 +14,9 @@ from agentwatch.engine import NO_VERDICT, Engine, Hit
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import Connect, Event, Exec, Exit, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
-from agentwatch.policy.readers import kinds_of
+from agentwatch.policy.readers import FIELDS, kinds_of
 from agentwatch.policy.table import Masks
+from agentwatch.rules import fields
 from agentwatch.rules.model import Agent, Condition, Default, Match, Place, Rule, Ruleset
 
 KEY = ProcessKey(7, 700)
@@ -56,7 +57,15 @@ def ran(path: str, *argv: str, **more: object) -> Exec:
 
 def connected(addr: str = "", port: int = 0, **more: object) -> Connect:
     made = Connect(
-        time=1, process=KEY, session=KEY, family=2, addr=addr, port=port, protocol="tcp", syn=True
+        time=1,
+        process=KEY,
+        session=KEY,
+        family=2,
+        addr=addr,
+        port=port,
+        protocol="tcp",
+        syn=True,
+        from_socket=True,
     )
     return replace(made, **more)  # type: ignore[arg-type]
 
@@ -370,6 +379,90 @@ def test_an_unread_address_is_reachable_and_an_absent_one_is_not() -> None:
     assert judge(unix, actor()) is NO_VERDICT
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("process__script", "/usr/bin/safe-tool"),
+        ("parent__script", "/usr/bin/safe-tool"),
+        ("script", "/usr/bin/safe-tool"),
+        ("argv", "safe-tool **"),
+    ],
+)
+def test_a_name_that_an_agent_chooses_loosens_nothing(field: str, value: str) -> None:
+    """A link, a mount namespace or a made-up argv[0] gives it any value: it restricts only."""
+    made = Image("/usr/bin/bash", "/usr/bin/safe-tool", ("bash", "/usr/bin/safe-tool"))
+    event = ran("/usr/bin/bash", "safe-tool", "x", script="/usr/bin/safe-tool")
+    somebody = actor(image=made, ancestors=(made,))
+    asked = match(**{field: value})
+    carved = replace(rule("deny", on="exec", path="/**"), unless=(("safe", asked),))
+    assert engine(carved).judge(event, somebody).action == "deny"
+    allowing = engine(
+        rule("allow", on="exec", **{field: value}),
+        defaults=(Default("codex", "exec", "deny", HERE),),
+    )
+    assert allowing.judge(event, somebody).default
+    for action in ("alert", "deny", "kill"):
+        restricting = engine(rule(action, on="exec", **{field: value}))
+        assert restricting.judge(event, somebody).action == action
+
+
+def test_the_language_and_the_engine_agree_on_what_an_agent_chooses() -> None:
+    """What loading warns of is what never holds."""
+    event, somebody = ran("/bin/sh", "sh", script="/x"), actor(ancestors=(Image("/x", "/y"),))
+    never = {
+        n for n, f in FIELDS.items() if f.read(event, somebody) and not f.certain(event, somebody)
+    }
+    assert never == fields.CHOSEN
+
+
+@pytest.mark.parametrize("pattern", ["**/.ssh/id_*", "**", "**/x/**"])
+def test_a_file_system_that_init_does_not_have_loosens_nothing(pattern: str) -> None:
+    """Who mounted it named its files: floating patterns restrict there, and permit nothing."""
+    event = opened("[0:57]/home/x/.ssh/id_rsa", changes=True)
+    for action in ("alert", "deny", "kill"):
+        asked = replace(rule(action, path=pattern), unless=(("y", match(path=pattern)),))
+        assert engine(asked).judge(event, actor()).action == action
+        assert engine(asked).judge(opened("/home/x/.ssh/id_rsa"), actor()) is NO_VERDICT
+    allowing = engine(rule("allow", on="change", path=pattern), defaults=CLOSED)
+    assert allowing.judge(event, actor()).default
+    home = opened("/home/x/.ssh/id_rsa", changes=True)
+    assert allowing.judge(home, actor()).action == "allow"
+
+
+@pytest.mark.parametrize("pattern", ["/**", "/home/**", "/home/x/.ssh/*", "/*/x/.ssh/id_rsa"])
+def test_an_anchored_pattern_is_about_the_file_systems_of_init(pattern: str) -> None:
+    """A sandbox's own root is not this host's."""
+    judge = engine(rule("kill", path=pattern)).judge
+    assert judge(opened("[0:57]/home/x/.ssh/id_rsa"), actor()) is NO_VERDICT
+    assert judge(opened("/home/x/.ssh/id_rsa"), actor()).action == "kill"
+
+
+def test_a_program_on_a_file_system_of_the_agents_own_carves_out_nothing() -> None:
+    """Nor does it among the ancestors, where a program of this host still does."""
+    carved = replace(
+        rule("deny", path="/x"), unless=(("y", match(ancestor__exe="**/usr/bin/ssh")),)
+    )
+    judge = engine(carved).judge
+    own, real = Image("[0:57]/usr/bin/ssh"), Image("/usr/bin/ssh")
+    assert judge(opened("/x"), actor(ancestors=(own,))).action == "deny"
+    assert judge(opened("/x"), actor(ancestors=(own, real))) is NO_VERDICT
+
+
+@pytest.mark.parametrize("field", ["addr", "port", "unix"])
+def test_an_address_out_of_the_callers_memory_loosens_nothing(field: str) -> None:
+    """Another thread may have rewritten it since: it may add a kill, never an allow."""
+    value = {"addr": "192.0.2.1", "port": "53", "unix": "/run/x"}[field]
+    event = connected("192.0.2.1", 53, protocol="udp", syn=False)
+    if field == "unix":
+        event = connected(family=1, protocol="unix", syn=False, unix="/run/x")
+    asked = match(**{field: value})
+    carved = engine(replace(rule("deny", on="connect"), unless=(("y", asked),))).judge
+    assert carved(event, actor()) is NO_VERDICT
+    assert carved(replace(event, from_socket=False), actor()).action == "deny"
+    restricting = engine(rule("kill", on="connect", **{field: value})).judge
+    assert restricting(replace(event, from_socket=False), actor()).action == "kill"
+
+
 def test_an_argv_that_is_cut_matches_by_what_is_there() -> None:
     """An ordinary long argv does not match by being long, and its visible tokens do count."""
     judge = engine(rule("kill", on="exec", args__has="--evil")).judge
@@ -600,9 +693,9 @@ def test_explain_says_what_became_of_every_rule() -> None:
 
 def test_a_rule_that_cannot_be_judged_is_refused() -> None:
     """What the engine does not understand is an error, not a rule that sleeps."""
-    for fields in ({"weather": "rain"}, {"argc": "many"}, {"path": "{a"}):
-        with pytest.raises(AgentwatchError, match=f"{next(iter(fields))}|deny.exec"):
-            engine(replace(rule("deny", on="exec", **fields), agents=("codex",)))
+    for wrong in ({"weather": "rain"}, {"argc": "many"}, {"path": "{a"}):
+        with pytest.raises(AgentwatchError, match=f"{next(iter(wrong))}|deny.exec"):
+            engine(replace(rule("deny", on="exec", **wrong), agents=("codex",)))
 
 
 # Selecting candidates changes nothing ------------------------------------------------------------

@@ -22,7 +22,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("mounts", "lineage"),
     ("rules",),
     ("policy",),
-    ("engine",),
+    ("engine", "processes"),
     ("actions", "sinks"),
     ("kernel",),
     ("admission", "enforcement", "testing"),
@@ -50,6 +50,7 @@ HOMES = {
     "click": {"cli"},
     "msgpack": {"sinks"},
     "prometheus_client": {"sinks"},
+    "psutil": {"processes"},
     "ruamel": {"rules", "sinks"},
 }
 

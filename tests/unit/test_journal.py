@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import stat
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +38,11 @@ from agentwatch.sinks.reader import Entry, read
 from agentwatch.sinks.segments import chains
 from agentwatch.sinks.verify import verify
 from agentwatch.testing import AGENT, Records
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: only it can give a directory away"
+)
 
 
 def opened(directory: Path, **options: object) -> Journal:
@@ -315,6 +324,120 @@ def test_a_link_in_place_of_a_segment_is_not_followed(tmp_path: Path) -> None:
     assert target.read_text() == "mine"
     (directory / "00000002.journal").unlink()
     journal.close()
+
+
+def test_a_directory_below_one_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """Who may rename any directory above the journal can put another journal in its place."""
+    (tmp_path / "shared" / "inner").mkdir(parents=True)
+    (tmp_path / "shared").chmod(0o777)
+    for name in ("inner/j", "inner/new/j", "inner/../inner/j"):
+        with pytest.raises(JournalError, match=f"others may write to {tmp_path}/shared\n"):
+            opened(tmp_path / "shared" / name)
+    (tmp_path / "shared").chmod(0o1777)
+    opened(tmp_path / "shared" / "inner" / "j").close()
+
+
+def test_a_relative_directory_is_checked_like_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directories above the working directory count, too."""
+    (tmp_path / "shared" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "shared" / "inner")
+    opened(Path("j")).close()
+    (tmp_path / "shared").chmod(0o777)
+    with pytest.raises(JournalError, match="others may write"):
+        opened(Path("j"), name="run-b")
+
+
+@needs_root
+def test_a_directory_of_somebody_else_above_the_journal_is_refused(tmp_path: Path) -> None:
+    """Whoever owns /tmp/attack swaps /tmp/attack/j, whoever owns that: the remedy names a place."""
+    for inside in ("attack", "attack/j"):
+        (tmp_path / inside).mkdir()
+        os.chown(tmp_path / inside, NOBODY, NOBODY)
+        with pytest.raises(JournalError, match=f"attack belongs to uid {NOBODY}") as caught:
+            opened(tmp_path / "attack" / "j")
+        assert "/var/log/agentwatch" in caught.value.remedy
+    assert os.listdir(tmp_path / "attack" / "j") == []
+
+
+@needs_root
+def test_links_are_followed_only_where_root_or_the_writer_made_them(tmp_path: Path) -> None:
+    """A planted link leads nowhere; an administrator's own leads where it says."""
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (("link", tmp_path / "elsewhere"), ("near", "link"), ("up", "x/../near")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "x").mkdir()
+    opened(tmp_path / "up" / "j").close()
+    assert (tmp_path / "elsewhere" / "j" / "run-a").is_dir()
+    opened(tmp_path / "link", name="run-b").close()
+    assert (tmp_path / "elsewhere" / "run-b").is_dir()
+    os.chown(tmp_path / "link", NOBODY, NOBODY, follow_symlinks=False)
+    for name in ("link", "up/j"):
+        with pytest.raises(JournalError, match=f"link belongs to uid {NOBODY}"):
+            opened(tmp_path / name, name="run-c")
+
+
+@needs_root
+def test_a_trusted_link_into_a_place_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """What a link leads to is checked like what stands in the path, from / on."""
+    (tmp_path / "theirs" / "deep").mkdir(parents=True)
+    os.chown(tmp_path / "theirs", NOBODY, NOBODY)
+    (tmp_path / "link").symlink_to(tmp_path / "theirs" / "deep")
+    with pytest.raises(JournalError, match="theirs belongs to uid"):
+        opened(tmp_path / "link" / "j")
+
+
+def test_links_that_lead_in_circles_are_an_error(tmp_path: Path) -> None:
+    """Not a loop without end."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(JournalError, match="symbolic links"):
+        opened(tmp_path / "a" / "j")
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    """With what it is, and no traceback."""
+    (tmp_path / "file").touch()
+    for place in ("file", "file/j"):
+        with pytest.raises(JournalError, match="Not a directory"):
+            opened(tmp_path / place)
+
+
+def test_missing_directories_are_made_for_their_writer_alone(tmp_path: Path) -> None:
+    """Whatever the umask: nobody else may write to one of them."""
+    before = os.umask(0)
+    try:
+        opened(tmp_path / "a" / "b" / "j").close()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/j")]
+    assert modes == [0o755, 0o755, 0o750]
+
+
+@needs_root
+def test_an_ordinary_person_writes_below_directories_of_their_own(tmp_path: Path) -> None:
+    """A home that its own group may write to is fine; one that other people's may is not."""
+    home = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        os.chown(home, NOBODY, NOBODY)
+        home.chmod(0o775)
+        script = (
+            "import sys; from agentwatch.sinks.journal import Journal;"
+            "Journal.open(sys.argv[1] + '/aw', name='run-a').close()"
+        )
+        line = [sys.executable, "-c", script, str(home)]
+        person = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "check": True}
+        subprocess.run(line, **person)  # type: ignore[call-overload]
+        assert verify(home / "aw")[0].problems[0].what == "untrusted"  # to root
+        assert_intact = (
+            "import sys; from pathlib import Path; from agentwatch.sinks.verify import verify;"
+            "assert verify(Path(sys.argv[1]))[0].intact"
+        )
+        check = [sys.executable, "-c", assert_intact, str(home / "aw")]
+        subprocess.run(check, **person)  # type: ignore[call-overload]
+    finally:
+        shutil.rmtree(home)
 
 
 def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ def test_a_call_is_made_by_what_ran_at_its_time() -> None:
     assert exe(lineage, opened(time=20)) == "/bin/cat"
 
 
+def test_what_ran_before_the_images_that_are_kept_is_not_known() -> None:
+    """After many execs an old open is nobody's; one of a time that is kept is somebody's."""
+    lineage = begun()
+    for number in range(Lineage.IMAGES + 1):
+        lineage.exec(executed(f"/bin/{number}", time=100 + number), None)
+    assert lineage.actor(opened(time=100)).image is None
+    assert exe(lineage, opened(time=101)) == "/bin/1"
+
+
 def test_an_exec_is_made_by_the_program_that_calls_it() -> None:
     """Asked before the lineage is told, the actor of an exec is the old image."""
     lineage = begun()

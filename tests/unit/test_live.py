@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import termios
+from dataclasses import replace
 
 import pytest
 
@@ -140,16 +141,53 @@ def test_a_kill_is_shown_with_level_reason_and_what_to_do_instead() -> None:
     assert re.search(r"stopped +read /key\n +a.key \(kills-after, 2.5 ms\)", screen.summary())
 
 
-@pytest.mark.parametrize("outcome", ["too late", "failed"])
-def test_a_kill_that_failed_is_never_called_stopped(outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [("too late", "TOO LATE  read /key, it had ended"), ("failed", "FAILED    read /key, not")],
+)
+def test_a_kill_that_failed_has_one_name_and_is_never_called_stopped(
+    outcome: str, says: str
+) -> None:
     """Also one that was sent and missed: what counts is how the process ended."""
     for said in ("killed", outcome):
         screen = Screen()
-        screen.told(verdict(outcome=said))
-        assert "FAILED" in screen.told(killed(outcome, 0, "why"))
+        told = screen.told(verdict(outcome=said)) + screen.told(killed(outcome, 0, "why"))
+        assert told.count(says) == 1
+        assert "missed" not in told
         summary = screen.summary()
         assert "stopped" not in summary
-        assert re.search(rf"missed +read /key\n +a.key \(kills-after, {outcome}\)", summary)
+        assert re.search(rf"{outcome} +read /key\n +a.key \(kills-after\)", summary)
+
+
+def test_times_are_those_of_the_events() -> None:
+    """Since the first one, however late and in whatever order they are shown."""
+    screen = Screen()
+    first = replace(ran("/bin/a", "a"), time=5_000_000_000)
+    assert screen.see(first).startswith("   0.00s")
+    assert screen.told(verdict(time=6_250_000_000)).startswith("   1.25s")
+    assert screen.told(killed(latency=500_000_000)).startswith("   1.75s")
+    assert screen.see(replace(changed("/etc/x"), time=4_000_000_000)).startswith("   0.00s")
+
+
+class Counting(io.StringIO):
+    """How often it was written to."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+def test_a_verdict_and_the_summary_are_one_write_each() -> None:
+    """Nothing that CMD writes comes between the rule and its reason."""
+    out = Counting()
+    live = Live(out, colour=True, own=lambda path: False)
+    live.frame(verdict())
+    assert out.writes == 1
+    live.summary(0, "/j", left=("a", "b"), unwritten=3, dropped=4)
+    assert out.writes == 2
+    assert "4 lines, for which there was no room" in out.getvalue()
 
 
 def test_alerts_and_what_was_only_observed_are_told_apart() -> None:
@@ -200,8 +238,11 @@ def test_names_cannot_steer_the_terminal_or_forge_a_line() -> None:
     screen = Screen()
     shown = screen.see(ran(EVIL, EVIL), changed(EVIL), reached(unix=EVIL))
     shown += screen.told(
-        verdict(what=EVIL), killed(), frames.Notice(text=EVIL), frames.AgentAdded(path=EVIL)
-    )
+        verdict(what=EVIL, because=EVIL, instead=EVIL, rule=EVIL, level=EVIL, severity=EVIL),
+        verdict("alert", "alerted", rule=EVIL), killed(), killed("failed", 0, EVIL),
+        frames.Notice(text=EVIL), frames.AgentAdded(path=EVIL, agent=EVIL),
+        frames.Gap(stage=EVIL),
+    )  # fmt: skip
     shown += screen.summary(left=(EVIL,))
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e\udcff]", shown)
     assert not re.search(r"^ +0.00s  KILL      forged", shown, re.MULTILINE)
@@ -233,3 +274,20 @@ def test_lines_fit_the_terminal(text: str, columns: int) -> None:
     assert width <= columns
     assert width >= columns - 3
     assert "…" in row
+
+
+def test_reasons_are_parted_at_the_terminals_edge() -> None:
+    """Between words, below one another; nothing of a sentence is cut off."""
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    because = " ".join(f"word{number}" for number in range(30))
+    with open(follower, "w", encoding="utf-8") as terminal:
+        live = Live(terminal, colour=False, own=lambda path: False)
+        live.frame(verdict(because=because))
+        terminal.flush()
+        text = os.read(leader, 65536).decode()
+        live.summary(0, "/j", left=(), unwritten=0)
+        text += os.read(leader, 65536).decode()
+    os.close(leader)
+    assert all(len(row) <= 60 for row in text.replace("\r", "").split("\n"))
+    assert " ".join(text.split()).count("word28 word29") == 2

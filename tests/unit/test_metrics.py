@@ -158,3 +158,11 @@ def test_delays_fall_into_their_bounds() -> None:
     assert read.counts[DELAY_BOUNDS.index(0.5)] == 10
     assert read.counts[-1] == 1
     assert read.total == pytest.approx(63.0015)
+
+
+def test_what_is_counted_only_at_times_says_when(server: Server) -> None:
+    """A program without runs is not idle: the kernel counts only when it is told to."""
+    for name in ("program_runs_total", "program_run_seconds_total"):
+        helped = re.search(f"# HELP agentwatch_{name} (.*)", scrape(server))
+        assert helped is not None
+        assert helped[1].endswith("(only while kernel.bpf_stats_enabled).")

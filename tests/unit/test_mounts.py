@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from agentwatch.mounts import Mounts
+from agentwatch.mounts import Mounts, Namespace
 
 # A Debian machine: /home on its own disk, a bind mount of a directory of it, a tmpfs, an overlay.
 DEBIAN = b"""\
@@ -128,18 +129,65 @@ def test_the_journal_gets_the_same_table_back() -> None:
     assert Mounts.from_rows(rows) == mounts  # type: ignore[arg-type]
 
 
-def test_merging_adds_devices_and_changes_none() -> None:
-    """Another namespace's view of a file system that is known here does not count."""
-    other = Mounts.parse(b"1 1 8:3 / /agent/view rw - ext4 x rw\n2 1 8:77 / /mnt rw - ext4 x rw\n")
-    merged = Mounts.parse(DEBIAN).merged(other)
-    assert merged.name(DISK, b"/x") == "/home/x"
-    assert merged.name(device(8, 77), b"/x") == "/mnt/x"
+@pytest.mark.parametrize("odd", [b"cr\rx", b"vt\x0bx", b"ff\x0cx", b"nel\x85x", b"fs\x1cx"])
+def test_only_a_newline_ends_a_row(odd: bytes) -> None:
+    """A mount point may have every other byte: it is one row, and those after it are read."""
+    rows = b"36 28 8:9 / /mnt/" + odd + b" rw - ext4 /dev/sdb1 rw\n" + DEBIAN
+    mounts = Mounts.parse(rows)
+    assert os.fsencode(mounts.name(device(8, 9), b"/f")) == b"/mnt/" + odd + b"/f"
+    assert mounts.name(DISK, b"/x") == "/home/x"
+
+
+@pytest.mark.parametrize("row", [b"x", b"1 2 3 4 5 6", b"1 2 8:x / /mnt rw", b"1 2 8:1:2 / /m rw"])
+def test_a_row_that_is_none_is_left_out(row: bytes) -> None:
+    """It names nothing, and the others do."""
+    assert Mounts.parse(row + b"\n" + DEBIAN) == Mounts.parse(DEBIAN)
+
+
+MOUNTED = (
+    "mount -t tmpfs tmpfs $0; read go; mkdir $0/in; mount -t tmpfs tmpfs $0/in; echo; read end"
+)
+
+
+@pytest.mark.root
+def test_a_namespace_tells_of_its_changes_and_of_nothing_else(tmp_path: Path) -> None:
+    """Of a mount within it, once; not of unknown devices, not of a mount elsewhere."""
+    line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"echo; {MOUNTED}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*line, str(tmp_path)], **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "\n"
+        while os.fsencode(tmp_path) not in (
+            seen := Path(f"/proc/{other.pid}/mountinfo").read_bytes()
+        ):
+            pass
+        found = Namespace(Mounts.parse(seen), Path(f"/proc/{other.pid}/mountinfo"))
+        assert not found.changed()
+        assert not found.looked_up(device(259, 70000))
+        print("go", file=other.stdin, flush=True)
+        assert other.stdout.readline() == "\n"
+        assert found.changed()
+        assert not found.changed()
+        (dev,) = {row[0] for row in found.mounts.rows()} - {
+            row[0] for row in Mounts.parse(seen).rows()
+        }
+        assert found.mounts.name(dev, b"/f") == f"{tmp_path}/in/f"  # type: ignore[arg-type]
+        found.close()
+        other.communicate()
+
+
+def test_what_changed_before_one_looked_is_told(tmp_path: Path) -> None:
+    """A table that was read a while ago is compared with the one there is now."""
+    namespace = Namespace(Mounts({}), Path("/proc/self/mountinfo"))
+    assert namespace.changed()
+    assert not namespace.changed()
+    namespace.close()
+    assert not Namespace(Mounts({}), tmp_path / "none").changed()
 
 
 def test_this_machines_own_table_is_read() -> None:
     """Every device of a real mountinfo is known by its number, and no row is lost."""
-    mounts = Mounts.of(os.getpid())
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    mounts = Mounts.read(Path("/proc/self/mountinfo"))
+    lines = Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n")
     devices = {device(*map(int, line.split(b" ")[2].split(b":"))) for line in lines}
     assert devices
     assert all(dev in mounts for dev in devices)

@@ -147,6 +147,7 @@ def test_a_wait_status_is_shown_as_a_shell_shows_it(status: int, code: int) -> N
     [
         (b"ended 7\n", 7, False),
         (b"ended 0\n", 0, False),
+        (b"ended 0\nended 7\n", 7, False),
         (b"", 1, True),
         (b"ended\n", 1, True),
         (b"ended x\n", 1, True),
@@ -156,13 +157,54 @@ def test_a_wait_status_is_shown_as_a_shell_shows_it(status: int, code: int) -> N
 def test_the_watching_half_is_told_how_it_ended(told: bytes, code: int, untold: bool) -> None:
     """A pipe that closes without a word means that the other half is gone."""
     read, write = os.pipe()
+    child = subprocess.Popen(["sleep", "60"])
     with open(read, "rb") as pipe:
-        ending = ToldEnding(pipe)
+        ending = ToldEnding(pipe, child.pid)
         assert not ending.ended()
+        child.kill()
+        child.wait()
         os.write(write, told)
         os.close(write)
         assert ending.ended()
         assert (ending.code, ending.untold) == (code, untold)
+
+
+def test_an_end_that_is_only_told_is_not_believed() -> None:
+    """CMD can write to that pipe itself; what it says counts once the kernel says it has ended."""
+    read, write = os.pipe()
+    with subprocess.Popen(["sleep", "60"]) as child, open(read, "rb") as pipe:
+        ending = ToldEnding(pipe, child.pid)
+        os.write(write, b"ended 0\n")
+        assert not ending.ended()
+        assert not ending.ended()
+        child.kill()
+        child.wait()
+        os.write(write, b"ended 137\n")
+        assert ending.ended()
+        assert (ending.code, ending.untold) == (137, False)
+        os.close(write)
+
+
+def test_a_half_that_is_gone_while_the_command_runs_is_told() -> None:
+    """Whatever was said before."""
+    read, write = os.pipe()
+    with subprocess.Popen(["sleep", "60"]) as child, open(read, "rb") as pipe:
+        ending = ToldEnding(pipe, child.pid)
+        os.write(write, b"ended 0\n")
+        os.close(write)
+        ending.ended()
+        assert ending.ended()
+        assert ending.untold
+        child.kill()
+
+
+def test_a_command_that_died_at_its_gate_can_still_be_let_go() -> None:
+    """No error: that it has ended is seen afterwards."""
+    command = Command(["true"], SELF)
+    os.kill(command.pid, signal.SIGKILL)
+    assert command.ended(block=True)
+    command.open()
+    assert command.status == signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import select
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -136,20 +135,10 @@ class Watch:
         """From the kernel's own table: who was forked a moment ago, or whose fork was lost."""
         known = {p.pid for p in self.lineage.alive() if processes.runs(p)}
         found = set()
-        for pid in self._pids(session):
+        for pid in self.probes.tagged_pids(session):
             process = None if pid in known else processes.key_now(pid)
             if process is not None:
                 found.add(process)
-        return found
-
-    def _pids(self, session: ProcessKey | None) -> list[int]:
-        mirror = self.probes._mirror
-        wanted = None if session is None else abi.session_key(session)
-        found = []
-        for key in mirror.keys(4):
-            tag = mirror.lookup(key)
-            if tag is not None and (wanted is None or tag.startswith(wanted)):
-                found.append(int.from_bytes(key, sys.byteorder))
         return found
 
     def end(self, session: ProcessKey | None = None) -> None:

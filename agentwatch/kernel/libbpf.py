@@ -151,14 +151,15 @@ class Map:
 
     def __init__(self, name: str, fd: int, value_size: int, max_entries: int) -> None:
         self.name, self.fd, self.max_entries = name, fd, max_entries
-        self._value = ctypes.create_string_buffer(value_size)
+        self._value_size = value_size
 
     def lookup(self, key: bytes) -> bytes | None:
-        if calls().bpf_map_lookup_elem(self.fd, key, self._value):
+        value = ctypes.create_string_buffer(self._value_size)  # its own: a scrape looks up, too
+        if calls().bpf_map_lookup_elem(self.fd, key, value):
             if ctypes.get_errno() == errno.ENOENT:
                 return None
             raise _error(f"map {self.name}: look-up")
-        return self._value.raw
+        return value.raw
 
     def update(self, key: bytes, value: bytes) -> None:
         if calls().bpf_map_update_elem(self.fd, key, value, 0):

@@ -163,15 +163,21 @@ class Probes:
             found[hook] = ProgramStats(info.run_cnt, info.run_time_ns / 1e9, info.recursion_misses)
         return found
 
-    def tagged(self) -> int:
-        """Processes that hold a tag in the mirror, live sessions or not."""
-        return sum(1 for _ in self._mirror.keys(4))
+    def tagged_pids(self, session: ProcessKey | None = None) -> list[int]:
+        """Processes that hold a tag in the mirror: of one session, or of all, ended ones too."""
+        wanted = b"" if session is None else abi.session_key(session)
+        found = []
+        for key in self._mirror.keys(4):
+            tag = self._mirror.lookup(key)
+            if tag is not None and tag.startswith(wanted):
+                found.append(int.from_bytes(key, "little"))
+        return found
 
     def room(self) -> dict[str, tuple[int, int]]:
         """(entries or bytes in use, capacity) of the maps that can fill up."""
         sessions = sum(1 for _ in self._sessions.keys(abi.SESSION_KEY.size))
         return {
-            "mirror": (self.tagged(), self._mirror.max_entries),
+            "mirror": (len(self.tagged_pids()), self._mirror.max_entries),
             "sessions": (sessions, self._sessions.max_entries),
             "activity": (self.activity.pending, self.activity.size),
             "lifecycle": (self.lifecycle.pending, self.lifecycle.size),

@@ -131,25 +131,25 @@ def test_releasing_a_session_takes_the_tag_off_its_whole_tree(
 
 def test_a_released_process_leaves_the_mirror_when_it_ends(recorder: Recorder) -> None:
     """No entry by pid is left that a later process with that number could be taken for."""
-    before = recorder.probes.tagged()
+    before = len(recorder.probes.tagged_pids())
 
     def act() -> None:
         forks_and_opens(3)
 
     with witness(act) as child:
         session = recorder.tag(child)
-        assert recorder.probes.tagged() == before + 1
+        assert len(recorder.probes.tagged_pids()) == before + 1
         recorder.probes.release(session)
         child.go()
         child.finish()
-    assert recorder.probes.tagged() == before
+    assert len(recorder.probes.tagged_pids()) == before
 
 
 def test_the_mirror_is_empty_when_all_have_ended(recorder: Recorder) -> None:
     """Every process leaves it with its last thread."""
-    before = recorder.probes.tagged()
+    before = len(recorder.probes.tagged_pids())
     recorder.record(lambda: forks_and_opens(5))
-    assert recorder.probes.tagged() == before
+    assert len(recorder.probes.tagged_pids()) == before
 
 
 @pytest.fixture

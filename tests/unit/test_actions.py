@@ -145,13 +145,15 @@ def family(leader: subprocess.Popen[bytes], count: int) -> list[ProcessKey]:
 def test_processes_that_let_one_another_go_on_are_held_all_the_same() -> None:
     """Each sends SIGCONT to all of them for ever: in the end none of them runs."""
     with subprocess.Popen([sys.executable, "-c", THAWING], stdout=subprocess.PIPE) as leader:
-        found = family(leader, 8)
         try:
+            found = family(leader, 8)
             held = actions.hold(lambda: found)
             assert all(map(processes.held, found))
             assert held.stopped + held.killed == 8
-        finally:
             actions.end_all(lambda: found)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(leader.pid, signal.SIGKILL)
     assert not any(map(processes.runs, found))
 
 

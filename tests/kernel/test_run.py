@@ -690,7 +690,7 @@ os.kill(0, signal.SIGKILL)
 def test_a_stopped_session_cannot_let_itself_go_on(launch: Launcher) -> None:
     """Processes that send SIGCONT to all others for ever are held or killed like everything."""
     through = launch.place / "through"
-    launch.place.chmod(0o777)
+    launch.place.chmod(0o1777)
     process = launch.start(*python(THAWING), f"{launch.place}/key", str(through))
     with ended_after(process):
         assert not eventually(lambda: process.poll() is None and through.exists(), 7)

@@ -136,8 +136,7 @@ class Enforcement:
         if isinstance(event, Open):
             return event.path or event.asked
         if isinstance(event, Connect):
-            host = f"[{event.addr}]" if ":" in event.addr else event.addr
-            return event.unix or (f"{host}:{event.port}" if host else f"family {event.family}")
+            return event.where or f"family {event.family}"
         return ""
 
     def ended(self, event: Exit) -> None:

@@ -257,10 +257,6 @@ def _width(text: str) -> int:
 
 def _where(event: Connect) -> str:
     """An address as it is shown: no port where there is none, nothing for a dissolved peer."""
-    if event.unix:
-        return event.unix
-    if not event.addr:
-        return ""
-    host = f"[{event.addr}]" if ":" in event.addr else event.addr
-    suffix = "" if event.protocol == "tcp" else f" {event.protocol}"
-    return f"{host}:{event.port}{suffix}"
+    if event.unix or not event.addr or event.protocol == "tcp":
+        return event.where
+    return f"{event.where} {event.protocol}"

@@ -16,6 +16,7 @@ rooted  = $(as_root) $(pytest) -p no:cacheprovider
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
                packaging/apt/source tests/completeness/work.sh \
+               tests/completeness/pip.sh tests/completeness/npm.sh \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
                -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu
@@ -87,7 +88,7 @@ test-rules: build
 test-root: build test-packages
 	$(rooted) -m "root and not completeness" tests
 
-##: test-completeness: agentwatch and strace watch the same build, and must agree
+##: test-completeness: agentwatch and strace watch the same build and installs, and must agree
 test-completeness: build test-packages
 	$(rooted) -m completeness tests
 .PHONY: test-unit test-abi test-rules test-root test-completeness

@@ -18,7 +18,7 @@ from typing import Any
 from agentwatch.errors import RecordError
 from agentwatch.events import NO_PROCESS, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
 
-ABI = 1
+ABI = 2
 
 FORK, EXEC, EXIT, OPEN, CONNECT, SYN = 1, 2, 3, 4, 5, 6
 KINDS = 8
@@ -50,6 +50,7 @@ STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
 _STDIN = ("null", "tty", "pipe", "socket", "file")
 
 SESSION_PROVISIONAL, SESSION_CONFIRMED = 1, 2
+SESSION_FROZEN, SESSION_ENDING = 3, 4
 
 PATH_MAX = 4096
 ARGV_MAX = 4096
@@ -204,8 +205,35 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
 )
 
 SESSION_KEY = Layout("aw_session_key", (("start", "u64"), ("tgid", "u32"), ("pad", "u32")))
-SESSION = Layout("aw_session", (("state", "u32"), ("pad", "u32")))
-TAG = Layout("aw_tag", (("reserved", "u64*6"),), base=SESSION_KEY)
+SESSION = Layout(
+    "aw_session", (("state", "u32"), ("pad", "u32"), ("since", "u64"), ("lost", "u64"))
+)
+TAG = Layout("aw_tag", (("since", "u64"), ("reserved", "u64*5")), base=SESSION_KEY)
+
+
+def _nested(name: str) -> tuple[tuple[str, str], ...]:
+    """A session key as a member of another struct."""
+    return tuple((f"{name}.{field.name}", field.type) for field in SESSION_KEY.fields)
+
+
+ORIGIN = Layout(
+    "aw_origin",
+    (("start", "u64"), *_nested("first"), *_nested("parent")),
+)
+PROCESS = Layout(
+    "aw_process",
+    (
+        ("start", "u64"),
+        ("parent_start", "u64"),
+        ("session_start", "u64"),
+        ("tgid", "u32"),
+        ("parent_tgid", "u32"),
+        ("session_tgid", "u32"),
+        ("state", "u32"),
+        *_nested("first"),
+        *_nested("first_parent"),
+    ),
+)
 COUNTERS = Layout(
     "aw_counters",
     (
@@ -218,6 +246,7 @@ COUNTERS = Layout(
         ("mirror_full", "u64"),
         ("doomed", "u64"),
         ("reconciled", "u64"),
+        ("unlabelled", "u64"),
     ),
 )
 CONTROL = Layout(
@@ -229,13 +258,12 @@ CONTROL = Layout(
         ("doomed", "u32"),
         ("mirror_full", "u32"),
         ("untracked", "u32"),
-        ("pad", "u32"),
-        ("adopt", "u32"),
-        ("adopted", "u64"),
+        ("looking", "u32"),
+        ("held", "u32"),
         ("woken", "u64"),
     ),
 )
-MAP_VALUES = (SESSION_KEY, SESSION, TAG, COUNTERS, CONTROL)
+MAP_VALUES = (SESSION_KEY, SESSION, TAG, ORIGIN, PROCESS, COUNTERS, CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +278,7 @@ class Counters:
     mirror_full: int = 0
     doomed: int = 0
     reconciled: int = 0
+    unlabelled: int = 0
 
 
 def counters(values: Sequence[bytes]) -> Counters:
@@ -274,8 +303,66 @@ def session_key(session: ProcessKey) -> bytes:
     return SESSION_KEY.struct.pack(session.start, session.pid, 0)
 
 
-def session_value(state: int) -> bytes:
-    return SESSION.struct.pack(state, 0)
+def key_of_session(key: bytes) -> ProcessKey:
+    """The session that a key of the sessions map stands for."""
+    start, pid, _ = SESSION_KEY.struct.unpack(key)
+    return ProcessKey(pid, start)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A value of the sessions map. state: SESSION_*. since: ns of boottime when it began.
+
+    lost: records of its processes that found no room.
+    """
+
+    state: int
+    since: int
+    lost: int = 0
+
+    def pack(self) -> bytes:
+        return SESSION.struct.pack(self.state, 0, self.since, self.lost)
+
+
+def session(value: bytes) -> Session:
+    state, _, since, lost = SESSION.struct.unpack(value)
+    return Session(state, since, lost)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as the kernel's iterators tell of it.
+
+    session: it has a tag of it that counts; state: that session's. first: the nearest ancestor that
+    was there when agents that run already were first looked for, where it was forked since, and
+    first_parent: that one's parent.
+    """
+
+    process: ProcessKey
+    parent: ProcessKey
+    session: ProcessKey | None
+    state: int
+    first: ProcessKey | None = None
+    first_parent: ProcessKey | None = None
+
+
+def processes(told: bytes) -> list[Process]:
+    """From what an iterator has written. Raises RecordError for half a process."""
+    try:
+        rows = list(PROCESS.struct.iter_unpack(told))
+    except struct.error as error:
+        raise RecordError(f"processes that do not decode: {error}") from None
+    return [
+        Process(
+            ProcessKey(row[3], row[0]),
+            ProcessKey(row[4], row[1]),
+            ProcessKey(row[5], row[2]) if row[2] else None,
+            row[6],
+            ProcessKey(row[8], row[7]) if row[7] else None,
+            ProcessKey(row[11], row[10]) if row[10] else None,
+        )
+        for row in rows
+    ]
 
 
 Name = Callable[[int, bytes], str]

@@ -77,6 +77,15 @@ class Breaker:
     def tripped(self, session: ProcessKey) -> bool:
         return session in self._tripped
 
+    def adjust(self, kills: int, within: int) -> None:
+        """Other limits, from the next kill on."""
+        self._kills, self._within = kills, within
+
+    def forget(self, session: ProcessKey) -> None:
+        """A session that is over."""
+        self._times.pop(session, None)
+        self._tripped.discard(session)
+
 
 Find = Callable[[], Iterable[ProcessKey]]
 """The live processes of a session as they are known at this moment."""

@@ -47,13 +47,22 @@ class Enforcement:
         say: Callable[[frames.Frame], None],
         breaker: actions.Breaker,
     ) -> None:
-        self._engine, self._host, self._redactor, self._say = engine, host, redactor, say
-        self._breaker = breaker
-        self._rules = {rule.id: rule for rule in engine.ruleset.rules}
+        self._host, self._redactor, self._say = host, redactor, say
+        self.breaker = breaker
+        self.take(engine)
         self._kills: dict[ProcessKey, _Kill] = {}
         self._ends: dict[ProcessKey, str] = {}  # killed | too late | "": ended, and no verdict yet
         self.decisions: Counter[tuple[str, str, str]] = Counter()
         self.failures: Counter[str] = Counter()
+
+    def take(self, engine: Engine) -> None:
+        """Tells of verdicts of another policy from now on."""
+        self._engine = engine
+        self._rules = {rule.id: rule for rule in engine.ruleset.rules}
+
+    def forget(self, session: ProcessKey) -> None:
+        """A session that is over."""
+        self.breaker.forget(session)
 
     @property
     def waiting(self) -> bool:
@@ -62,7 +71,7 @@ class Enforcement:
 
     def frozen(self, session: ProcessKey) -> bool:
         """Whether the breaker stopped the session."""
-        return self._breaker.tripped(session)
+        return self.breaker.tripped(session)
 
     def act(self, event: Event, verdict: Verdict, agent: str) -> bool:
         """Does what the verdict says and tells. True: this kill was one too many in its session.
@@ -86,7 +95,7 @@ class Enforcement:
             self._settle(kill, outcome, 0, sent.reason)
         elif not tried:
             self._kills[event.process] = kill
-        return not tried and self._breaker.trips(event.session, event.time)
+        return not tried and self.breaker.trips(event.session, event.time)
 
     def _kill(self, process: ProcessKey) -> actions.Sent:
         """One SIGKILL is enough: a process may have made more calls before it died of it."""

@@ -1,7 +1,7 @@
 """The decision: what the rules say about an event, and what is done about it.
 
-A pure function of the event, its actor and the policy: no clock, no I/O, no memory but of answers
-already given. kill > deny > alert > allow; `unless` carves exceptions out of its own rule; allow
+A pure function of the event, its actor, the policy and what its memory holds of earlier events: no
+clock, no I/O. kill > deny > alert > allow; `unless` carves exceptions out of its own rule; allow
 only makes holes in a default; what could not be read matches what restricts and nothing else.
 
 A process that several agents' rules apply to is judged once as each of them alone, with that
@@ -12,20 +12,20 @@ another, or something named like one, keeps everything that restricted it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi
-from agentwatch.events import Event, Exec
+from agentwatch.events import Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
 from agentwatch.policy.index import PatternIndex
-from agentwatch.policy.lowering import Policy
-from agentwatch.policy.readers import kinds_of
-from agentwatch.policy.table import Masks, carved, failed
-from agentwatch.rules.model import ACTIONS, Condition, Rule, Ruleset
+from agentwatch.policy.lowering import Facts, Policy, Shared
+from agentwatch.policy.memory import Memory
+from agentwatch.policy.readers import FIELDS, kinds_of, views
+from agentwatch.policy.table import LoweredRule, Masks, carved, failed
+from agentwatch.rules.model import ACTIONS, MODES, Condition, Rule, Ruleset
 
-MODES = ("observe", "enforce")
 _POLICIES_REMEMBERED = 64
 _RECORDS = {
     "exec": (abi.EXEC,),
@@ -40,7 +40,12 @@ _DEFAULT_BECAUSE = {
     "change": "No rule allows {agent} to change this file.",
     "open": "No rule allows {agent} to open this file.",
     "connect": "No rule allows {agent} to connect there.",
+    "listen": "No rule allows {agent} to take connections there.",
+    "mount": "No rule allows {agent} to mount there.",
+    "ptrace": "No rule allows {agent} to trace this process.",
+    "signal": "No rule allows {agent} to send this process a signal.",
 }
+_RESPONSES = ("none", "alert", "kill")  # the strictest last
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,9 @@ class Verdict:
 
     action: none | allow | alert | deny | kill. response: what to do here and now, in this mode and
     with the hooks there are: none | alert | kill. rule: the one that won; None when a default did
-    (`default`) or nothing. level: kills-after | detects, "" with response none.
+    (`default`) or nothing. level: kills-after | detects, "" with response none. mode: observe |
+    enforce, the rule's own or the engine's; "" without a verdict. scope: process | session, what
+    a kill ends.
     """
 
     action: str = "none"
@@ -70,6 +77,8 @@ class Verdict:
     instead: str = ""
     default: bool = False
     matches: tuple[Hit, ...] = ()
+    mode: str = ""
+    scope: str = "process"
 
 
 NO_VERDICT = Verdict()
@@ -77,7 +86,8 @@ NO_VERDICT = Verdict()
 
 @dataclass(frozen=True, slots=True)
 class RuleTrace:
-    """What became of one rule. outcome: matched | failed | carved | other-agent.
+    """What became of one rule. outcome: matched | failed | carved | counting | paused |
+    other-agent.
 
     failed: the first condition that did not hold. unless: the exception that did.
     """
@@ -101,9 +111,10 @@ class Explanation:
 class Engine:
     """Judges events by a validated ruleset.
 
-    mode: observe (nothing is worse than an alert) | enforce. generation: of the ruleset, for
-    records. without_hook: how a default's deny is answered where it cannot be prevented. Raises
-    AgentwatchError for a rule it could not judge faithfully.
+    mode: observe (nothing is worse than an alert) | enforce; a rule's own mode comes first.
+    generation: of the ruleset, for records. without_hook: how a deny is answered where it cannot
+    be prevented, unless its rule says so itself. memory: of the engine before this one, when rules
+    are reloaded. Raises AgentwatchError for a rule it could not judge faithfully.
     """
 
     def __init__(
@@ -113,35 +124,66 @@ class Engine:
         mode: str = "enforce",
         generation: int = 0,
         without_hook: str = "kill",
+        memory: Memory | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode {mode!r} is none of {MODES}")
         self.ruleset = ruleset
         self.mode = mode
         self.generation = generation
+        self.memory = memory or Memory()
         self._without_hook = without_hook
-        globs = [(agent.id, glob) for agent in ruleset.agents for glob in agent.exec]
-        self._identities = PatternIndex(
-            [patterns.expression(glob, patterns.PATH) for _, glob in globs], patterns.PATH
-        )
-        self._identity_agents = tuple(agent for agent, _ in globs)
-        self._projects = any("$project" in text for text in _texts(ruleset))
+        self._identity_agents = tuple(a.id for a in ruleset.agents for _ in a.exec)
+        self._responses = {rule.id: self._response(rule) for rule in ruleset.rules}
+        asked = {condition.field for condition in _conditions(ruleset)}
+        self._follows_writes = "written_by_agent" in asked
+        self._projects = any("$project" in text for c in _conditions(ruleset) for text in c.values)
+        self._shared = Shared(ruleset, Facts(self._identity, self._was_written))
         self._policy = functools.lru_cache(_POLICIES_REMEMBERED)(self._lower)
         self.kinds = self._records(acting=False)
         self.acting_kinds = self._records(acting=True)
-        everything = tuple(replace(rule, agents=()) for rule in ruleset.rules)
-        self._lower("", None, replace(ruleset, rules=everything))  # fails now, not at an event
 
     def judge(self, event: Event, actor: Actor) -> Verdict:
-        """The verdict on an event. Whether its tag is confirmed is the caller's to know."""
-        kinds = kinds_of(event)
-        if not kinds:
+        """The verdict on an event. Whether its tag is confirmed is the caller's to know.
+
+        Each event is judged once: rules with `count` count it.
+        """
+        if self._follows_writes and isinstance(event, Open) and event.changes:
+            self.memory.wrote(event.session, event.path)
+        return self._judge(event, actor, {})
+
+    def _judge(self, event: Event, actor: Actor, counted: dict[str, bool] | None) -> Verdict:
+        """counted: what each rule with `count` said of this event; None: nothing is counted."""
+        if not kinds_of(event):
             return NO_VERDICT
-        agents = actor.agents or ("",)
-        verdict = self._judge_as(agents[0], kinds, event, actor)
-        for agent in agents[1:]:
-            verdict = _stricter(verdict, self._judge_as(agent, kinds, event, actor))
-        return verdict
+        verdict: Verdict | None = None
+        for view in views(event):
+            for agent in actor.agents or ("",):
+                found = self._judge_as(agent, view, actor, counted)
+                verdict = found if verdict is None else self._stricter(verdict, found)
+        return verdict or NO_VERDICT
+
+    def pause(self, rule: str, until: int) -> None:
+        """The rule does not act on events before `until`, ns of CLOCK_BOOTTIME.
+
+        Outlives this engine, as its memory does. Raises ValueError for a rule there is not.
+        """
+        if rule not in self._responses:
+            raise ValueError(f"there is no rule {rule!r}")
+        self.memory.pause(rule, until)
+
+    def resume(self, rule: str) -> None:
+        """The rule acts again, whether it was paused or not."""
+        self.memory.resume(rule)
+
+    def level(self, rule: Rule, host: levels.Host) -> levels.Level:
+        """What the rule is worth on a host, in this engine's mode."""
+        return levels.level(rule, host, self.mode, self._without_hook)
+
+    @functools.cached_property
+    def _identities(self) -> PatternIndex:
+        globs = [glob for agent in self.ruleset.agents for glob in agent.exec]
+        return PatternIndex([patterns.expression(g, patterns.PATH) for g in globs], patterns.PATH)
 
     def identify(self, names: Sequence[str]) -> str | None:
         """The agent whose identity covers one of these names, the first in the files; or None."""
@@ -165,34 +207,82 @@ class Engine:
         return tuple(found)
 
     def explain(self, event: Event, actor: Actor) -> Explanation:
-        """The verdict, and what became of every rule of the event's kinds."""
+        """The verdict, and what became of every rule of the event's kinds. Nothing is counted."""
         kinds = kinds_of(event)
         agents = (actor.agents or ("",)) if kinds else ()
-        traces = [trace for agent in agents for trace in self._traces(agent, kinds, event, actor)]
-        return Explanation(kinds, self.judge(event, actor), tuple(traces))
+        traces = [
+            trace
+            for view in views(event)
+            for agent in agents
+            for trace in self._traces(agent, view, actor)
+        ]
+        return Explanation(kinds, self._judge(event, actor, None), tuple(dict.fromkeys(traces)))
 
-    def _lower(self, agent: str, project: str | None, ruleset: Ruleset | None = None) -> Policy:
-        identify = self.identify
-        return Policy(
-            ruleset or self.ruleset, agent, project, lambda event: identify(names_of(event))
-        )
+    def _lower(self, agent: str, project: str | None) -> Policy:
+        return Policy(self._shared, agent, project)
 
     def _policy_of(self, agent: str, actor: Actor) -> Policy:
         return self._policy(agent, actor.project if self._projects else None)
 
-    def _judge_as(self, agent: str, kinds: tuple[str, ...], event: Event, actor: Actor) -> Verdict:
+    def _identity(self, event: Exec) -> str | None:
+        return self.identify(names_of(event))
+
+    def _was_written(self, event: Exec) -> bool:
+        return self.memory.has_written(event.session, event.path)
+
+    def _judge_as(
+        self, agent: str, event: Event, actor: Actor, counted: dict[str, bool] | None
+    ) -> Verdict:
+        kinds = kinds_of(event)
         policy = self._policy_of(agent, actor)
         hits = policy.hits(kinds, event, actor)
+        if hits:
+            hits = tuple(hit for hit in hits if self._acts(hit, event, actor, counted))
         default = policy.default(kinds, hits)
         if not hits and default is None:
             return NO_VERDICT
         matches = tuple(Hit(rule.id, rule.action, agent) for rule in hits)
-        if default and (not hits or _rank(default[1]) > _rank(hits[0].action)):
+        winner = max(hits, key=self._strictness) if hits else None
+        if default and (winner is None or self._beats(default[1], winner)):
             return self._by_default(agent, *default, matches)
-        return self._by_rule(hits[0], matches)
+        assert winner is not None  # there is a default otherwise
+        return self._by_rule(winner, hits, matches)
 
-    def _by_rule(self, rule: Rule, matches: tuple[Hit, ...]) -> Verdict:
-        response = levels.response(rule.action, rule.without_hook, self.mode)
+    def _acts(
+        self, rule: Rule, event: Event, actor: Actor, counted: dict[str, bool] | None
+    ) -> bool:
+        """Whether a rule that matched is not paused and, with `count`, this is one too many."""
+        if self.memory.paused(rule.id, event.time):
+            return False
+        if rule.count is None:
+            return True
+        if counted is None:
+            return False
+        if rule.id not in counted:
+            value = _distinct(rule.count.distinct, event, actor)
+            who = event.session, event.process
+            counted[rule.id] = self.memory.counted(rule.id, rule.count, *who, event.time, value)
+        return counted[rule.id]
+
+    def _response(self, rule: Rule) -> str:
+        """What to do when the rule matches: none | alert | kill."""
+        without_hook = rule.without_hook or self._without_hook
+        return levels.response(rule.action, without_hook, rule.mode or self.mode)
+
+    def _strictness(self, rule: Rule) -> tuple[int, int]:
+        """By what is done, then by what is asked: a rule that only observes hides no other."""
+        return _RESPONSES.index(self._responses[rule.id]), _rank(rule.action)
+
+    def _beats(self, action: str, rule: Rule) -> bool:
+        """Whether a default's action is stricter than a rule that matched."""
+        response = levels.response(action, self._without_hook, self.mode)
+        return (_RESPONSES.index(response), _rank(action)) > self._strictness(rule)
+
+    def _by_rule(self, rule: Rule, hits: Sequence[Rule], matches: tuple[Hit, ...]) -> Verdict:
+        response = self._responses[rule.id]
+        session = response == "kill" and any(
+            hit.scope == "session" and self._responses[hit.id] == "kill" for hit in hits
+        )
         return Verdict(
             action=rule.action,
             response=response,
@@ -202,6 +292,8 @@ class Engine:
             because=rule.because,
             instead=rule.instead,
             matches=matches,
+            mode=rule.mode or self.mode,
+            scope="session" if session else "process",
         )
 
     def _by_default(self, agent: str, kind: str, action: str, matches: tuple[Hit, ...]) -> Verdict:
@@ -214,36 +306,65 @@ class Engine:
             because=_DEFAULT_BECAUSE[kind].format(agent=agent),
             default=True,
             matches=matches,
+            mode=self.mode,
         )
 
-    def _traces(
-        self, agent: str, kinds: tuple[str, ...], event: Event, actor: Actor
-    ) -> list[RuleTrace]:
+    @staticmethod
+    def _stricter(one: Verdict, other: Verdict) -> Verdict:
+        """The stricter of two verdicts on one event, the first of equals, with both's matches."""
+        winner = other if _severity(other) > _severity(one) else one
+        matches = tuple(dict.fromkeys(one.matches + other.matches))
+        scope = "session" if "session" in (one.scope, other.scope) else "process"
+        if (winner.matches, winner.scope) == (matches, scope):
+            return winner
+        return replace(winner, matches=matches, scope=scope)
+
+    def _traces(self, agent: str, event: Event, actor: Actor) -> list[RuleTrace]:
+        kinds = kinds_of(event)
         policy = self._policy_of(agent, actor)
         masks = Masks(policy.fields, event, actor)
-        traces = []
-        for lowered in policy.tables[kinds].rules:
-            test = failed(lowered, masks)
-            unless = None if test else carved(lowered, masks)
-            outcome = "failed" if test else "carved" if unless is not None else "matched"
-            condition = test.condition if test else None
-            traces.append(RuleTrace(lowered.rule, agent, outcome, condition, unless))
+        traces = [
+            self._trace(lowered, agent, event, masks) for lowered in policy.tables[kinds].rules
+        ]
         for rule in self.ruleset.rules:
             if set(rule.on) & set(kinds) and rule.agents and agent not in rule.agents:
                 traces.append(RuleTrace(rule, agent, "other-agent"))
         return traces
 
+    def _trace(self, lowered: LoweredRule, agent: str, event: Event, masks: Masks) -> RuleTrace:
+        rule = lowered.rule
+        test = failed(lowered, masks)
+        if test is not None:
+            return RuleTrace(rule, agent, "failed", test.condition)
+        unless = carved(lowered, masks)
+        if unless is not None:
+            return RuleTrace(rule, agent, "carved", unless=unless)
+        if self.memory.paused(rule.id, event.time):
+            return RuleTrace(rule, agent, "paused")
+        return RuleTrace(rule, agent, "matched" if rule.count is None else "counting")
+
     def _records(self, acting: bool) -> frozenset[int]:
         """The record kinds that a rule or default judges; with acting: one that can kill."""
-        rules = self.ruleset.rules
-        judged = [(rule.action, rule.without_hook, kind) for rule in rules for kind in rule.on]
-        judged += [(d.action, self._without_hook, d.kind) for d in self.ruleset.defaults]
-        return frozenset(
+        host = self._without_hook
+        judged = [(self._responses[r.id], kind) for r in self.ruleset.rules for kind in r.on]
+        judged += [
+            (levels.response(d.action, host, self.mode), d.kind) for d in self.ruleset.defaults
+        ]
+        found = {
             record
-            for action, without_hook, kind in judged
+            for response, kind in judged
             for record in _RECORDS.get(kind, ())
-            if not acting or levels.response(action, without_hook, self.mode) == "kill"
-        )
+            if not acting or response == "kill"
+        }
+        if self._follows_writes and not acting:
+            found.add(abi.OPEN)
+        return frozenset(found)
+
+
+def _distinct(field: str, event: Event, actor: Actor) -> Hashable:
+    """What `count` tells apart; one that could not be read is like no other."""
+    values = FIELDS[field].read(event, actor) if field else ()
+    return (event.time, event.cpu, event.sequence) if values is None else values
 
 
 def names_of(event: Exec) -> tuple[str, ...]:
@@ -256,19 +377,15 @@ def _rank(action: str) -> int:
     return ACTIONS.index(action) if action in ACTIONS else -1
 
 
-def _stricter(one: Verdict, other: Verdict) -> Verdict:
-    """The stricter of two verdicts on one event, the first of equals, with the matches of both."""
-    winner = other if _rank(other.action) > _rank(one.action) else one
-    matches = one.matches + other.matches
-    if winner.matches == matches:
-        return winner
-    return replace(winner, matches=matches)
+def _severity(verdict: Verdict) -> tuple[int, int]:
+    return _RESPONSES.index(verdict.response), _rank(verdict.action)
 
 
-def _texts(ruleset: Ruleset) -> list[str]:
-    """Every value of every condition."""
-    found = []
-    for rule in ruleset.rules:
-        for match in (rule.match, *(match for _, match in rule.unless)):
-            found += [value for condition in match.conditions for value in condition.values]
-    return found
+def _conditions(ruleset: Ruleset) -> list[Condition]:
+    """Every condition of every rule."""
+    return [
+        condition
+        for rule in ruleset.rules
+        for match in (rule.match, *(match for _, match in rule.unless))
+        for condition in match.conditions
+    ]

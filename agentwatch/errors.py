@@ -9,6 +9,7 @@
     ├── RecordError            exit 1   a record does not decode
     ├── JournalError           exit 1   a journal cannot be written, read or trusted
     └── RuleErrors             exit 1   rule files were refused; carries every diagnostic
+        └── ConfigErrors       exit 1   ... the configuration file was
 
 Each message is one line that ends with what to do about it; `remedy` holds that part so that
 callers can print it on a line of its own.
@@ -67,7 +68,9 @@ class JournalError(AgentwatchError):
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding in a rule file. line and column count from 1; 0 means the whole file."""
+    """One finding in a rule file or the configuration. line and column count from 1; 0 means all
+    of the file.
+    """
 
     file: str
     line: int
@@ -81,7 +84,15 @@ class Diagnostic:
 class RuleErrors(AgentwatchError):
     """All errors of all rule files of one load."""
 
+    where = "the rule files"
+
     def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
         errors = sum(d.severity == "error" for d in diagnostics)
-        super().__init__(f"{errors} error{'s' * (errors != 1)} in the rule files")
+        super().__init__(f"{errors} error{'s' * (errors != 1)} in {self.where}")
         self.diagnostics = diagnostics
+
+
+class ConfigErrors(RuleErrors):
+    """All errors of the configuration file."""
+
+    where = "the configuration"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -105,6 +105,7 @@ class Lineage:
         self._ended: deque[_Process] = deque()
         self._projects: dict[ProcessKey, str | None] = {}
         self._agents: dict[ProcessKey, tuple[str, ...]] = {}  # of a whole session, first one first
+        self._alive: Counter[ProcessKey] = Counter()  # processes of a session
 
     def begin(
         self, session: ProcessKey, project: str | None, image: Image | None, agents: tuple[str, ...]
@@ -112,14 +113,33 @@ class Lineage:
         """A session: its first process, the image it has now, the agents it is known to be."""
         self._projects[session] = project
         self._agents[session] = agents
-        self._processes[session] = _Process(session, session, (), agents, [(0, image)])
+        self._enter(_Process(session, session, (), agents, [(0, image)]))
+
+    def join(
+        self, process: ProcessKey, parent: ProcessKey, session: ProcessKey, image: Image | None
+    ) -> None:
+        """A process that ran already when its session began, or whose fork was not seen."""
+        above = self._processes.get(parent)
+        parents = (above, *above.parents)[: self.ANCESTORS] if above else ()
+        agents = self._agents.get(session, ())
+        known = self._processes.get(process)
+        if known is None or known.session != session:
+            self._enter(_Process(process, session, parents, agents, [(0, image)]))
 
     def forget(self, session: ProcessKey) -> None:
-        """A session that turned out to be nobody's."""
+        """A session that is over."""
         self._projects.pop(session, None)
         self._agents.pop(session, None)
         for key in [k for k, p in self._processes.items() if p.session == session]:
-            del self._processes[key]
+            self._processes.pop(key).parents = ()
+        del self._alive[session]
+
+    def _enter(self, process: _Process) -> None:
+        before = self._processes.get(process.key)
+        if before is not None and not before.ended:
+            self._alive[before.session] -= 1
+        self._processes[process.key] = process
+        self._alive[process.session] += 1
 
     def _known(self, process: ProcessKey, session: ProcessKey) -> _Process:
         found = self._processes.get(process)
@@ -128,16 +148,15 @@ class Lineage:
             agents = self._agents.get(session, ())
             images = [(0, self._backfill(process))]
             found = _Process(process, session, (), agents, images)
-            self._processes[process] = found
+            self._enter(found)
         return found
 
     def fork(self, event: Fork) -> None:
         parent = self._known(event.process, event.session)
         image = parent.image(event.time)
         parents = (parent, *parent.parents)[: self.ANCESTORS]
-        self._processes[event.child] = _Process(
-            event.child, event.session, parents, parent.agents, [(event.time, image)]
-        )
+        images = [(event.time, image)]
+        self._enter(_Process(event.child, event.session, parents, parent.agents, images))
 
     def exec(self, event: Exec, identity: str | None) -> bool:
         """The process runs something else from now on. True: it became an agent it was not before.
@@ -166,13 +185,24 @@ class Lineage:
         process = self._processes.get(event.process)
         if process is None or process.ended:
             return process is None
-        process.ended = event.time
+        self._end(process, event.time)
+        return True
+
+    def gone(self, process: ProcessKey, time: int) -> None:
+        """A process that was found not to run any more, though its exit was not told. time: now."""
+        found = self._processes.get(process)
+        if found is not None and not found.ended:
+            self._end(found, time)
+
+    def _end(self, process: _Process, time: int) -> None:
+        process.ended = time
+        self._alive[process.session] -= 1
         self._ended.append(process)
-        while self._ended and self._ended[0].ended < event.time - self.KEPT:
+        while self._ended and self._ended[0].ended < time - self.KEPT:
             gone = self._ended.popleft()
             gone.parents = ()
-            self._processes.pop(gone.key, None)
-        return True
+            if self._processes.get(gone.key) is gone:
+                del self._processes[gone.key]
 
     def actor(self, event: Event) -> Actor:
         """Who made the call this event is about, as it was then."""
@@ -200,6 +230,18 @@ class Lineage:
         """Processes not known to have ended, with their sessions."""
         return [Living(p.key, p.session) for p in list(self._processes.values()) if not p.ended]
 
-    def alive(self, session: ProcessKey | None = None) -> list[ProcessKey]:
-        """Processes not known to have ended, of one session or of all."""
-        return [p.process for p in self.living() if session in (None, p.session)]
+    def alive(self, session: ProcessKey) -> int:
+        """How many processes of a session are not known to have ended."""
+        return self._alive[session]
+
+    def agents(self, session: ProcessKey) -> tuple[str, ...]:
+        """Every agent whose rules apply somewhere in the session, the first one first."""
+        return self._agents.get(session, ())
+
+    def project(self, session: ProcessKey) -> str | None:
+        return self._projects.get(session)
+
+    def parent(self, process: ProcessKey) -> ProcessKey | None:
+        """The parent of a process, where that is known and of its session."""
+        found = self._processes.get(process)
+        return found.parents[0].key if found and found.parents else None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -13,6 +18,7 @@ from agentwatch.events import ProcessKey
 from agentwatch.lineage import Image
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns; /proc tells starts to this precision
+HELD_MAX = 4096  # descriptors of one process that are listed
 
 
 def image_now(process: ProcessKey) -> Image | None:
@@ -23,6 +29,92 @@ def image_now(process: ProcessKey) -> Image | None:
             return Image(found.exe(), None, tuple(found.cmdline()), found.cwd(), found.uids().real)
     except (psutil.Error, OSError):
         return None
+
+
+def names_now(process: ProcessKey) -> tuple[str, ...]:
+    """What an identity is looked for under when the exec was not seen: () when it is gone.
+
+    The executable, argv[0] where that is a path, and the script of an interpreter.
+    """
+    image = image_now(process)
+    if image is None or not image.exe:
+        return ()
+    exe = image.exe.removesuffix(" (deleted)")
+    names = [exe, *(image.argv[:1] if "/" in "".join(image.argv[:1]) else ())]
+    if INTERPRETER.fullmatch(os.path.basename(exe)):
+        names += [word for word in image.args if not word.startswith("-")][:1]
+    return tuple(dict.fromkeys(os.path.normpath(os.path.join(image.cwd, name)) for name in names))
+
+
+INTERPRETER = re.compile(r"(?:node(?:js)?|bun|deno|python|ruby|perl|php|(?:ba|da|z|k|a)?sh)[\d.]*")
+
+
+def group_now(pid: int) -> tuple[int, int]:
+    """(process group, session of a terminal) by the pids of their leaders; (0, 0) for nobody."""
+    fields = _stat(Path(f"/proc/{pid}/stat"))
+    return (int(fields[2]), int(fields[3])) if fields else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Descriptors of a process. files: `r /path`, `rw /path`; connections: `tcp 192.0.2.4:443`.
+
+    No file system is asked anything: what is held may be one that does not answer.
+    """
+
+    files: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
+
+
+def holdings(process: ProcessKey) -> Holdings:
+    """What a process holds open now; nothing when it is gone. At most HELD_MAX of each."""
+    files, sockets = [], False
+    for fd in islice(_directory(f"/proc/{process.pid}/fd"), HELD_MAX):
+        with suppress(OSError):
+            target = os.readlink(f"/proc/{process.pid}/fd/{fd}")
+            sockets |= target.startswith("socket:")
+            if target.startswith("/"):
+                files.append(f"{_access(process.pid, fd)} {target}")
+    return (
+        Holdings(tuple(sorted(set(files))), _connections(process.pid) if sockets else ())
+        if runs(process)
+        else Holdings()
+    )
+
+
+def _directory(path: str) -> list[str]:
+    with suppress(OSError):
+        return os.listdir(path)
+    return []
+
+
+def _access(pid: int, fd: str) -> str:
+    """r, w or rw, from the octal flags of fdinfo."""
+    with suppress(OSError, ValueError, IndexError):
+        flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:")[1].split()[0]
+        return ("r", "w", "rw", "rw")[int(flags, 8) & os.O_ACCMODE]
+    return "?"
+
+
+def _connections(pid: int) -> tuple[str, ...]:
+    """Of sockets that have a peer, or a name of their own."""
+    found = []
+    with suppress(psutil.Error, OSError):
+        one: Any  # of a unix socket, the places are paths
+        process = psutil.Process(pid)
+        # The old name, of psutil before 6, is what Debian 12 has.
+        connections = getattr(process, "net_connections", None) or process.connections
+        for one in connections("all")[:HELD_MAX]:
+            place = one.raddr or one.laddr
+            if not place:
+                continue
+            if one.family == socket.AF_UNIX:
+                found.append(f"unix {place}")
+            else:
+                kind = "tcp" if one.type == socket.SOCK_STREAM else "udp"
+                where = f"[{place.ip}]" if ":" in place.ip else place.ip
+                found.append(f"{kind} {'' if one.raddr else 'on '}{where}:{place.port}")
+    return tuple(sorted(set(found)))
 
 
 def key_now(pid: int) -> ProcessKey | None:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, NoReturn
 
 from agentwatch import actions, processes
@@ -33,7 +32,6 @@ from agentwatch.watch import Watch
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes, as a shell has them
 SAYS_SO = 2.0  # s after CMD's end in which its exit code should be told
 SETTLE = 0.05  # s of quiet after CMD's end before the last look at the rings
-SHARED_PLACES = frozenset({"/", "/tmp", "/var/tmp"})
 HERE, WATCHING = b"here\n", b"watching\n"  # what the watching half says
 TYPED = (signal.SIGINT, signal.SIGQUIT)  # reach CMD by themselves when they come from a keyboard
 SENT = (signal.SIGTERM, signal.SIGHUP)
@@ -73,16 +71,6 @@ def invoking_person(environment: Mapping[str, str]) -> Person:
             raise UsageError(f"SUDO_UID is {asked}, and there is no such user", remedy) from None
         return Person(uid, os.getgid(), str(uid), "/", "/bin/sh", False)
     return Person(wanted, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell, wanted != uid)
-
-
-def project_of(cwd: Path, home: str) -> str | None:
-    """$project: the git top above the working directory, else that directory itself.
-
-    None where that would be a place everything is in: /, a home directory, a shared scratch one.
-    """
-    top = next((d for d in (cwd, *cwd.parents) if (d / ".git").exists()), cwd)
-    homes = {home, *(entry.pw_dir for entry in pwd.getpwall())}
-    return None if str(top) in SHARED_PLACES | homes else str(top)
 
 
 _Mask = Set[int | signal.Signals]
@@ -198,7 +186,7 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
 
     def received(number: int, frame: object) -> None:
         if watch.enforcement.frozen(session):
-            watch.end(session)
+            watch.sessions.end(session)
         elif number in SENT or not _from_keyboard():
             ending.forward(number)
 
@@ -217,6 +205,8 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
                 if pausing:
                     _pause(watch, session)
                     pausing.clear()
+        if watch.enforcement.frozen(session):  # CMD could not be held: what could is not left
+            watch.sessions.end(session)
         _settle(watch)
     finally:
         for number, handler in before.items():
@@ -226,11 +216,11 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
 
 def _pause(watch: Watch, session: ProcessKey) -> None:
     """Stops with all of the session, and goes on with it: none of it runs while nobody watches."""
-    stopped = {process for process in watch.alive(session) if processes.is_stopped(process)}
-    actions.hold(lambda: watch.alive(session))
+    stopped = {p for p in watch.probes.tagged(session) if processes.is_stopped(p)}
+    watch.sessions.hold(session)
     os.kill(os.getpid(), signal.SIGSTOP)
     if not watch.enforcement.frozen(session):
-        actions.resume(watch.alive(session) - stopped)
+        watch.sessions.let_go(session, stopped)
 
 
 def _from_keyboard() -> bool:

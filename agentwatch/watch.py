@@ -7,9 +7,7 @@ decides (engine) and what knows who is who (lineage) are handed their inputs and
 from __future__ import annotations
 
 import select
-import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -17,12 +15,16 @@ from typing import Protocol
 from agentwatch import abi, actions, processes
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
-from agentwatch.errors import JournalError, KernelError
+from agentwatch.errors import JournalError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
+from agentwatch.freezer import Freezer
 from agentwatch.kernel.probes import Probes
-from agentwatch.lineage import Actor, Image, Lineage
+from agentwatch.lineage import Actor, Lineage
+from agentwatch.losses import Losses
 from agentwatch.mounts import Mounts, Namespace
 from agentwatch.policy.levels import Host
+from agentwatch.recognition import Recognition
+from agentwatch.sessions import Sessions
 from agentwatch.sinks import frames
 from agentwatch.sinks.journal import Journal
 from agentwatch.sinks.metrics import DelayCounter
@@ -30,11 +32,13 @@ from agentwatch.sinks.redact import Redactor
 
 POLL = 0.020  # s between two looks at the rings when nothing wakes us
 BUSY_POLL = 0.002  # s, while records that may be acted on keep coming
+QUIET_POLL = 0.050  # s, when nothing came for QUIET
+IDLE_POLL = 0.5  # s, when besides there is nobody to watch: a program like an agent's wakes us
+QUIET = 1.0  # s
 BATCH = 1 << 20  # bytes of a ring handled in one go: bounds how late a kill can be
-BATCHES = 64  # in one step, before others get their turn
+BATCHES = 8  # in one step, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
-REJECTED = 4096  # sessions that turned out to be nobody's, for records still on their way
-RESTOPS = 16  # of one process of a frozen session; then it is killed
+SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
 
 
 class Sink(Protocol):
@@ -63,94 +67,53 @@ class Watch:
         mounts: Mounts,
         sinks: Sequence[Sink] = (),
         breaker: actions.Breaker | None = None,
+        freezer: Freezer | None = None,
+        on_loss: str = "log",
+        identities: frozenset[str] | None = None,
     ) -> None:
         self.probes, self.engine, self.journal, self.host = probes, engine, journal, host
         self.sinks = tuple(sinks)
         self.lineage = Lineage(processes.image_now)
-        self.lost: Counter[str] = Counter()
         self.delays = DelayCounter()
         self.redactor = Redactor.load()
+        self.quiet_agents: frozenset[str] = frozenset()  # of whom only findings are journaled
         self._namespace = Namespace(mounts)
+        self.sessions = Sessions(probes, self.lineage, self.say, freezer)
+        self.recognition = Recognition(probes, self.sessions, self.lineage, self.redactor, self.say)
+        self.recognition.identities = identities
+        self.losses = Losses(probes, self.sessions, self.say, on_loss)
         self.enforcement = Enforcement(
             engine, host, self.redactor, self.say, breaker or actions.Breaker()
         )
-        self._confirmed: set[ProcessKey] = set()
-        self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
-        self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
         self._failed: list[Exception] = []  # while handling records of the batch at hand
-        self._frozen: dict[ProcessKey, int] = {}  # session -> since when it is held, ns of boottime
-        self._restops: Counter[ProcessKey] = Counter()
         self._urgent = False
-        self._seen = probes.counters()
-        self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
-        self._checked = time.monotonic()
-        self._journal_failing = False
-        probes.set_literals(engine.literals())
-        probes.wake_for(engine.acting_kinds)
+        self._drained = 0  # ns of boottime: whatever happened before was read
+        self._checked = self._swept = self._heard = time.monotonic()
+        self.journal_error = ""  # why the journal cannot be written at present
+        self.take(engine)
+
+    def take(self, engine: Engine) -> None:
+        """Judges by another policy from the next record on."""
+        self.engine = engine
+        self.enforcement.take(engine)
+        self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
+        self.recognition.take(engine)
+        self.probes.wake_for(engine.acting_kinds)
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
         self._namespace.close()
-
-    # Sessions.
-
-    def begin(
-        self,
-        session: ProcessKey,
-        *,
-        agents: tuple[str, ...],
-        project: str | None,
-        image: Image | None,
-    ) -> None:
-        """A session somebody asked for: its first process is tagged already."""
-        self._confirmed.add(session)
-        self.lineage.begin(session, project, image, agents)
-
-    def freeze(self, session: ProcessKey, why: str) -> None:
-        """Stops every process of a session until somebody ends it; what goes on is killed."""
-        held = self._hold(session)
-        killed = f", {held.killed} killed that could not be held" if held.killed else ""
-        text = f"{why}; {held.stopped} stopped{killed}"
-        self.say(frames.Notice(subject="freeze", text=text, session=session))
-
-    def _hold(self, session: ProcessKey) -> actions.Held:
-        held = actions.hold(lambda: self.alive(session))
-        self._frozen[session] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return held
-
-    def _restop(self, session: ProcessKey, process: ProcessKey, since: int) -> None:
-        """A process of a frozen session that did something: somebody has let it go on."""
-        frozen = self._frozen.get(session)
-        if frozen is None:
-            return
-        self._restops[process] += since > frozen
-        often = self._restops[process] > RESTOPS
-        actions.send(process, signal.SIGKILL if often else signal.SIGSTOP)
-
-    def alive(self, session: ProcessKey | None = None) -> set[ProcessKey]:
-        """The live processes of one session or of all: those told of, and those tagged by now."""
-        return {*self.lineage.alive(session), *self._tagged(session)}
-
-    def _tagged(self, session: ProcessKey | None) -> set[ProcessKey]:
-        """From the kernel's own table: who was forked a moment ago, or whose fork was lost."""
-        known = {p.pid for p in self.lineage.alive() if processes.runs(p)}
-        found = set()
-        for pid in self.probes.tagged_pids(session):
-            process = None if pid in known else processes.key_now(pid)
-            if process is not None:
-                found.add(process)
-        return found
-
-    def end(self, session: ProcessKey | None = None) -> None:
-        """Ends every process of one session or of all, and does not depend on the rings for it."""
-        actions.end_all(lambda: self.alive(session))
 
     # The loop.
 
     @property
     def patience(self) -> float:
         """Seconds until the next step, if nothing wakes us before."""
-        return BUSY_POLL if self._urgent else POLL
+        if self._urgent:
+            return BUSY_POLL
+        if time.monotonic() - self._heard < QUIET:
+            return POLL
+        return QUIET_POLL if len(self.sessions) else IDLE_POLL
 
     def poller(self) -> select.epoll:
         """Ready when a ring has something that cannot wait; others may be registered with it.
@@ -158,21 +121,30 @@ class Watch:
         Edge-triggered: most records wait for the next poll, and must not make it return at once.
         """
         poller = select.epoll()
+        self.register(poller)
+        return poller
+
+    def register(self, poller: select.epoll) -> None:
+        """Has the rings wake somebody's poller."""
         for ring in (self.probes.lifecycle, self.probes.activity):
             poller.register(ring.fd, select.EPOLLIN | select.EPOLLET)
-        return poller
 
     def step(self) -> int:
         """Handles what the rings hold; how many records that were."""
         handled = 0
         self._urgent = False
         for _ in range(BATCHES):
+            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             count = self._drain()
             handled += count
             if not count:
+                self._drained = now
                 break
+        else:
+            self._urgent = True  # there is more
         if handled:
-            self._written(self.journal.flush)
+            self._heard = time.monotonic()
+            self.written(self.journal.flush)
         if time.monotonic() - self._checked >= CHECK:
             self.check()
         return handled
@@ -186,10 +158,7 @@ class Watch:
         if self._namespace.changed():
             self._say_mounts()
         kept = [record for record in map(self._handled, lifecycle) if record is not None]
-        if self._rejected:
-            kept += [r for r in activity if abi.session_of(r) not in self._rejected]
-        else:
-            kept += activity
+        kept += self._wanted(activity)
         decoded, acting = self._decoded, self.engine.acting_kinds
         for record in activity:
             _, kind, flags = abi.peek(record)
@@ -200,11 +169,22 @@ class Watch:
                 except Exception as error:  # as with those of the other ring
                     self._failed.append(error)
         self._say_failed()
-        self._written(lambda: self.journal.records(b"".join(kept), len(kept)))
+        self.written(lambda: self.journal.records(b"".join(kept), len(kept)))
         self._measure(lifecycle, activity)
         self.probes.lifecycle.release()
         self.probes.activity.release()
         return len(lifecycle) + len(activity)
+
+    def _wanted(self, activity: list[memoryview]) -> list[memoryview]:
+        """Those that go into the journal."""
+        rejected = self.sessions.rejected
+        if not rejected and not self.quiet_agents:
+            return activity
+        kept = [record for record in activity if abi.session_of(record) not in rejected]
+        return [record for record in kept if not self._is_quiet(abi.session_of(record))]
+
+    def _is_quiet(self, session: ProcessKey) -> bool:
+        return bool(self.quiet_agents) and self.lineage.agent(session) in self.quiet_agents
 
     def _measure(self, *batches: Sequence[memoryview]) -> None:
         """Probe to journal, by each batch's oldest record: what waited longest."""
@@ -231,7 +211,7 @@ class Watch:
             self._failed.append(error)
         try:
             _, _, flags = abi.peek(record)
-            if flags & abi.FLAG_PROVISIONAL and abi.session_of(record) not in self._confirmed:
+            if flags & abi.FLAG_PROVISIONAL and abi.session_of(record) not in self.sessions:
                 return None
             return self.redactor.record(bytes(record))
         except Exception as error:  # what cannot be redacted is not written
@@ -242,7 +222,7 @@ class Watch:
         """What could not be handled is a loss, whoever is to blame."""
         failed, self._failed = self._failed, []
         if failed:
-            self._gap("record", len(failed), -1)
+            self.losses.gap("record", len(failed), -1)
             error = failed[0]
             text = f"{len(failed)} not handled, the first for {type(error).__name__}: {error}"
             self.say(frames.Notice(subject="record", text=text))
@@ -250,66 +230,27 @@ class Watch:
     def _lifecycle(self, record: memoryview) -> bytes | memoryview | None:
         """Handles one record; what of it goes into the journal, None for nothing."""
         event = abi.decode(record, self._name)
-        if event.provisional and event.session not in self._confirmed:
-            session = self._settle(event)
+        if event.provisional and event.session not in self.sessions:
+            session = self.recognition.settle(event)
             if session is None:
                 return None
             if session != event.session:
                 event, record = replace(event, session=session), _moved(record, session)
         if isinstance(event, Exec):
             self._executed(event)
-            return self.redactor.record(bytes(record))
-        if isinstance(event, Fork):
+        elif isinstance(event, Fork):
             self._forked(event)
         elif isinstance(event, Exit):
             self._exited(event)
-        return record
-
-    def _settle(self, event: Event) -> ProcessKey | None:
-        """Confirms or rejects a session that the kernel began on the strength of one literal.
-
-        The session that the event belongs to; None when it is nobody's.
-        """
-        session = event.session
-        if not isinstance(event, Exec) or event.result:
+        if self._is_quiet(event.session):
             return None
-        if self.engine.identify(names_of(event)) is None:
-            if event.process == session:
-                self._reject(session)
-            return None
-        if event.process != session:
-            return self._begin_anew(event.process)
-        self._rejected.pop(session, None)
-        self._confirmed.add(session)
-        self.probes.confirm(session)
-        self.lineage.begin(session, None, processes.image_now(session), ())
-        return session
-
-    def _reject(self, session: ProcessKey) -> None:
-        self._rejected[session] = None
-        if len(self._rejected) > REJECTED:
-            del self._rejected[next(iter(self._rejected))]
-        self.probes.release(session)
-
-    def _begin_anew(self, process: ProcessKey) -> ProcessKey | None:
-        """A session for an agent that was started by what only looked like one.
-
-        It was started before that was known, and carried a tag that is good for nothing by now.
-        """
-        try:
-            session = self.probes.tag(process.pid)
-        except (OSError, KernelError):
-            return None
-        if session != process:
-            self.probes.release(session)
-            return None
-        self._confirmed.add(session)
-        self.lineage.begin(session, None, processes.image_now(session), ())
-        return session
+        return self.redactor.record(bytes(record)) if isinstance(event, Exec) else record
 
     def _forked(self, event: Fork) -> None:
         self.lineage.fork(event)
-        self._restop(event.session, event.child, event.time)
+        session = self.sessions.get(event.session)
+        if session is not None:
+            session.seen += 1
         self._tell(event, self.lineage.actor(event), NO_VERDICT)
 
     def _executed(self, event: Exec) -> None:
@@ -320,7 +261,6 @@ class Watch:
             agent = self.engine.identify(names_of(event)) if event.candidate else None
             if self.lineage.exec(event, agent) and agent:
                 self._say_agent(event, agent)
-        self._restop(event.session, event.process, event.time)
         redacted = self.redactor.argv(event.argv, event.argv_cut)
         self._tell(replace(event, argv=redacted), actor, verdict)
 
@@ -337,25 +277,26 @@ class Watch:
 
     def _exited(self, event: Exit) -> None:
         first = self.lineage.exit(event)
-        self._restops.pop(event.process, None)
         self.enforcement.ended(event)
         if first:
             self._tell(event, self.lineage.actor(event), NO_VERDICT)
 
     def _activity(self, record: memoryview) -> None:
         event = abi.decode(record, self._name)
-        if event.provisional and event.session not in self._confirmed:
+        if event.provisional and event.session not in self.sessions:
             return
         actor = self.lineage.actor(event)
         self._tell(event, actor, self._judge(event, actor))
-        self._restop(event.session, event.process, event.time)
 
     def _judge(self, event: Event, actor: Actor) -> Verdict:
         verdict = self.engine.judge(event, actor)
         if verdict.response != "none":
             agent = self.lineage.agent(event.session)
             if self.enforcement.act(event, verdict, agent):
-                self.freeze(event.session, "too many kills in too short a time")
+                self.sessions.freeze(event.session, "too many kills in too short a time")
+            session = self.sessions.get(event.session)
+            if session is not None:
+                session.kills += verdict.response == "kill"
         return verdict
 
     # Who is told.
@@ -366,52 +307,47 @@ class Watch:
 
     def say(self, frame: frames.Frame) -> None:
         """Puts a frame into the journal and before every sink."""
-        self._written(lambda: self.journal.write(frame))
+        self.written(lambda: self.journal.write(frame))
         for sink in self.sinks:
             sink.frame(frame)
 
-    def _written(self, write: Callable[[], object]) -> None:
+    def written(self, write: Callable[[], object]) -> None:
         """A journal that cannot be written is told once until it works again; it keeps frames."""
         try:
             write()
         except JournalError as error:
-            self.lost["journal"] = self.journal.lost
-            if not self._journal_failing:
-                self._journal_failing = True
-                text = f"{error.message}: {error.remedy}"
+            self.losses.counts["journal"] = self.journal.lost
+            before, self.journal_error = self.journal_error, f"{error.message}: {error.remedy}"
+            if not before:
                 for sink in self.sinks:
-                    sink.frame(frames.Notice(subject="journal", text=text))
+                    sink.frame(frames.Notice(subject="journal", text=self.journal_error))
         else:
             # What only went into its buffer proves nothing.
-            self._journal_failing = self._journal_failing and self.journal.waiting > 0
+            if not self.journal.waiting:
+                self.journal_error = ""
 
     # What goes wrong.
 
     def check(self) -> None:
-        """Losses since the last look, kills that did not work, children the kernel left out."""
+        """Losses, kills that did not work, sessions that are over, since the last look."""
         self._checked = time.monotonic()
-        now, seen = self.probes.counters(), self._seen
-        for kind in abi.KIND_NAMES:
-            ring = 0 if kind in (abi.FORK, abi.EXEC, abi.EXIT) else 1
-            self._gap("ring", now.lost[kind] - seen.lost[kind], ring)
-            self._gap("scratch", now.unrecorded[kind] - seen.unrecorded[kind], ring)
-        self._gap("tag", now.doomed - seen.doomed, 0)
-        self._seen = now
-        for hook, stats in self.probes.stats().items():
-            skipped = stats.misses - self._misses.get(hook, 0)
-            self._misses[hook] = stats.misses
-            self._gap("recursion", skipped, -1)
-            if skipped > 0 and hook == "process_fork":
-                self.probes.reconcile()
-        for session in self._frozen:
-            self._hold(session)
+        missed = self.losses.check()
+        if missed or self._checked - self._swept >= SWEEP:
+            self._swept = self._checked
+            self._sweep()
+        self.sessions.restop()
+        for session in self.sessions.look(self._drained):
+            self.enforcement.forget(session.key)
+            self.engine.memory.forget(session.key)
         self.enforcement.give_up(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-        self._written(self.journal.flush)
+        self.written(self.journal.flush)
 
-    def _gap(self, stage: str, count: int, ring: int) -> None:
-        if count > 0:
-            self.lost[stage] += count
-            self.say(frames.Gap(stage=stage, ring=ring, count=count))
+    def _sweep(self) -> None:
+        """What records that were lost would have told: beginnings, ends, and whose a session is."""
+        self.sessions.sweep(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        for key, one in self.probes.sessions().items():
+            if one.state == abi.SESSION_PROVISIONAL and one.since < self._drained:
+                self.recognition.settle_late(key)
 
 
 def _moved(record: memoryview, session: ProcessKey) -> memoryview:

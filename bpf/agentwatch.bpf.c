@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The kernel side, in reading order: what the records look like, the kernel's types, where things are
- * kept, who is tagged, how a file is named, how a record is sent, and then the hooks.
+ * kept, who is tagged, how a file is named, how a record is sent, then the hooks, and what
+ * is run on request.
  */
 #include "kernel.bpf.h"
 #include "agentwatch.h"
@@ -21,3 +22,4 @@ char LICENSE[] SEC("license") = "GPL";
 #include "call.bpf.c"
 #include "connect.bpf.c"
 #include "syscalls.bpf.c"
+#include "iterators.bpf.c"

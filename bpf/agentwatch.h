@@ -15,7 +15,7 @@
 #ifndef AGENTWATCH_H
 #define AGENTWATCH_H
 
-#define AW_ABI 1
+#define AW_ABI 2
 
 /* aw_header.kind */
 #define AW_KIND_FORK 1
@@ -57,6 +57,8 @@
 /* aw_session.state */
 #define AW_SESSION_PROVISIONAL 1
 #define AW_SESSION_CONFIRMED 2
+#define AW_SESSION_FROZEN 3 /* each of its processes is stopped at the end of its next call */
+#define AW_SESSION_ENDING 4 /* ... is killed there */
 
 #define AW_PATH_MAX 4096  /* bytes of a path that are read */
 #define AW_ARGV_MAX 4096  /* bytes of argv that a record holds */
@@ -143,11 +145,32 @@ struct aw_session_key {
 struct aw_session {
 	__u32 state; /* AW_SESSION_*; no entry: not a session (any more) */
 	__u32 pad;
+	__u64 since; /* ns, CLOCK_BOOTTIME, when it began: a tag of another time is not its own */
+	__u64 lost;  /* records of its processes with no room in their ring */
 };
 
 struct aw_tag { /* 64 bytes, of a task; the same bytes by tgid in the mirror */
 	struct aw_session_key session;
-	__u64 reserved[6]; /* zero: agents and predicate bits of the policy in the kernel */
+	__u64 since;	   /* as its session's */
+	__u64 reserved[5]; /* zero: agents and predicate bits of the policy in the kernel */
+};
+
+struct aw_origin { /* by tgid: where a process comes from that was forked while we look for agents */
+	__u64 start;		     /* ns, CLOCK_BOOTTIME, its own fork */
+	struct aw_session_key first; /* the nearest ancestor that was there when we began to look */
+	struct aw_session_key parent; /* its parent, as it was when it forked */
+};
+
+struct aw_process {	     /* what the iterators tell of one process */
+	__u64 start;	     /* ns, CLOCK_BOOTTIME */
+	__u64 parent_start;  /* ns, CLOCK_BOOTTIME */
+	__u64 session_start; /* ns, CLOCK_BOOTTIME; 0: no tag that counts */
+	__u32 tgid;
+	__u32 parent_tgid;
+	__u32 session_tgid;
+	__u32 state;			    /* AW_SESSION_* of its session, 0 for none */
+	struct aw_session_key first;	    /* of its aw_origin, zero for none */
+	struct aw_session_key first_parent; /* the same */
 };
 
 struct aw_counters {		    /* per CPU; each only grows */
@@ -160,6 +183,7 @@ struct aw_counters {		    /* per CPU; each only grows */
 	__u64 mirror_full;	    /* children that got no tag in the mirror */
 	__u64 doomed;		    /* children with neither, killed at their first hook */
 	__u64 reconciled;	    /* tasks tagged late, after skipped runs of the fork probe */
+	__u64 unlabelled;	    /* children with no room in origins while we look for agents */
 };
 
 struct aw_control {	   /* written by userspace at any time */
@@ -169,10 +193,9 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 doomed;	   /* set by the probes once a child was doomed */
 	__u32 mirror_full; /* set by the probes once a child did not fit the mirror */
 	__u32 untracked;   /* set by the probes once a tag was only put into the mirror */
-	__u32 pad;
-	__u32 adopt;   /* process the adopt iterator is to tag */
-	__u64 adopted; /* its start, ns, CLOCK_BOOTTIME; 0: not found or no room */
-	__u64 woken;   /* ns, CLOCK_BOOTTIME, last wake-up; see record.bpf.c */
+	__u32 looking;	   /* 1: agents that run already are looked for, note who forks whom */
+	__u32 held;	   /* 1: some session is frozen or ending */
+	__u64 woken;	   /* ns, CLOCK_BOOTTIME, last wake-up; see record.bpf.c */
 };
 
 #endif

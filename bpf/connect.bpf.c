@@ -165,7 +165,7 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 	asked = at > RECORD_MAX - SHORT ? 0 : put_unix(record, at, user.path, unix_len);
 	connect->asked_len = asked;
 	record->header.length = at + asked;
-	record_send(&activity, RING_ACTIVITY, record, sizeof(*record), &connect->result);
+	record_send(&activity, RING_ACTIVITY, subject, record, sizeof(*record), &connect->result);
 }
 
 /* In the context of the caller of connect, sendto with MSG_FASTOPEN, and the like. */
@@ -183,6 +183,6 @@ int BPF_PROG(tcp_syn, struct sock *sk, int old, int new)
 	connect.family = sk->__sk_common.skc_family;
 	connect.protocol = sk->sk_protocol;
 	address_from_socket(&connect, (struct sock *)sk);
-	record_send(&activity, RING_ACTIVITY, &connect, sizeof(connect), 0);
+	record_send(&activity, RING_ACTIVITY, &subject, &connect, sizeof(connect), 0);
 	return 0;
 }

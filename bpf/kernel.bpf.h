@@ -191,6 +191,7 @@ struct bpf_iter__task {
 #define IPPROTO_TCP 6
 #define TCP_SYN_SENT 2
 #define SIGKILL 9
+#define SIGSTOP 19
 #define SIGNAL_GROUP_EXIT 4
 #define TS_COMPAT 2
 #define EINPROGRESS 115

@@ -9,7 +9,71 @@ static __always_inline void fork_record(struct task_struct *parent, struct task_
 	header_fill(&fork.header, parent, subject, AW_KIND_FORK, sizeof(fork));
 	fork.child_start = child->start_boottime;
 	fork.child_tgid = child->tgid;
-	record_send(&lifecycle, RING_LIFECYCLE, &fork, sizeof(fork), 0);
+	record_send(&lifecycle, RING_LIFECYCLE, subject, &fork, sizeof(fork), 0);
+}
+
+/* The origin of a process that was forked since we began to look; NULL for one that was there. */
+static __always_inline struct aw_origin *origin_of(struct task_struct *task)
+{
+	struct aw_session_key key = key_of(task);
+	struct aw_origin *origin = bpf_map_lookup_elem(&origins, &key.tgid);
+
+	return origin && origin->start == key.start ? origin : 0;
+}
+
+/* The tag for a process that is to be adopted, or whose ancestor is; false: for nobody. */
+static __always_inline bool adopted_into(struct task_struct *task, struct aw_tag *tag)
+{
+	struct aw_session_key key = key_of(task), *into = bpf_map_lookup_elem(&adoptees, &key);
+	struct aw_origin *origin = into ? 0 : origin_of(task);
+	struct aw_session *session;
+
+	if (origin) {
+		key = origin->first;
+		into = bpf_map_lookup_elem(&adoptees, &key);
+	}
+	if (!into)
+		return false;
+	tag->session = *into;
+	session = bpf_map_lookup_elem(&sessions, &tag->session);
+	if (!session)
+		return false;
+	tag->since = session->since;
+	return true;
+}
+
+/*
+ * A fork by somebody without a tag, while agents that run already are looked for: the child is tagged
+ * where its parent is about to be, and else it is noted whose descendant it is. So one who forks and
+ * exits as fast as it can is caught by the name of its first ancestor, however far it has come.
+ */
+static __always_inline void origin_note(struct task_struct *parent, struct task_struct *child)
+{
+	struct aw_origin origin = {}, *before = origin_of(parent);
+	struct aw_subject subject;
+	struct aw_tag tag = {};
+	u32 tgid = child->tgid;
+
+	if (adopted_into(parent, &tag)) {
+		if (tag_set(child, &tag))
+			doom(child);
+		subject.tag = tag_find(child);
+		if (child->pid == child->tgid && subject.tag && session_of(&subject))
+			fork_record(parent, child, &subject);
+		return;
+	}
+	if (child->pid != child->tgid)
+		return;
+	if (before) {
+		origin = *before;
+	} else {
+		origin.first = key_of(parent);
+		if (parent->real_parent)
+			origin.parent = key_of(parent->real_parent);
+	}
+	origin.start = child->start_boottime;
+	if (bpf_map_update_elem(&origins, &tgid, &origin, BPF_ANY))
+		COUNT(unlabelled);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -17,8 +81,11 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 {
 	struct aw_subject subject;
 
-	if (!tagged(parent, &subject))
+	if (!tagged(parent, &subject)) {
+		if (control.looking)
+			origin_note(parent, child);
 		return 0;
+	}
 	if (tag_set(child, subject.tag))
 		doom(child);
 	if (child->pid == child->tgid)
@@ -37,6 +104,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		return 0;
 	if (control.doomed)
 		bpf_map_delete_elem(&doomed, &tgid);
+	if (control.looking)
+		bpf_map_delete_elem(&origins, &tgid);
 	if (!tagged(task, &subject)) {
 		if (subject.tag)
 			bpf_map_delete_elem(&mirror, &tgid);
@@ -50,7 +119,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		exit.status = task->signal->group_exit_code;
 	else
 		exit.status = task->group_leader->exit_code;
-	record_send(&lifecycle, RING_LIFECYCLE, &exit, sizeof(exit), 0);
+	record_send(&lifecycle, RING_LIFECYCLE, &subject, &exit, sizeof(exit), 0);
 	return 0;
 }
 
@@ -132,8 +201,8 @@ static __always_inline bool session_begin(struct task_struct *task, struct aw_su
 	struct aw_session provisional = {.state = AW_SESSION_PROVISIONAL};
 	struct aw_tag tag = {};
 
-	tag.session.start = task->group_leader->start_boottime;
-	tag.session.tgid = task->tgid;
+	tag.session = key_of(task);
+	tag.since = provisional.since = bpf_ktime_get_boot_ns();
 	if (bpf_map_update_elem(&sessions, &tag.session, &provisional, BPF_ANY) ||
 	    tag_set(task, &tag)) {
 		COUNT(untracked);
@@ -187,52 +256,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	parent = task->real_parent;
 	exec->parent_tgid = parent->tgid;
 	exec->parent_start = parent->group_leader->start_boottime;
-	record_send(&lifecycle, RING_LIFECYCLE, record, sizeof(*record), &record->exec.result);
-	return 0;
-}
-
-/*
- * The programs below are run over all tasks on request. They do what only the kernel can: it knows a
- * task's exact start time, and each of its threads.
- */
-
-/* Begins a confirmed session with every thread of the process control.adopt. */
-SEC("iter/task")
-int adopt(struct bpf_iter__task *ctx)
-{
-	struct aw_session confirmed = {.state = AW_SESSION_CONFIRMED};
-	struct task_struct *task = ctx->task;
-	struct aw_tag tag = {};
-
-	if (!task || (u32)task->tgid != control.adopt)
-		return 0;
-	tag.session.start = task->group_leader->start_boottime;
-	tag.session.tgid = task->tgid;
-	if (!bpf_map_update_elem(&sessions, &tag.session, &confirmed, BPF_ANY) &&
-	    !tag_set(task, &tag))
-		control.adopted = tag.session.start;
-	return 0;
-}
-
-/*
- * When the kernel skipped runs of process_fork (recursion_misses): a task without a tag whose parent
- * or leader has one gets it. Not a parent walk: one generation per run, always from a tag.
- */
-SEC("iter/task")
-int reconcile(struct bpf_iter__task *ctx)
-{
-	struct task_struct *task = ctx->task, *from;
-	struct aw_tag *tag;
-
-	if (!task || bpf_task_storage_get(&tags, task, 0, 0))
-		return 0;
-	from = task->pid == task->tgid ? task->real_parent : task->group_leader;
-	if (!from)
-		return 0;
-	tag = bpf_task_storage_get(&tags, from, 0, 0);
-	if (!tag)
-		return 0;
-	COUNT(reconciled);
-	tag_set(task, tag);
+	record_send(&lifecycle, RING_LIFECYCLE, &subject, record, sizeof(*record),
+		    &record->exec.result);
 	return 0;
 }

@@ -39,6 +39,24 @@ struct {
 	__type(value, struct aw_session);
 } sessions SEC(".maps");
 
+/* Of processes forked by untagged ones while agents that run already are looked for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);
+	__type(value, struct aw_origin);
+} origins SEC(".maps");
+
+/* Processes that are to be tagged, with all that comes from them, and the session they belong to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct aw_session_key);
+	__type(value, struct aw_session_key);
+} adoptees SEC(".maps");
+
 /* Children with no tag anywhere. Preallocated: it is needed when memory is not to be had. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -57,12 +57,13 @@ static __always_inline bool gives_way(void *ring, const s32 *result)
 }
 
 /* result: of the call the record is about, NULL for none. */
-static __always_inline void record_send(void *ring, u32 which, void *record, u32 max,
-					const s32 *result)
+static __always_inline void record_send(void *ring, u32 which, const struct aw_subject *subject,
+					void *record, u32 max, const s32 *result)
 {
 	struct aw_header *header = record;
 	u32 kind = header->kind & (AW_KINDS - 1), length = header->length, zero = 0;
 	struct aw_counters *count = bpf_map_lookup_elem(&counters, &zero);
+	bool lost;
 
 	if (!count)
 		return;
@@ -72,10 +73,14 @@ static __always_inline void record_send(void *ring, u32 which, void *record, u32
 		__sync_fetch_and_add(&count->unresolved[kind], 1);
 	if (length > max)
 		length = max;
-	if (gives_way(ring, result) || bpf_ringbuf_output(ring, record, length, wake_flags(header)))
+	lost = gives_way(ring, result) ||
+	       bpf_ringbuf_output(ring, record, length, wake_flags(header));
+	if (lost) {
 		__sync_fetch_and_add(&count->lost[kind], 1);
-	else
+		__sync_fetch_and_add(&subject->session->lost, 1);
+	} else {
 		__sync_fetch_and_add(&count->emitted[kind], 1);
+	}
 }
 
 /*

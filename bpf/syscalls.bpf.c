@@ -93,7 +93,8 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 	if (asked)
 		record->open.asked_len = put_string(record, &at, asked, true, AW_UNRESOLVED_ASKED);
 	record->header.length = at;
-	record_send(&activity, RING_ACTIVITY, record, sizeof(*record), &record->open.result);
+	record_send(&activity, RING_ACTIVITY, subject, record, sizeof(*record),
+		    &record->open.result);
 }
 
 /* A failed exec: only the name it asked for. Those that succeed are seen at sched_process_exec. */
@@ -115,7 +116,24 @@ static __always_inline void exec_failed(struct task_struct *task, const struct a
 		record->header.flags |= AW_FLAG_COMPAT;
 	record->exec.asked_len = put_string(record, &at, (void *)asked, true, AW_UNRESOLVED_ASKED);
 	record->header.length = at;
-	record_send(&lifecycle, RING_LIFECYCLE, record, sizeof(*record), &record->exec.result);
+	record_send(&lifecycle, RING_LIFECYCLE, subject, record, sizeof(*record),
+		    &record->exec.result);
+}
+
+/*
+ * A session that is frozen or ends: whatever of it runs is stopped or killed as it leaves the kernel,
+ * the child of a fork as well. Userspace alone would run after those that fork or wake each other.
+ */
+static __always_inline void hold(struct task_struct *task)
+{
+	struct aw_subject subject;
+
+	if (!tagged(task, &subject))
+		return;
+	if (subject.session->state == AW_SESSION_FROZEN)
+		bpf_send_signal(SIGSTOP);
+	else if (subject.session->state == AW_SESSION_ENDING)
+		bpf_send_signal(SIGKILL);
 }
 
 SEC("tp_btf/sys_exit")
@@ -125,6 +143,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	struct aw_subject subject;
 	struct call call;
 
+	if (control.held)
+		hold(task);
 	call.compat = task->thread_info.status & TS_COMPAT;
 	call.kind = call_of(regs->orig_ax, call.compat);
 	if (!call.kind || !tagged(task, &subject))

@@ -31,19 +31,39 @@ struct aw_subject {
 	struct aw_session *session;
 };
 
+/* The session of a tag: none where it is over, even if another of the same key has begun. */
+static __always_inline bool session_of(struct aw_subject *subject)
+{
+	struct aw_session_key key = subject->tag->session;
+
+	subject->session = bpf_map_lookup_elem(&sessions, &key);
+	/* A second look: what was found is used for another entry, should it be replaced just now. */
+	if (subject->session && subject->session->since != subject->tag->since)
+		subject->session = bpf_map_lookup_elem(&sessions, &key);
+	if (subject->session && subject->session->since != subject->tag->since)
+		subject->session = 0;
+	return subject->session;
+}
+
 /* False for a task that is nobody's, or whose session is over. */
 static __always_inline bool tagged(struct task_struct *task, struct aw_subject *subject)
 {
-	struct aw_session_key key;
-
 	subject->tag = tag_find(task);
+	subject->session = 0;
 	if (!subject->tag) {
 		kill_if_doomed(task);
 		return false;
 	}
-	key = subject->tag->session;
-	subject->session = bpf_map_lookup_elem(&sessions, &key);
-	return subject->session;
+	return session_of(subject);
+}
+
+static __always_inline struct aw_session_key key_of(struct task_struct *task)
+{
+	struct aw_session_key key = {};
+
+	key.start = task->group_leader->start_boottime;
+	key.tgid = task->tgid;
+	return key;
 }
 
 /* Puts `from` on `task`; 0 when at least one of the two places took it. */

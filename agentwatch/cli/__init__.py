@@ -20,13 +20,17 @@ from agentwatch.rules.diagnostics import render
 # Where a command is found, and what it does: imported only when it is used, for a quick start.
 COMMANDS = {
     "run": ("run:run", "Run a command as an agent: watched, and stopped by the rules."),
+    "daemon": ("daemon:daemon", "Watch every agent on this machine; what systemd runs."),
+    "status": ("status:status", "Show what the daemon watches, and how it is."),
+    "agents": ("agents:agents", "List the agents at work; tag, freeze, thaw and kill them."),
+    "why": ("why:why", "Show what was denied, because of what, and what to do instead."),
     "doctor": ("doctor:doctor", "Check what this host lacks."),
     "events": ("events:events", "Show what agents did, and what was said about it."),
     "rules": ("rules:rules", "Check, test, list and explain rule files."),
     "journal": ("journal:journal", "Verify and export the journal."),
     "version": ("", "Print the version."),
 }
-HIDDEN = {"watch-for": "run:watch_for"}
+HIDDEN = {"watch-for": "run:watch_for", "excerpt": "excerpt:excerpt"}
 
 
 class _Commands(click.Group):

@@ -1,4 +1,4 @@
-"""`agentwatch events`: what agents did, from the journal."""
+"""`agentwatch events`: what agents did, from the journal, or live from the daemon."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
+from agentwatch.cli import wants_colour
+from agentwatch.cli.asking import output_option, socket_option
+from agentwatch.cli.following import Entries, available, streamed
 from agentwatch.errors import UsageError
 from agentwatch.events import Exec, Exit, Fork, Open
 from agentwatch.sinks import lines, ocsf
+from agentwatch.sinks.entries import Entry
 from agentwatch.sinks.escape import shown
 from agentwatch.sinks.frames import Gap, Kill, Verdict
-from agentwatch.sinks.reader import Entry, Reader, read
+from agentwatch.sinks.reader import read
 from agentwatch.sinks.segments import DEFAULT_DIRECTORY
 
 KINDS = ("exec", "fork", "exit", "read", "change", "open", "connect")
@@ -128,7 +133,7 @@ def quiet_pipe() -> Iterator[None]:
 
 
 def print_entries(
-    entries: Reader, wanted: Callable[[Entry], bool], output: str, colour: bool
+    entries: Entries, wanted: Callable[[Entry], bool], output: str, colour: bool
 ) -> None:
     """Entries that are wanted to stdout; to stderr what is wrong with the journal, or that none is.
 
@@ -136,21 +141,23 @@ def print_entries(
     """
     found = False
     with quiet_pipe():
-        for entry in entries:
-            if not wanted(entry):
-                continue
+        for entry in filter(wanted, entries):
             found = found or not isinstance(entry.frame, Gap)
-            if output == "json":
-                for made in ocsf.objects(entry):
-                    click.echo(ocsf.dumps(made))
-            else:
-                _print_line(lines.line(entry), colour)
+            _print(entry, output, colour)
     if not found:
         click.echo("agentwatch: nothing matches", err=True)
     report(entries)
 
 
-def report(entries: Reader) -> None:
+def _print(entry: Entry, output: str, colour: bool) -> None:
+    if output == "json":
+        for made in ocsf.objects(entry):
+            click.echo(ocsf.dumps(made))
+    else:
+        _print_line(lines.line(entry), colour)
+
+
+def report(entries: Entries) -> None:
     """Say what was found wrong while reading, and exit 1; nothing when all is well."""
     if not entries.problems:
         return
@@ -168,11 +175,6 @@ def _print_line(line: lines.Line | None, colour: bool) -> None:
     click.echo(click.style(text, fg=style) if style else text)
 
 
-def wants_colour() -> bool:
-    """Only on a terminal, and not where NO_COLOR is set."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
 @click.command()
 @journal_option
 @click.option("--since", metavar="WHEN", help="From then on: 1h, 2d, or an ISO date or time.")
@@ -182,8 +184,12 @@ def wants_colour() -> bool:
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="May be repeated.")
 @click.option("--pid", type=int, help="Only this process's.")
 @click.option("--would-deny", is_flag=True, help="Only what enforcing would have stopped.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option("-f", "--follow", is_flag=True, help="Show what happens from now on, until Ctrl-C.")
+@socket_option
+@output_option
+@click.pass_context
 def events(
+    context: click.Context,
     directory: Path,
     since: str | None,
     until: str | None,
@@ -192,12 +198,31 @@ def events(
     kinds: tuple[str, ...],
     pid: int | None,
     would_deny: bool,
+    follow: bool,
+    socket: Path,
     output: str,
 ) -> None:
     """Show what agents executed, opened and connected to, and what was said about it.
 
-    `-o json` prints OCSF, one object per line.
+    The daemon is asked with -f, and by whoever may not read its journal: it shows everybody their
+    own agents. `-o json` prints OCSF, one object per line.
     """
     start, stop = moment(since, "--since"), moment(until, "--until")
     wanted = Filter(start, stop, agent, rule, kinds, pid, would_deny)
-    print_entries(read(directory), wanted, output, wants_colour())
+    colour = wants_colour(sys.stdout)
+    named = context.get_parameter_source("directory") is not ParameterSource.DEFAULT
+    if not follow:
+        found = read(directory) if named else available(directory, socket, start)
+        print_entries(found, wanted, output, colour)
+    elif named:
+        raise UsageError("-f follows the daemon, and no journal", "leave out --journal")
+    else:
+        _follow(streamed(socket, start, follow=True), wanted, output, colour)
+
+
+def _follow(
+    entries: Iterator[Entry], wanted: Callable[[Entry], bool], output: str, colour: bool
+) -> None:
+    with suppress(KeyboardInterrupt), quiet_pipe():
+        for entry in filter(wanted, entries):
+            _print(entry, output, colour)

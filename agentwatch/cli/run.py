@@ -37,11 +37,12 @@ from agentwatch.mounts import Mounts
 from agentwatch.policy import patterns
 from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.levels import Host
+from agentwatch.project import project_of
 from agentwatch.rules.load import default_paths
 from agentwatch.rules.model import Ruleset
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.journal import Journal, read_boot_id
-from agentwatch.sinks.jsonl import Findings
+from agentwatch.sinks.jsonl import Findings, JsonLines
 from agentwatch.sinks.live import Live
 from agentwatch.sinks.reader import Host as Recorder
 from agentwatch.sinks.screen import Screen
@@ -171,7 +172,7 @@ def _checked(options: Options) -> Options:
     if options.metrics:
         _address(options.metrics)
     _check_command(options.command[0])
-    found = project or running.project_of(Path.cwd(), str(Path.home())) or ""
+    found = project or project_of(Path.cwd(), str(Path.home())) or ""
     return Options(
         options.agent,
         tuple(str(Path(path).resolve()) for path in options.rules),
@@ -215,25 +216,6 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-class _JsonLines:
-    """Findings as a sink. missing: how many could not be written; the first is told to `tell`."""
-
-    def __init__(self, findings: Findings, tell: Callable[[frames.Frame], None]) -> None:
-        self._findings, self._tell = findings, tell
-        self.missing = 0
-
-    def event(self, *_: object) -> None:
-        pass
-
-    def frame(self, frame: frames.Frame) -> None:
-        try:
-            self._findings.write(frame)
-        except AgentwatchError as error:
-            self.missing += 1
-            if self.missing == 1:
-                self._tell(frames.Notice(subject="jsonl", text=error.message))
-
-
 class _Watched:
     """Everything a watched command needs, each closed by `stack` in reverse."""
 
@@ -262,46 +244,48 @@ class _Watched:
         stack.callback(self._screen.close)
         self._live = _live(ruleset, self._screen)
         sinks: list[Sink] = [self._live]
-        self._findings: _JsonLines | None = None
+        self._findings: JsonLines | None = None
         if options.jsonl:
             findings = Findings(Path(options.jsonl), _recorder())
             stack.callback(findings.close)
-            self._findings = _JsonLines(findings, self._live.frame)
+            self._findings = JsonLines(findings, self._live.frame)
             sinks.append(self._findings)
         self._watch = Watch(probes, engine, journal, host=host, mounts=mounts, sinks=sinks)
         stack.callback(self._watch.close)
         if options.metrics:
-            take = snapshots(self._watch, compiled)
+            loaded = time.time()
+            take = snapshots(self._watch, lambda: (compiled, loaded))
             server = metrics.serve(*_address(options.metrics), take)
             stack.callback(server.close)
-        self._begin(options, pid, person.name, agents)
+        self._begin(options, pid, person, agents)
 
-    def _begin(self, options: Options, pid: int, user: str, agents: tuple[str, ...]) -> None:
+    def _begin(
+        self, options: Options, pid: int, person: running.Person, agents: tuple[str, ...]
+    ) -> None:
         watch = self._watch
         command = watch.redactor.argv(options.command)
         self._session = _tagged(watch.probes, pid)
         image = processes.image_now(self._session)
         project = options.project or None
-        watch.begin(self._session, agents=agents, project=project, image=image)
         watch.say(
             frames.Start(
                 pid=os.getpid(),
                 command=command,
-                user=user,
+                user=person.name,
                 mode=options.mode,
                 tier="signal",
                 rules=len(watch.engine.ruleset.rules),
                 generation=watch.engine.generation,
             )
         )
-        watch.say(
-            frames.Session(
-                session=self._session,
-                agent=agents[0] if agents else "",
-                command=command,
-                user=user,
-                project=options.project,
-            )
+        watch.sessions.begin(
+            self._session,
+            how="run",
+            agents=agents,
+            project=project,
+            image=image,
+            uid=person.uid,
+            command=command,
         )
 
     def tell(self, text: str) -> None:
@@ -318,7 +302,7 @@ class _Watched:
         try:
             code = running.follow(watch, ending, self._session)
             if isinstance(ending, running.ToldEnding) and ending.untold:
-                watch.end()
+                watch.sessions.end()
             left = [self._named(one) for one in running.still_there(watch)]
             missing = self._findings.missing if self._findings else 0
             journal = str(self._journal.directory)
@@ -331,7 +315,7 @@ class _Watched:
 
     def _give_up(self, error: BaseException) -> NoReturn:
         """The loop is broken: everything of the session ends before the probes do."""
-        self._watch.end()
+        self._watch.sessions.end()
         told = error.message if isinstance(error, AgentwatchError) else str(error)
         reason = f"watching failed: {type(error).__name__}: {told}"
         with suppress(Exception):  # it is said on stderr in any case

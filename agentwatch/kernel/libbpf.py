@@ -278,14 +278,16 @@ class Object:
     def attached(self) -> frozenset[str]:
         return frozenset(self._links)
 
-    def iterate(self, name: str) -> None:
-        """Runs an attached iterator program over everything it iterates."""
+    def iterate(self, name: str) -> bytes:
+        """Runs an attached iterator program over everything it iterates; what it wrote.
+
+        In small pieces: the kernel runs the program again for what does not fit its own buffer.
+        """
         fd = calls().bpf_iter_create(calls().bpf_link__fd(self._links[name]))
         if fd < 0:
             raise _error(f"iterator {name}")
         try:
-            while os.read(fd, 4096):
-                pass
+            return b"".join(iter(lambda: os.read(fd, 4096), b""))
         finally:
             os.close(fd)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentwatch import abi
@@ -24,7 +26,8 @@ HOOKS = (
     "tcp_syn",
     "sys_exit",
 )
-ITERATORS = ("adopt", "reconcile")  # run on request, over all tasks
+ITERATORS = ("census", "adopt", "reconcile")  # run on request, over all tasks
+HELD = frozenset({abi.SESSION_FROZEN, abi.SESSION_ENDING})
 _KEY = bytes(4)  # of the only entry of an array
 
 
@@ -56,7 +59,8 @@ def _need_root() -> None:
 class Probes:
     """Loaded and attached on construction; detached by close, or when the process ends.
 
-    identify: also put provisional tags on untagged processes whose names look like an identity's.
+    identify: also put provisional tags on untagged processes whose names look like an identity's,
+    and begin with looking for those that run already (`look`).
     Raises PermissionDenied without root, ProgramRefused when the kernel or its verifier refuses.
     """
 
@@ -82,8 +86,13 @@ class Probes:
         if found != abi.ABI:
             raise KernelError(f"the probes speak ABI {found}, this agentwatch {abi.ABI}", "make")
         self._set("identify", int(identify))
+        self._set("looking", int(identify))
         self._mirror = bpf.map("mirror")
         self._sessions = bpf.map("sessions")
+        self._tags = bpf.map("tags")
+        self._origins = bpf.map("origins")
+        self._adoptees = bpf.map("adoptees")
+        self._held: set[ProcessKey] = set()
         self._literals = bpf.map("literals")
         self._counters = bpf.per_cpu_map("counters")
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
@@ -111,22 +120,96 @@ class Probes:
 
         Raises ProcessLookupError when there is no such process, KernelError when the maps are full.
         """
-        self._set("adopt", pid)
-        self._set("adopted", 0)
-        self._object.iterate("adopt")
-        start = self._get("adopted")
-        if start:
-            return ProcessKey(pid, start)
-        os.kill(pid, 0)
-        raise KernelError(f"process {pid} could not be tagged", "agentwatch doctor")
+        found = [one.process for one in self.census() if one.process.pid == pid]
+        if not found:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        session = found[0]
+        self.begin(session)
+        if session not in (one.process for one in self.adopt({session: session})):
+            self.release(session)
+            os.kill(pid, 0)
+            raise KernelError(f"process {pid} could not be tagged", "agentwatch doctor")
+        return session
+
+    def begin(self, session: ProcessKey) -> None:
+        """A confirmed session that nobody belongs to yet. Raises KernelError when there is no room.
+
+        Tags of a session of the same key that is over do not count in the new one.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        value = abi.Session(abi.SESSION_CONFIRMED, now).pack()
+        try:
+            self._sessions.update(abi.session_key(session), value)
+        except OSError as error:
+            raise KernelError(f"no room for one more session: {error}", "end some agents") from None
+
+    def adopt(self, into: Mapping[ProcessKey, ProcessKey]) -> list[abi.Process]:
+        """Tags processes (process -> the session it is to belong to) that have no tag yet.
+
+        While looking, also those that descend from them. Those that were tagged now.
+        """
+        for process, session in into.items():
+            self._adoptees.update(abi.session_key(process), abi.session_key(session))
+        adopted = abi.processes(self._object.iterate("adopt"))
+        if not self._get("looking"):
+            for process in into:
+                self._adoptees.delete(abi.session_key(process))
+        return adopted
+
+    def look(self, looking: bool) -> None:
+        """Whether it is noted who forks whom, so that what comes from an adopted one is tagged."""
+        self._set("looking", int(looking))
+        if not looking:
+            for key in list(self._adoptees.keys(abi.SESSION_KEY.size)):
+                self._adoptees.delete(key)
+            for key in list(self._origins.keys(4)):
+                self._origins.delete(key)
+
+    def census(self) -> list[abi.Process]:
+        """Every process that runs: one whose last thread has ended does not."""
+        return abi.processes(self._object.iterate("census"))
+
+    def session(self, session: ProcessKey) -> abi.Session | None:
+        """What the kernel has about a session; None when it is over."""
+        value = self._sessions.lookup(abi.session_key(session))
+        return abi.session(value) if value else None
+
+    def sessions(self) -> dict[ProcessKey, abi.Session]:
+        """Those that are not over, the provisional ones included."""
+        keys = map(abi.key_of_session, self._sessions.keys(abi.SESSION_KEY.size))
+        return {key: found for key in list(keys) if (found := self.session(key)) is not None}
+
+    def session_of(self, pidfd: int) -> ProcessKey | None:
+        """The session that a process is tagged with; None for nobody's, or when it is gone."""
+        tag = self._tags.lookup(pidfd.to_bytes(4, "little"))
+        if tag is None:
+            return None
+        session = abi.key_of_session(tag[: abi.SESSION_KEY.size])
+        since = int.from_bytes(tag[abi.SESSION_KEY.size : abi.SESSION_KEY.size + 8], "little")
+        found = self.session(session)
+        return session if found is not None and found.since == since else None
+
+    def set_state(self, session: ProcessKey, state: int) -> None:
+        """One of abi.SESSION_*; frozen and ending ones are held by the probes themselves."""
+        found = self.session(session)
+        if found is None:
+            return
+        if state in HELD:
+            self._held.add(session)
+        else:
+            self._held.discard(session)
+        self._sessions.update(abi.session_key(session), replace(found, state=state).pack())
+        self._set("held", int(bool(self._held)))
 
     def confirm(self, session: ProcessKey) -> None:
         """Makes a provisional session one that is acted on."""
-        self._sessions.update(abi.session_key(session), abi.session_value(abi.SESSION_CONFIRMED))
+        self.set_state(session, abi.SESSION_CONFIRMED)
 
     def release(self, session: ProcessKey) -> None:
         """Takes the tag off every process of a session."""
         self._sessions.delete(abi.session_key(session))
+        self._held.discard(session)
+        self._set("held", int(bool(self._held)))
 
     def set_literals(self, literals: Iterable[bytes]) -> None:
         """The literal components of all identities (Engine.literals); replaces the ones before."""
@@ -140,12 +223,14 @@ class Probes:
         """The kinds of records that wake the reader instead of waiting for its next poll."""
         self._set("wake_kinds", sum(1 << kind for kind in kinds))
 
-    def reconcile(self) -> None:
+    def reconcile(self) -> list[abi.Process]:
         """Tags children that skipped runs of the fork probe left out, generation by generation."""
+        found: list[abi.Process] = []
         before = -1
         while (now := self.counters().reconciled) != before:
             before = now
-            self._object.iterate("reconcile")
+            found += abi.processes(self._object.iterate("reconcile"))
+        return found
 
     # What there is to know.
 
@@ -163,21 +248,19 @@ class Probes:
             found[hook] = ProgramStats(info.run_cnt, info.run_time_ns / 1e9, info.recursion_misses)
         return found
 
-    def tagged_pids(self, session: ProcessKey | None = None) -> list[int]:
-        """Processes that hold a tag in the mirror: of one session, or of all, ended ones too."""
-        wanted = b"" if session is None else abi.session_key(session)
-        found = []
-        for key in self._mirror.keys(4):
-            tag = self._mirror.lookup(key)
-            if tag is not None and tag.startswith(wanted):
-                found.append(int.from_bytes(key, "little"))
-        return found
+    def tagged(self, session: ProcessKey | None = None) -> list[ProcessKey]:
+        """Processes with a tag that counts: of one session, or of all."""
+        return [
+            one.process
+            for one in self.census()
+            if one.session is not None and session in (None, one.session)
+        ]
 
     def room(self) -> dict[str, tuple[int, int]]:
         """(entries or bytes in use, capacity) of the maps that can fill up."""
         sessions = sum(1 for _ in self._sessions.keys(abi.SESSION_KEY.size))
         return {
-            "mirror": (len(self.tagged_pids()), self._mirror.max_entries),
+            "mirror": (sum(1 for _ in self._mirror.keys(4)), self._mirror.max_entries),
             "sessions": (sessions, self._sessions.max_entries),
             "activity": (self.activity.pending, self.activity.size),
             "lifecycle": (self.lifecycle.pending, self.lifecycle.size),

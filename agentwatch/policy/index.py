@@ -129,6 +129,16 @@ class PatternIndex:
         return mask
 
 
+class JoinedIndex:
+    """Two indexes as one: the bits of the second stand behind the `shift` of the first."""
+
+    def __init__(self, first: Index, second: Index, shift: int) -> None:
+        self._first, self._second, self._shift = first, second, shift
+
+    def bits(self, value: Value) -> int:
+        return self._first.bits(value) | self._second.bits(value) << self._shift
+
+
 class NumberIndex:
     """Numbers and ranges: "443", "8000-8999". Raises ValueError for other text."""
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentwatch.policy.readers import NO_NAME, UNSEEN
+from agentwatch.rules import fields
 from agentwatch.rules.model import Rule
 
 LEVELS = ("prevents", "kills", "kills-after", "detects", "none")
-
-UNSEEN_OPS = frozenset(
-    {"delete", "rename", "link", "symlink", "chmod", "chown", "xattr", "mkdir", "rmdir"}
-)
-"""Operations of `change` that no probe reports yet: changes are seen where files are opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +46,17 @@ def response(action: str, without_hook: str, mode: str) -> str:
     return "kill" if stops and mode == "enforce" else "alert"
 
 
-def level(rule: Rule, host: Host, mode: str = "enforce") -> Level:
-    """The level of a rule in a mode (observe | enforce)."""
-    unseen = _unseen(rule)
-    if unseen:
-        return Level("none", reason=unseen)
+def level(rule: Rule, host: Host, mode: str = "enforce", without_hook: str = "kill") -> Level:
+    """The level of a rule where all rules have this mode and `without_hook` but for their own."""
+    mode = rule.mode or mode
+    reason = _unseen(rule)
+    if reason:
+        return Level("none", reason=reason)
     if not host.tracing:
         return Level("none", reason="The probes of this kind cannot be attached here.")
     if rule.action == "allow":
         return Level("detects", host.lossy, "It stops nothing: it makes a hole in a default.")
-    if response(rule.action, rule.without_hook, mode) == "kill":
+    if response(rule.action, rule.without_hook or without_hook, mode) == "kill":
         return Level("kills-after", host.lossy, _kill_reason(rule))
     return Level("detects", host.lossy, _alert_reason(rule, mode))
 
@@ -83,6 +78,13 @@ def refusal(rule: Rule, host: Host) -> str | None:
 
 def _kill_reason(rule: Rule) -> str:
     reason = "The engine decides and kills the process milliseconds after the effect"
+    if rule.count:
+        reason = "The engine counts and kills the process milliseconds after the one too many"
+    missing = [kind for kind in rule.on if kind in fields.UNPROBED_KINDS]
+    if missing:
+        return (
+            f"{reason}; there is no probe yet for {' or '.join(f'`{kind}`' for kind in missing)}."
+        )
     if "change" in rule.on:
         return f"{reason}; changes are seen where files are opened, not renamed or deleted."
     return f"{reason}; nothing can be prevented with the probes there are."
@@ -90,23 +92,25 @@ def _kill_reason(rule: Rule) -> str:
 
 def _alert_reason(rule: Rule, mode: str) -> str:
     if mode != "enforce":
+        if rule.mode:
+            return "This rule is in observe mode: it is recorded and nothing is stopped."
         return "In observe mode everything is recorded and nothing is stopped."
     if rule.action == "deny":
-        return "It cannot be prevented here, and the rule says `without_hook: alert`."
+        who = "the rule says" if rule.without_hook else "this host's setting is"
+        return f"It cannot be prevented here, and {who} `without_hook: alert`."
     return "The rule asks for an alert."
 
 
 def _unseen(rule: Rule) -> str:
     """Why a rule can never match today, or ""."""
+    if fields.UNPROBED_KINDS.issuperset(rule.on):
+        return f"There is no probe yet for {' or '.join(f'`{kind}`' for kind in rule.on)}."
     for condition in rule.match.conditions:
-        if condition.field == "host" and NO_NAME in condition.values:
-            continue
-        if condition.field in UNSEEN:
-            return f"No probe gives `{condition.field}` yet."
-        if condition.field == "op" and _all_in(condition.values, UNSEEN_OPS):
-            return f"No probe sees `op: {condition.values[0]}` yet."
+        found = [fields.lookup(condition.field, kind) for kind in rule.on]
+        known = [field for field in found if field is not None]
+        if known and all(field.unprobed for field in known):
+            return f"There is no probe yet for `{condition.field}`."
+        unprobed = {word for field in known for word in field.unprobed_words}
+        if condition.values and unprobed.issuperset(condition.values):
+            return f"There is no probe yet for `{condition.field}: {condition.values[0]}`."
     return ""
-
-
-def _all_in(values: Iterable[str], names: frozenset[str]) -> bool:
-    return all(value in names for value in values)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One element of a component. kind: text, any (`?`), many (`*`), set, or a parser's mark.
+    """One element of a component. kind: text (some characters), any (`?`), many (`*`), set, or a
+    parser's mark.
 
     ranges: of a set, first and last character of each; its text is "!" when it is negated.
     """
@@ -64,6 +66,8 @@ class Atom:
 
 Component = tuple[Atom, ...]
 ANY_COMPONENTS: Component = (Atom("**"),)
+# By what parts components: the characters that mean themselves wherever they stand.
+_PLAIN = {cut: re.compile(rf"[^\\\[{{}}?*,\x00{cut or ''}]+") for cut in ("/", ".", " ", None)}
 _MARKS = {"{": Atom("{"), ",": Atom(","), "}": Atom("}"), "?": Atom("any"), "*": Atom("many")}
 
 
@@ -170,8 +174,13 @@ def escape(text: str) -> str:
 def _atoms(text: str, separator: str) -> Iterator[Atom]:
     """The elements of a glob; separators and braces are marks."""
     cut = {ARGV: " ", WORD: None}.get(separator, separator)
+    plain = _PLAIN[cut]
     depth = position = 0
     while position < len(text):
+        if run := plain.match(text, position):
+            yield Atom("text", run[0])
+            position = run.end()
+            continue
         char = text[position]
         position += 1
         if char == "\0":
@@ -256,12 +265,16 @@ def _expand(atoms: Sequence[Atom], position: int, depth: int) -> tuple[list[tupl
 def _product(parts: Sequence[Sequence[tuple[Atom, ...]]]) -> list[tuple[Atom, ...]]:
     """One of each part, in every combination; refused before it is written out if it is absurd."""
     count = math.prod(len(part) for part in parts)
-    longest = sum(max(map(len, part)) for part in parts)
+    longest = sum(max(map(_length, part)) for part in parts)
     if count > MAX_ALTERNATIVES:
         raise PatternError(f"the braces stand for more than {MAX_ALTERNATIVES} alternatives")
     if count > 1 and count * longest > MAX_EXPANDED:
         raise PatternError(f"the braces stand for more than {MAX_EXPANDED} characters")
     return [tuple(itertools.chain.from_iterable(row)) for row in itertools.product(*parts)]
+
+
+def _length(atoms: Sequence[Atom]) -> int:
+    return sum(len(atom.text) or 1 for atom in atoms)
 
 
 def _row(atoms: Sequence[Atom], separator: str) -> tuple[Component, ...]:
@@ -339,8 +352,11 @@ def _literal(text: str, separator: str, how: str) -> str:
     return f"(?:{before}{body}{after}{cut})"
 
 
-def _quote(char: str) -> str:
-    return char if char.isalnum() or char == "_" else f"\\x{{{ord(char):x}}}"
+def _quote(text: str) -> str:
+    return _NO_WORD.sub(lambda found: f"\\x{{{ord(found[0]):x}}}", text)
+
+
+_NO_WORD = re.compile(r"\W")
 
 
 def _quiet() -> re2.Options:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from agentwatch.events import Connect, Event, Exec, Open
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.index import Value
+from agentwatch.rules.unprobed import Change, Listen, Mount, NamedConnect, Ptrace, Signal
 
 Values: TypeAlias = tuple[Value, ...]
 Reader: TypeAlias = Callable[[Event, Actor], Values | None]
@@ -26,13 +27,8 @@ Reader: TypeAlias = Callable[[Event, Actor], Values | None]
 NUMBER, ADDRESS = "number", "address"
 """Types of fields besides the separators of patterns.py."""
 
-UNSEEN = frozenset({"host", "peer", "new_path", "written_by_agent"})
-"""Fields of the language that no probe gives yet: an event has none of them."""
-
 FOREIGN = "["
 """How a path begins whose file system init does not have: `[major:minor]/path`."""
-
-NO_NAME = "none"  # `host: none`, which is what every address has while names are not known
 
 _EINPROGRESS = -115  # a connect that goes on without the caller
 _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40: "vsock"}
@@ -72,6 +68,8 @@ def kinds_of(event: Event) -> tuple[str, ...]:
         return _OPEN_KINDS[event.reads, event.changes]
     if isinstance(event, Exec):
         return ("exec",) if event.result == 0 else ()
+    if type(event) in _ONE_KIND:
+        return _ONE_KIND[type(event)]
     if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
         made = event.result >= 0 or event.result == _EINPROGRESS
         return ("connect",) if (event.syn if event.protocol == "tcp" else made) else ()
@@ -84,14 +82,33 @@ _OPEN_KINDS = {
     (False, True): ("open", "change"),
     (True, True): ("open", "read", "change"),
 }
-KIND_SETS = (("exec",), ("connect",), *_OPEN_KINDS.values())
+_ONE_KIND: Mapping[type[Event], tuple[str, ...]] = {
+    Change: ("change",),
+    Listen: ("listen",),
+    Mount: ("mount",),
+    Ptrace: ("ptrace",),
+    Signal: ("signal",),
+}
+KIND_SETS = (("exec",), ("connect",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
 """Every answer of kinds_of but ()."""
+
+
+def views(event: Event) -> tuple[Event, ...]:
+    """The events one stands for: a change with two names is judged under each of them.
+
+    So a rule on either name finds it, and what loosens must cover both.
+    """
+    if isinstance(event, Change) and event.new_path and event.new_path != event.path:
+        return event, replace(event, path=event.new_path)
+    return (event,)
 
 
 def _path(event: Event, actor: Actor) -> Values | None:
     if "path" in event.unresolved:
         return None
-    return (event.path,) if isinstance(event, Exec | Open) and event.path else ()
+    if not isinstance(event, Exec | Open | Change | Mount) or not event.path:
+        return ()
+    return (event.path,)
 
 
 def _script(event: Event, actor: Actor) -> Values | None:
@@ -127,12 +144,16 @@ def _exec_word(word: Callable[[Exec], Value]) -> Reader:
 
 
 def _access(event: Event, actor: Actor) -> Values | None:
+    if isinstance(event, Change):
+        return ("write",)
     if not isinstance(event, Open):
         return ()
     return ("read",) * event.reads + ("write",) * event.changes
 
 
 def _op(event: Event, actor: Actor) -> Values | None:
+    if isinstance(event, Change):
+        return (event.op,)
     if not isinstance(event, Open):
         return ()
     truncated = event.changes and event.flags & os.O_TRUNC and not event.created
@@ -165,8 +186,29 @@ def _connect_word(word: Callable[[Connect], str]) -> Reader:
     return lambda event, actor: (word(event),) if isinstance(event, Connect) else ()
 
 
-def _none(event: Event, actor: Actor) -> Values | None:
-    return ()
+def _new_path(event: Event, actor: Actor) -> Values | None:
+    return (event.new_path,) if isinstance(event, Change) and event.new_path else ()
+
+
+def _host(event: Event, actor: Actor) -> Values | None:
+    return (event.host,) if isinstance(event, NamedConnect) and event.host else ()
+
+
+def _peer(event: Event, actor: Actor) -> Values | None:
+    return (event.peer,) if isinstance(event, NamedConnect | Ptrace | Signal) else ()
+
+
+def _target(event: Event, actor: Actor) -> Values | None:
+    return (event.target,) if isinstance(event, Ptrace | Signal) else ()
+
+
+def _signal(event: Event, actor: Actor) -> Values | None:
+    return (event.signal,) if isinstance(event, Signal) else ()
+
+
+def _mounted(word: Callable[[Mount], str]) -> Reader:
+    """A field of a mount; there may be none."""
+    return lambda event, actor: (word(event),) if isinstance(event, Mount) and word(event) else ()
 
 
 def _chosen(event: Event, actor: Actor) -> Values | None:
@@ -255,7 +297,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         ),
         "access": FieldType(patterns.WORD, _access),
         "op": FieldType(patterns.WORD, _op),
-        "host": FieldType(patterns.HOST, _connect_word(lambda event: NO_NAME)),
+        "host": FieldType(patterns.HOST, _host),
         "addr": FieldType(ADDRESS, _address, _of_socket(_address)),
         "port": FieldType(NUMBER, _port, _of_socket(_port)),
         "proto": FieldType(patterns.WORD, _connect_word(lambda event: event.protocol)),
@@ -264,9 +306,12 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
             _connect_word(lambda event: _FAMILIES.get(event.family, str(event.family))),
         ),
         "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix)),
-        "peer": FieldType(patterns.WORD, _none),
-        "new_path": FieldType(patterns.PATH, _none),
-        "written_by_agent": FieldType(patterns.WORD, _none),
+        "peer": FieldType(patterns.WORD, _peer),
+        "new_path": FieldType(patterns.PATH, _new_path),
+        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source)),
+        "fstype": FieldType(patterns.WORD, _mounted(lambda event: event.fstype)),
+        "target.exe": FieldType(patterns.PATH, _target),
+        "signal": FieldType(patterns.WORD, _signal),
     }
 )
-"""Every field but `agent` and `starts_agent`, which depend on the rules themselves."""
+"""Every field but those of lowering, which depend on the rules or on what happened before."""

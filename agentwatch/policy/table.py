@@ -12,6 +12,7 @@ that loosen (`allow` and `unless`); nor has one that the agent could have made u
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,13 @@ from agentwatch.rules.model import ACTIONS, SEVERITIES, Condition, Rule
 
 ANCHORS: Mapping[str, tuple[str, ...]] = {
     "exec": ("path", "args", "argv"),
-    "connect": ("addr", "unix"),
+    "connect": ("addr", "unix", "host"),
     "open": ("path",),
+    "change": ("path",),
+    "listen": ("addr", "unix"),
+    "mount": ("path",),
+    "ptrace": ("target.exe",),
+    "signal": ("target.exe",),
 }
 """By the first kind of an event: the fields whose patterns select candidates."""
 
@@ -136,17 +142,21 @@ class Table:
     def __init__(
         self, kinds: tuple[str, ...], rules: Sequence[LoweredRule], fields: Sequence[Field]
     ) -> None:
-        self.rules = tuple(rule for rule in rules if set(rule.rule.on) & set(kinds))
+        wanted = set(kinds)
+        self.rules = tuple(rule for rule in rules if not wanted.isdisjoint(rule.rule.on))
         names = {field.name: slot for slot, field in enumerate(fields)}
-        anchors = tuple(names[name] for name in ANCHORS[kinds[0]] if name in names)
+        slots = {names[name] for name in ANCHORS[kinds[0]] if name in names}
+        anchors = [[test for test in rule.tests if test.slot in slots] for rule in self.rules]
+        asked = Counter((test.slot, test.bits) for tests in anchors for test in tests)
         self._always: list[int] = []
         # By anchor field and bit: the places of the rules that want the bit.
         self._anchored: dict[int, dict[int, list[int]]] = {}
-        for place, rule in enumerate(self.rules):
-            anchor = next((t for slot in anchors for t in rule.tests if t.slot == slot), None)
-            if anchor is None:
+        for place, tests in enumerate(anchors):
+            if not tests:
                 self._always.append(place)
                 continue
+            # What fewest rules ask for tells most: `args` of many rules on one program.
+            anchor = min(tests, key=lambda test: asked[test.slot, test.bits])
             wanting = self._anchored.setdefault(anchor.slot, {})
             for bit in _single(anchor.bits):
                 wanting.setdefault(bit, []).append(place)

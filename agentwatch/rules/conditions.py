@@ -15,6 +15,9 @@ from agentwatch.rules.read import Items, Node, Table, Text
 from agentwatch.rules.section import as_text, as_texts, is_shown, is_word, wrong
 from agentwatch.rules.values import Checker
 
+_SESSION = re.compile(r"[0-9]{1,7}:[0-9]{1,20}")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_HOST_NAME = re.compile(r"[^\s/:]+(?<!\.)")
 _ABSOLUTE = re.compile(r"(?:\[\d+:\d+\])?/")  # `[0:57]/x`: on a file system init does not have
 
 
@@ -103,12 +106,8 @@ class Reader:
             message = f"{names(lacking)} has no field {quote(name)}; {having} has"
             self.report.error("AW208", key.place, message)
             return None
-        known_field = found[0] if found else None
-        if known_field is not None and known_field.later:
-            message = f"the field {quote(name)} is not supported yet: {known_field.about}"
-            self.report.error("AW206", key.place, message)
-            return None
-        return known_field
+        # The kind with the most words: what another kind lacks, its events never have.
+        return max((f for f in found if f), key=lambda f: len(f.words), default=None)
 
     def _modifiers(self, key: Text, field: Field, words: list[str]) -> frozenset[str] | None:
         for word in words:
@@ -168,19 +167,29 @@ class Reader:
 
     def _event_text(self, field: Field, text: Text) -> object | None:
         what = quote(field.name)
-        if field.type in ("path", "unix"):
-            abstract = field.type == "unix" and text.value.startswith("@")
-            if abstract or _ABSOLUTE.match(text.value):
-                return text.value
-            message = f"{what} of an event is absolute, like /home/dev/{text.value.lstrip('~/')}"
-            self.report.error("AW207", text.place, message)
-            return None
         if field.type in ("number", "port"):
-            if text.value.isascii() and text.value.isdigit():
+            if _NUMBER.fullmatch(text.value):
                 return int(text.value)
             self.report.error("AW207", text.place, f"{what} of an event is a number")
             return None
         if field.type == "word":
             ok = is_word(text, field.words, self.report, what)
             return text.value if ok else None
-        return self.checker.value(text, field, frozenset())
+        if field.type not in ("path", "unix", "host", "text"):
+            return self.checker.value(text, field, frozenset())
+        wrong = self._unlike(field, text.value)
+        if wrong:
+            self.report.error("AW207", text.place, f"{what} of an event is {wrong}")
+        return None if wrong else text.value
+
+    def _unlike(self, field: Field, value: str) -> str:
+        """What an event has there instead of this value; "" when the value will do."""
+        if field.name == "session":
+            return "" if _SESSION.fullmatch(value) else "the pid:start of its first process"
+        if field.type == "host":
+            return "" if _HOST_NAME.fullmatch(value) else "a name, like www.example.com, or none"
+        if field.type == "text":
+            return "" if value else "some word"
+        if (field.type == "unix" and value.startswith("@")) or _ABSOLUTE.match(value):
+            return ""
+        return f"absolute, like /home/dev/{value.lstrip('~/')}"

@@ -34,11 +34,13 @@ CODES = {
     "AW308": "a list that contains itself",
     "AW309": "overrides in a file that ships with the product",
     "AW310": "a rule that insists on a hook this host does not have",
+    "AW311": "an action that the rest of the rule does not go with",
     "AW401": "a test of a rule that fails",
     "AW402": "a test of a rule that is not finished",
     "AW501": "a rule without tests",
     "AW502": "an allow rule that makes no hole",
     "AW503": "an exception or allow rule that rests on what an agent chooses, and never holds",
+    "AW504": "a file without rules",
 }
 
 
@@ -97,6 +99,8 @@ def render(found: Diagnostic) -> str:
 
 def _printable(text: str) -> str:
     """A line of somebody's file, without what would steer a terminal."""
+    if text.isprintable():
+        return text
     shown = (char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
     return "".join(shown)
 

@@ -1,7 +1,8 @@
 """The one table of fields: what a match, an exception and a test may ask, for which kinds.
 
-Validation, the events of tests and the reference in docs/rules.md all come from here. A field whose
-`later` is set is known and refused: a rule is never accepted and then not enforced.
+Validation, the events of tests, `rules fields`, the JSON Schema and the reference in docs/rules.md
+all come from here, and what no probe gives yet: a rule that needs it loads, its tests run, and its
+level is `none`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,21 @@ from dataclasses import dataclass
 from agentwatch.rules.model import KINDS
 
 FILE_KINDS = ("read", "change", "open")
-LATER_KINDS = ("listen", "mount", "ptrace", "signal", "mcp")
+SOCKET_KINDS = ("connect", "listen")
+UNPROBED_KINDS = frozenset({"listen", "mount", "ptrace", "signal"})
+LATER_KINDS = ("mcp",)
+
+ABOUT_KINDS = {
+    "exec": "a program starts",
+    "read": "a file was opened for reading",
+    "change": "a file was opened for writing, created, truncated, renamed, deleted, ... (`op`)",
+    "open": "any opening: for reading, for writing, and handles without either (`O_PATH`)",
+    "connect": "a connection, or a datagram socket that was given its peer",
+    "listen": "a socket takes connections, or a datagram socket an address",
+    "mount": "a file system or a directory is mounted",
+    "ptrace": "another process is attached to",
+    "signal": "another process is sent a signal",
+}
 
 LITERAL = frozenset({"startswith", "endswith", "contains"})
 MODIFIERS = LITERAL | {"cidr", "nocase", "re", "has", "all"}
@@ -21,6 +36,8 @@ TAKES = {
     "path": _TEXT,
     "unix": _TEXT,
     "argv": _TEXT | {"has"},
+    "host": _TEXT,
+    "text": _TEXT,
     "address": frozenset({"cidr"}),
     "word": frozenset[str](),
     "agent": frozenset[str](),
@@ -32,9 +49,9 @@ TAKES = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field. type: a key of TAKES. words: the values a word may have. later_words: known
-    words without a probe yet. later: the field itself is not supported yet. chosen: an agent gives
-    it any value it likes, so that what loosens never matches on it.
+    """One field. type: a key of TAKES. words: the values a word may have. unprobed: no probe gives
+    it yet; unprobed_words: these words of it. chosen: an agent gives it any value it likes, so
+    that what loosens never matches on it.
     """
 
     name: str
@@ -42,13 +59,15 @@ class Field:
     type: str
     about: str
     words: tuple[str, ...] = ()
-    later_words: tuple[str, ...] = ()
-    later: bool = False
+    unprobed_words: tuple[str, ...] = ()
+    unprobed: bool = False
     chosen: bool = False
 
 
-_LATER_OPS = ("rename", "link", "symlink", "delete", "chmod", "chown", "xattr", "mkdir", "rmdir")
-_EXEC, _CONNECT = ("exec",), ("connect",)
+_OPENED = ("open", "create", "truncate")
+_OTHER_OPS = ("rename", "link", "symlink", "delete", "chmod", "chown", "xattr", "mkdir", "rmdir")
+_PEERS = ("own", "tagged", "other")
+_EXEC, _AIMED = ("exec",), ("ptrace", "signal")
 
 FIELDS: tuple[Field, ...] = (
     Field("path", _EXEC, "path", "the executable that runs, every link resolved"),
@@ -74,37 +93,80 @@ FIELDS: tuple[Field, ...] = (
     Field("cwd", _EXEC, "path", "the working directory of the new program"),
     Field("anonymous", _EXEC, "flag", "the executable has no name in a file system (memfd)"),
     Field("starts_agent", _EXEC, "flag", "the program is an agent's identity"),
-    Field("written_by_agent", _EXEC, "flag", "the session wrote the executable", later=True),
+    Field(
+        "written_by_agent",
+        _EXEC,
+        "flag",
+        "the session opened the executable for writing before, under this name",
+    ),
     Field("path", FILE_KINDS, "path", "the file's canonical name, every link resolved"),
     Field("access", FILE_KINDS, "word", "what it was opened for", ("read", "write")),
     Field(
         "op",
-        FILE_KINDS,
+        ("read", "open"),
         "word",
-        "which operation: any `open` is, some `create` or `truncate`",
-        ("open", "create", "truncate"),
-        _LATER_OPS,
+        "any `open` is one, some `create` or `truncate`",
+        _OPENED,
     ),
-    Field("new_path", FILE_KINDS, "path", "the second name of a rename or link", later=True),
-    Field("addr", _CONNECT, "address", "an address, or with `|cidr` networks"),
-    Field("port", _CONNECT, "port", 'a port, or a range such as "8000-8999"'),
     Field(
-        "proto", _CONNECT, "word", "the protocol", ("tcp", "udp", "unix", "icmp", "icmpv6", "sctp")
+        "op",
+        ("change",),
+        "word",
+        "which operation; any `open` is one, some `create` or `truncate`",
+        (*_OPENED, *_OTHER_OPS),
+        unprobed_words=_OTHER_OPS,
+    ),
+    Field(
+        "new_path",
+        ("change",),
+        "path",
+        "the second name of a rename or link; `path` is matched with either",
+        unprobed=True,
+    ),
+    Field(
+        "host",
+        SOCKET_KINDS,
+        "host",
+        "the name the address was resolved from; `none` where there was no name",
+        unprobed=True,
+    ),
+    Field("addr", SOCKET_KINDS, "address", "an address, or with `|cidr` networks"),
+    Field("port", SOCKET_KINDS, "port", 'a port, or a range such as "8000-8999"'),
+    Field(
+        "proto",
+        SOCKET_KINDS,
+        "word",
+        "the protocol",
+        ("tcp", "udp", "unix", "icmp", "icmpv6", "sctp"),
     ),
     Field(
         "family",
-        _CONNECT,
+        SOCKET_KINDS,
         "word",
         "the address family",
         ("inet", "inet6", "unix", "netlink", "packet", "vsock"),
     ),
     Field(
-        "unix", _CONNECT, "unix", "a unix socket: its path, or `@name` in the abstract namespace"
+        "unix",
+        SOCKET_KINDS,
+        "unix",
+        "a unix socket: its path, or `@name` in the abstract namespace",
     ),
-    Field("host", _CONNECT, "path", "the name that was resolved to the address", later=True),
-    Field("peer", _CONNECT, "word", "whose process listens", later=True),
+    Field("peer", SOCKET_KINDS, "word", "whose process is at the other end", _PEERS, unprobed=True),
+    Field("path", ("mount",), "path", "where it is mounted"),
+    Field("source", ("mount",), "path", "the device or directory that is mounted"),
+    Field("fstype", ("mount",), "text", "the type of the file system"),
+    Field("target.exe", _AIMED, "path", "the program of the other process"),
+    Field("peer", _AIMED, "word", "whose the other process is", _PEERS),
+    Field(
+        "signal",
+        ("signal",),
+        "word",
+        "which signal",
+        ("HUP", "INT", "QUIT", "USR1", "USR2", "KILL", "TERM", "STOP", "CONT", "TSTP", "WINCH"),
+    ),
     Field("agent", KINDS, "agent", "an agent of the session"),
-    Field("session", KINDS, "word", "the session's id", later=True),
+    Field("session", KINDS, "text", "the session, as `pid:start` of its first process"),
     Field(
         "process.exe", KINDS, "path", "the program that makes the call (exec: that calls execve)"
     ),
@@ -121,18 +183,20 @@ FIELDS: tuple[Field, ...] = (
     Field("ancestor.exe", KINDS, "path", "the program of any of the 8 nearest ancestors"),
     Field("ancestor.args", KINDS, "argv", "the arguments of any of the 8 nearest ancestors"),
 )
+_BY_NAME = {(field.name, kind): field for field in FIELDS for kind in field.kinds}
+_PATHS = frozenset(field.name for field in FIELDS if field.type in ("path", "unix"))
 NAMES = tuple(dict.fromkeys(field.name for field in FIELDS))
 CHOSEN = frozenset(field.name for field in FIELDS if field.chosen)
 
 
 def lookup(name: str, kind: str) -> Field | None:
     """The field of that name that events of the kind have."""
-    return next((f for f in FIELDS if f.name == name and kind in f.kinds), None)
+    return _BY_NAME.get((name, kind))
 
 
 def of_kind(kind: str) -> tuple[Field, ...]:
-    """Every supported field of a kind, in the table's order."""
-    return tuple(f for f in FIELDS if kind in f.kinds and not f.later)
+    """Every field of a kind, in the table's order."""
+    return tuple(f for f in FIELDS if kind in f.kinds)
 
 
 def kinds_with(name: str) -> tuple[str, ...]:
@@ -142,25 +206,45 @@ def kinds_with(name: str) -> tuple[str, ...]:
 
 def is_path(name: str) -> bool:
     """Whether values of the field are names of files, in which `~` and `$project` are known."""
-    return any(f.name == name and f.type in ("path", "unix") for f in FIELDS)
+    return name in _PATHS
+
+
+def is_unprobed(field: Field, kind: str) -> bool:
+    """Whether no probe gives the field of events of this kind."""
+    return field.unprobed or kind in UNPROBED_KINDS
+
+
+def values_of(field: Field) -> str:
+    """What the field's values look like, for people."""
+    return " ".join(f"`{word}`" for word in field.words) or _VALUES[field.type]
+
+
+def kinds_reference() -> str:
+    """The kinds as Markdown, for docs/rules.md."""
+    rows = [
+        f"| `{kind}` | {about}{_NOT_YET if kind in UNPROBED_KINDS else ''} |"
+        for kind, about in ABOUT_KINDS.items()
+    ]
+    return "\n".join(("| kind | is |", "|---|---|", *rows)) + "\n"
 
 
 def reference() -> str:
     """The table as Markdown, for docs/rules.md."""
     lines = ["| field | kinds | values | what it is |", "|---|---|---|---|"]
     for field in FIELDS:
-        if field.later:
-            continue
         kinds = "every kind" if field.kinds == KINDS else ", ".join(field.kinds)
-        values = " ".join(f"`{word}`" for word in field.words) or _VALUES[field.type]
-        lines.append(f"| `{field.name}` | {kinds} | {values} | {field.about} |")
+        about = field.about + (_NOT_YET if field.unprobed else "")
+        lines.append(f"| `{field.name}` | {kinds} | {values_of(field)} | {about} |")
     return "\n".join(lines) + "\n"
 
 
+_NOT_YET = " (no probe yet)"
 _VALUES = {
     "path": "globs of paths",
     "unix": "globs of paths or names",
     "argv": "globs of tokens",
+    "host": "globs of names, or `none`",
+    "text": "globs of words",
     "address": "addresses",
     "agent": "ids of agents",
     "number": "numbers",

@@ -50,6 +50,7 @@ def at_home(ruleset: Ruleset, homes: Sequence[str]) -> Ruleset:
     return replace(
         ruleset,
         rules=tuple(_rule(rule, homes) for rule in ruleset.rules),
+        disabled=tuple(_rule(rule, homes) for rule in ruleset.disabled),
         agents=tuple(_agent(agent, homes) for agent in ruleset.agents),
         lists={name: expand(values, homes) for name, values in ruleset.lists.items()},
     )

@@ -85,7 +85,7 @@ def read_rules(paths: Sequence[Path], patterns: Patterns) -> Loaded:
     """Reads and validates. Raises RuleErrors with every finding, warnings included."""
     report = Report()
     files = _files(paths, report)
-    documents = tuple((file, read(file, report)) for file in files)
+    documents = tuple((file, _read(file, report)) for file in files)
     sections = tuple(
         _Document(file, Section(node, report, "a rule file", FILE_KEYS))
         for file, node in documents
@@ -102,6 +102,18 @@ def read_rules(paths: Sequence[Path], patterns: Patterns) -> Loaded:
     if report.errors_found:
         raise RuleErrors(report.all)
     return loaded
+
+
+def _read(file: Path, report: Report) -> Node | None:
+    """The document in a file; one that says nothing is said."""
+    before = report.errors_found
+    node = read(file, report)
+    said = {key.value for key, _ in node.entries} if isinstance(node, Table) else {""}
+    if report.errors_found == before and (node is None or said <= {"schema"}):
+        what = "is empty" if not node else "says nothing but its schema"
+        place = node.place if node else Place(str(file), 0, 0)
+        report.warning("AW504", place, f"the file {what}: no rule of it can be in force")
+    return node
 
 
 def _files(paths: Sequence[Path], report: Report) -> tuple[Path, ...]:
@@ -157,10 +169,12 @@ class _Loader:
         agents = self._unique("agent", (a for a in parsed if a is not None))
         rules_read = (self.parser.rule(node) for node in self._items("rules"))
         written = self._unique("rule", (r for r in rules_read if r is not None))
-        rules = self._overridden(written)
+        overridden = self._overridden(written)
+        rules = tuple(rule for rule in overridden if rule.enabled)
+        disabled = tuple(rule for rule in overridden if not rule.enabled)
         defaults = _strictest(d for t in self._tables("defaults") for d in self.parser.defaults(t))
         meaning.check_holes(rules, defaults, self.report)
-        ruleset = Ruleset(rules, agents, defaults, lists, files)
+        ruleset = Ruleset(rules, agents, defaults, lists, files, disabled)
         return Loaded(ruleset, written, self.report)
 
     def _schema(self, section: Section) -> None:
@@ -220,7 +234,7 @@ class _Loader:
         self.report.error("AW301", place, message)
 
     def _overridden(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        known: dict[str, Rule | None] = {rule.id: rule for rule in rules}
+        known = {rule.id: rule for rule in rules}
         seen: dict[str, Place] = {}
         for document in self.documents:
             table = document.section.table_of("overrides")
@@ -229,10 +243,10 @@ class _Loader:
                 self.report.error("AW309", table.place, message)
             for identifier, node in table.entries if table is not None else ():
                 self._override(identifier, node, known, seen)
-        return tuple(rule for rule in known.values() if rule is not None)
+        return tuple(known.values())
 
     def _override(
-        self, identifier: Text, node: Node, known: dict[str, Rule | None], seen: dict[str, Place]
+        self, identifier: Text, node: Node, known: dict[str, Rule], seen: dict[str, Place]
     ) -> None:
         name = identifier.value
         if name in seen:

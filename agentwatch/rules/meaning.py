@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from agentwatch.rules.diagnostics import Report, quote
-from agentwatch.rules.fields import CHOSEN
+from agentwatch.rules.fields import CHOSEN, lookup
 from agentwatch.rules.model import Condition, Default, Match, Place, Rule
 
 _EVERY_PATH = frozenset({"/**", "**", "**/*", "/**/*", "**/**"})
@@ -23,16 +23,45 @@ def check_rule(rule: Rule, report: Report) -> None:
     if "unix" in asked and asked & {"addr", "port"}:
         message = "this can never match: a connection has either a unix socket or an address"
         report.error("AW303", _where(rule), message)
-    if rule.action in ("deny", "kill") and all(_everything(c) for c in rule.match.conditions):
+    stops = rule.action in ("deny", "kill") and rule.count is None  # a count may count everything
+    if stops and all(_everything(c) for c in rule.match.conditions):
         message = (
             f"a {rule.action} that matches everything belongs in defaults: "
             f"defaults: {{AGENT: {{{rule.on[0] if rule.on else 'change'}: {rule.action}}}}}"
         )
         report.error("AW304", _where(rule), message)
+    _check_operations(rule, report)
+    _check_action(rule, report)
     _check_loosening(rule, report)
     if not rule.trials:
         message = f"the rule {quote(rule.id)} has no tests; give it a hit and a miss"
         report.warning("AW501", rule.place, message)
+
+
+def _check_operations(rule: Rule, report: Report) -> None:
+    """Refuse operations that no kind of the rule has, and a second name without one that has it."""
+    known = {word for kind in rule.on for word in _operations(kind)}
+    for condition in rule.match.conditions:
+        if condition.field == "op":
+            for value in condition.values:
+                if value not in known:
+                    message = f"this can never match: only change has the operation {value}"
+                    report.error("AW303", condition.place or rule.place, message)
+
+
+def _operations(kind: str) -> tuple[str, ...]:
+    field = lookup("op", kind)
+    return field.words if field else ()
+
+
+def _check_action(rule: Rule, report: Report) -> None:
+    """Refuse a count that could only act too late, and a scope of what kills nobody."""
+    if rule.count is not None and rule.action not in ("alert", "kill"):
+        message = f"a rule with count may alert or kill, not {rule.action}: it acts after the fact"
+        report.error("AW311", rule.place, message)
+    if rule.scope != "process" and rule.action != "kill" and rule.overridden is None:
+        message = f"scope says what a kill ends; this rule's action is {rule.action}"
+        report.error("AW311", rule.place, message)
 
 
 def _check_loosening(rule: Rule, report: Report) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KINDS = ("exec", "read", "change", "open", "connect")
+KINDS = ("exec", "read", "change", "open", "connect", "listen", "mount", "ptrace", "signal")
 ACTIONS = ("allow", "alert", "deny", "kill")
+MODES = ("observe", "enforce")
+SCOPES = ("process", "session")
+COUNTED_BY = ("session", "process")
 SEVERITIES = ("info", "low", "medium", "high", "critical")
 WITHOUT_HOOK = ("kill", "alert", "refuse")
 
@@ -64,8 +67,24 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """A rule acts when it matched more than `over` times within `within` ns.
+
+    by: each of COUNTED_BY has a count of its own. distinct: a field; its values are counted once.
+    """
+
+    over: int
+    within: int
+    by: str = "session"
+    distinct: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. agents: ids it is for; empty: all. unless: named exceptions, any of which holds."""
+    """One rule. agents: ids it is for; empty: all. unless: named exceptions, any of which holds.
+
+    without_hook, mode: "" is what the host says for all rules. scope: what a kill ends.
+    """
 
     id: str
     on: tuple[str, ...]
@@ -75,13 +94,17 @@ class Rule:
     title: str = ""
     agents: tuple[str, ...] = ()
     unless: tuple[tuple[str, Match], ...] = ()
-    without_hook: str = "kill"
+    without_hook: str = ""
+    mode: str = ""
+    scope: str = "process"
+    count: Count | None = None
     severity: str = "medium"
     because: str = ""
     instead: str = ""
     false_positives: str = ""
     tags: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
+    enabled: bool = True
     overridden: Place | None = None  # the `overrides:` entry that changed it
 
 
@@ -108,10 +131,13 @@ class Default:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """Everything the files of one load say. homes: every home directory, for `~`."""
+    """Everything the files of one load say. rules: those in force. disabled: those that a file or
+    an override turned off.
+    """
 
     rules: tuple[Rule, ...] = ()
     agents: tuple[Agent, ...] = ()
     defaults: tuple[Default, ...] = ()
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    disabled: tuple[Rule, ...] = ()

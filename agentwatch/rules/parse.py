@@ -10,10 +10,14 @@ from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report, quote
 from agentwatch.rules.model import (
     ACTIONS,
+    COUNTED_BY,
     KINDS,
+    MODES,
+    SCOPES,
     SEVERITIES,
     WITHOUT_HOOK,
     Agent,
+    Count,
     Default,
     Match,
     Rule,
@@ -26,15 +30,17 @@ from agentwatch.rules.values import known_agent
 SCHEMA = "agentwatch/v1"
 FILE_KEYS = ("schema", "lists", "agents", "defaults", "rules", "overrides")
 RULE_KEYS = (
-    "id", "title", "on", "agents", "match", "unless", "action", "without_hook", "severity",
-    "because", "instead", "false_positives", "tags", "tests",
+    "id", "title", "on", "agents", "match", "unless", "count", "action", "scope", "without_hook",
+    "mode", "enabled", "severity", "because", "instead", "false_positives", "tags", "tests",
 )  # fmt: skip
-LATER_KEYS = {
-    "count": "rules judge one event at a time",
-    "mode": "the mode is set for all rules, with --mode",
-    "scope": "a kill ends the process that made the call",
-}
-OVERRIDE_KEYS = ("enabled", "action", "unless", "without_hook", "severity")
+OVERRIDE_KEYS = ("enabled", "action", "unless", "mode", "without_hook", "severity")
+COUNT_KEYS = ("over", "within", "by", "distinct")
+TEST_KEYS = ("hit", "miss", "event", "verdict", "on")
+AGENT_KEYS = ("id", "title", "exec", "own")
+MOST_COUNTED = 100_000
+LONGEST_COUNT = 86_400  # seconds
+_UNITS = {"ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
+_DURATION = re.compile(r"([1-9][0-9]{0,8})(ms|s|m|h)")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -58,7 +64,7 @@ class Parser:
         if not isinstance(node, Table):
             wrong(node, self.report, "an agent", "a mapping")
             return None
-        section = Section(node, self.report, "an agent", ("id", "title", "exec", "own"))
+        section = Section(node, self.report, "an agent", AGENT_KEYS)
         if section.get("exec") is None:
             section.missing("exec", ": globs of the names it is started by")
         text = self._identifier(section)
@@ -145,7 +151,7 @@ class Parser:
         if not isinstance(node, Table):
             wrong(node, self.report, "a rule", "a mapping")
             return None
-        section = Section(node, self.report, "a rule", RULE_KEYS, LATER_KEYS)
+        section = Section(node, self.report, "a rule", RULE_KEYS)
         text = self._identifier(section)
         if text is None:
             return None
@@ -156,6 +162,7 @@ class Parser:
             self._settings(section, text, kinds),
             match=Match(()) if match is None else self.reader.match(match, kinds, '"match"'),
             unless=self.reader.exceptions(section.get("unless"), kinds),
+            count=self._count(section, kinds),
             trials=tuple(self._trials(section, kinds)),
         )
         return self._weighed(rule, before)
@@ -191,7 +198,10 @@ class Parser:
             place=identifier.place,
             title=section.text("title"),
             agents=tuple(agent.value for agent in agents),
-            without_hook=section.word("without_hook", WITHOUT_HOOK, "kill"),
+            without_hook=section.word("without_hook", WITHOUT_HOOK, ""),
+            mode=section.word("mode", MODES, ""),
+            scope=section.word("scope", SCOPES, "process"),
+            enabled=section.word("enabled", ("true", "false"), "true") == "true",
             severity=section.word("severity", SEVERITIES, "medium"),
             because=section.text("because", "one sentence for the person who meets it"),
             instead=section.text("instead"),
@@ -212,7 +222,7 @@ class Parser:
     def _trial(self, node: Node, kinds: tuple[str, ...]) -> Trial | None:
         if not isinstance(node, Table):
             return self.unfinished(node, "write hit: or miss: and the fields of an event")
-        section = Section(node, self.report, "a test", ("hit", "miss", "event", "verdict", "on"))
+        section = Section(node, self.report, "a test", TEST_KEYS)
         expects = [key for key in ("hit", "miss", "event") if section.get(key) is not None]
         if len(expects) != 1:
             return self.unfinished(node, "it has one of hit:, miss: or event: with verdict:")
@@ -234,17 +244,73 @@ class Parser:
         self.report.error("AW402", node.place, f"this test is not finished: {hint}")
         return None
 
-    def override(self, rule: Rule, identifier: Text, node: Node) -> Rule | None:
-        """The rule as a local file changes it; None where it is disabled."""
+    def _count(self, section: Section, kinds: tuple[str, ...]) -> Count | None:
+        """`count:`, None without it or when it has been reported."""
+        table = section.table_of("count")
+        if table is None:
+            return None
+        inner = Section(table, self.report, "count", COUNT_KEYS)
+        over = self._over(inner)
+        within = self._within(inner)
+        by = inner.word("by", COUNTED_BY, "session")
+        distinct = self._distinct(inner, kinds)
+        return Count(over, within, by, distinct) if over and within else None
+
+    def _distinct(self, section: Section, kinds: tuple[str, ...]) -> str:
+        """The field whose values are counted, "" for every match."""
+        node = section.get("distinct")
+        text = None if node is None else as_text(node, self.report, '"distinct"')
+        field = None if text is None else self.reader.field(text, text.value, kinds)
+        if text is None or field is None:
+            return ""
+        if field.type in ("flag", "agent"):
+            message = f"{field.name} has too few values to count; name another field, or none"
+            self.report.error("AW207", text.place, message)
+        return field.name
+
+    def _over(self, section: Section) -> int:
+        node = section.get("over")
+        if node is None:
+            section.missing("over", ": how many may match before the rule acts")
+            return 0
+        text = as_text(node, self.report, '"over"')
+        if text is None:
+            return 0
+        if re.fullmatch(r"[1-9][0-9]{0,6}", text.value) and int(text.value) <= MOST_COUNTED:
+            return int(text.value)
+        message = f'"over" is a number from 1 to {MOST_COUNTED}, not {quote(text.value)}'
+        self.report.error("AW207", text.place, message)
+        return 0
+
+    def _within(self, section: Section) -> int:
+        """ns, 0 when it has been reported."""
+        node = section.get("within")
+        if node is None:
+            section.missing("within", ": a time like 10s or 5m")
+            return 0
+        text = as_text(node, self.report, '"within"')
+        if text is None:
+            return 0
+        found = _DURATION.fullmatch(text.value)
+        nanoseconds = int(found[1]) * _UNITS[found[2]] if found else 0
+        if 0 < nanoseconds <= LONGEST_COUNT * _UNITS["s"]:
+            return nanoseconds
+        message = f'"within" is a time like 500ms, 10s or 5m, up to 24h, not {quote(text.value)}'
+        self.report.error("AW207", text.place, message)
+        return 0
+
+    def override(self, rule: Rule, identifier: Text, node: Node) -> Rule:
+        """The rule as a local file changes it."""
         if not isinstance(node, Table):
             wrong(node, self.report, f"the override of {quote(rule.id)}", "a mapping")
             return rule
         before = self.report.errors_found
         section = Section(node, self.report, "an override", OVERRIDE_KEYS)
-        if section.word("enabled", ("true", "false"), "true") == "false":
-            return None
+        as_it_is = "true" if rule.enabled else "false"
         changed = replace(
             rule,
+            enabled=section.word("enabled", ("true", "false"), as_it_is) == "true",
+            mode=section.word("mode", MODES, rule.mode),
             action=section.word("action", ACTIONS, rule.action),
             unless=rule.unless + self.reader.exceptions(section.get("unless"), rule.on),
             without_hook=section.word("without_hook", WITHOUT_HOOK, rule.without_hook),

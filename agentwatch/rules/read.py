@@ -12,11 +12,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, __with_libyaml__
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
@@ -24,6 +25,8 @@ from agentwatch.rules import traps
 from agentwatch.rules.diagnostics import Report, quote
 from agentwatch.rules.model import Place
 
+# Libyaml speaks YAML 1.1, where more characters end a line; and tabs part words in one only.
+_READ_DIFFERENTLY = re.compile(r"[\t\x85\u2028\u2029\ufeff]|^%", re.MULTILINE)
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
@@ -73,7 +76,7 @@ def read(path: Path, report: Report) -> Node | None:
         return None
     report.source(str(path), text)
     try:
-        return _Reader(str(path), _events(text), report).document()
+        return _document(str(path), text, report)
     except _Refused:
         return None
     except ReaderError as error:
@@ -136,8 +139,18 @@ def _remedy(path: Path) -> str:
     )
 
 
-def _events(text: str) -> Iterator[Any]:
-    events: Iterator[Any] = YAML(typ="safe").parse(text)
+def _document(file: str, text: str, report: Report) -> Node | None:
+    """Read by libyaml where it is there, which is fifteen times as fast; what it refuses is read
+    again in Python, whose words for what is wrong are the ones we know.
+    """
+    if __with_libyaml__ and not _READ_DIFFERENTLY.search(text):
+        with suppress(YAMLError):
+            return _Reader(file, _events(text, pure=False), report).document()
+    return _Reader(file, _events(text, pure=True), report).document()
+
+
+def _events(text: str, pure: bool) -> Iterator[Any]:
+    events: Iterator[Any] = YAML(typ="safe", pure=pure).parse(text)
     return events
 
 

@@ -57,17 +57,17 @@ class Section:
         shown = text is not None and is_shown(text, self.report, quote(key), lines)
         return text.value.strip() if text and shown else ""
 
-    def word(self, key: str, words: Sequence[str], default: str = "") -> str:
+    def word(self, key: str, words: Sequence[str], default: str | None = None) -> str:
         """One of `words`; the default without the key. No default: the key may not be missing."""
         node = self.get(key)
         if node is None:
-            if not default:
+            if default is None:
                 self.missing(key, f": {names(words)}")
-            return default
+            return default or ""
         text = as_text(node, self.report, quote(key))
         if text is None:
-            return default
-        return text.value if is_word(text, words, self.report, quote(key)) else default
+            return default or ""
+        return text.value if is_word(text, words, self.report, quote(key)) else default or ""
 
     def texts(self, key: str) -> tuple[Text, ...]:
         """The texts of a key: one, or a list of them."""

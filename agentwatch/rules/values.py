@@ -8,12 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
+from agentwatch.rules.diagnostics import Report, did_you_mean, quote
 from agentwatch.rules.fields import LITERAL, Field
 from agentwatch.rules.lists import variable
 from agentwatch.rules.read import Text
 from agentwatch.rules.section import is_word
 
+_ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
@@ -99,12 +100,26 @@ class Checker:
             return self._said(text, wrong)
         return self._said(text, self.patterns.check(text.value, "" if "has" in modifiers else "\0"))
 
+    def _host(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        if modifiers & LITERAL:
+            return self._said(text, None if text.value else "an empty text is part of every value")
+        value = text.value
+        if "/" in value:
+            message = f"{quote(value)} is no name of a host; write it without scheme and path"
+            return self._said(text, message)
+        if _ADDRESS.fullmatch(value) or ":" in value:
+            hint = f"{quote(value)} is no name: addresses are asked with addr, ports with port"
+            return self._said(text, hint)
+        if value.endswith(".") or value.startswith(".") or ".." in value:
+            return self._never(text, 'names are without a dot at either end, and without ".."')
+        return self._said(text, self.patterns.check(value, "."))
+
+    def _text(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
+        if modifiers & LITERAL:
+            return self._said(text, None if text.value else "an empty text is part of every value")
+        return self._said(text, self.patterns.check(text.value, ""))
+
     def _word(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
-        if text.value in field.later_words:
-            known = names(field.words)
-            message = f"{field.name}: {text.value} is not supported yet; it is {known}"
-            self.report.error("AW206", text.place, message)
-            return None
         ok = is_word(text, field.words, self.report, quote(field.name))
         return text.value if ok else None
 

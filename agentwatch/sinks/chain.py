@@ -135,10 +135,13 @@ def _is_zero(rest: memoryview) -> bool:
 
 
 def _is_torn(rest: memoryview) -> bool:
-    """A write cut by power loss ends inside a frame, or leaves blocks of zeros behind."""
-    if _is_zero(rest):
-        return True
+    """A write that was cut ends inside a frame, or leaves zeros behind: blocks that power loss
+    kept from the disk, or allocated ones that were not written yet.
+    """
     if len(rest) < _HEAD.size:
-        return bytes(rest[:2]) == _MARK[: len(rest)]
+        return bytes(rest[:2]) == _MARK[: len(rest)] or _is_zero(rest)
     parts = _HEAD.unpack_from(rest, 0)
-    return _is_head(parts) and _HEAD.size + parts[7] + len(_TAIL) + HASH_SIZE > len(rest)
+    if not _is_head(parts):
+        return _is_zero(rest[_HEAD.size :] if rest[0] == _MARK[0] else rest)
+    end = _HEAD.size + parts[7] + len(_TAIL) + HASH_SIZE
+    return end > len(rest) or _is_zero(rest[end - HASH_SIZE :])

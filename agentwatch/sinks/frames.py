@@ -99,7 +99,11 @@ class Stop(Frame):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session(Frame):
-    """A session is confirmed: from here on (and back to its first record) it is an agent's."""
+    """A session is confirmed: from here on (and back to its first record) it is an agent's.
+
+    how it became one: run | identity | running (when the daemon began) | tag. began: ns of
+    CLOCK_BOOTTIME.
+    """
 
     session: ProcessKey = NO_PROCESS
     agent: str = ""
@@ -107,6 +111,8 @@ class Session(Frame):
     user: str = ""
     uid: int = -1
     project: str = ""
+    how: str = ""
+    began: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +172,10 @@ class Kill(Frame):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(Frame):
-    """Something was lost. stage: ring | probe | journal | ... count: records; frames: others.
+    """Something was lost. stage: ring | probe | journal | ... count: records.
 
-    ring, cpu: where, -1 if not known. acted: what on_loss did (log | freeze | kill).
+    frames, decisions: what else gave way in the journal, decisions last. ring, cpu: where, -1 if
+    not known. acted: what on_loss did (log | freeze | kill).
     """
 
     stage: str = ""
@@ -177,6 +184,7 @@ class Gap(Frame):
     count: int = 0
     frames: int = 0
     acted: str = "log"
+    decisions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +213,74 @@ class Notice(Frame):
     session: ProcessKey = NO_PROCESS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnd(Frame):
+    """The last process of a session has ended. processes: how many it had; kills: of them."""
+
+    session: ProcessKey = NO_PROCESS
+    agent: str = ""
+    processes: int = 0
+    kills: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings(Frame):
+    """What a process held when it was tagged: names of open files, and connections."""
+
+    process: ProcessKey = NO_PROCESS
+    session: ProcessKey = NO_PROCESS
+    agent: str = ""
+    files: tuple[str, ...] = ()
+    connections: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control(Frame):
+    """Somebody asked over the control socket for a change; ok: it was made. uid, pid: the asker's.
+
+    text: what the verb was about, or why it was refused.
+    """
+
+    uid: int = -1
+    pid: int = 0
+    verb: str = ""
+    text: str = ""
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Frame):
+    """An old chain is continued: how the next writer found it.
+
+    clean: it ended with a stop frame. sequence, last: of its last frame on disk, last in ns since
+    the epoch. torn: bytes of a cut write behind it. rebooted: that was in another boot (boot_id),
+    so what was not synced may be gone.
+    """
+
+    clean: bool = False
+    sequence: int = 0
+    last: int = 0
+    torn: int = 0
+    rebooted: bool = False
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired(Frame):
+    """Old segments go, for `reason` (age | bytes): written and synced before they are removed.
+
+    chain: whose; "" for the one this stands in. last: every segment up to this number. sequence,
+    hash: the last frame of what goes. size: bytes removed this time.
+    """
+
+    chain: str = ""
+    last: int = 0
+    sequence: int = 0
+    hash: bytes = b""
+    size: int = 0
+    reason: str = ""
+
+
 HEADER, RECORDS = 0, 1
 TYPES: Mapping[int, type[Frame]] = {
     HEADER: Header,
@@ -219,9 +295,15 @@ TYPES: Mapping[int, type[Frame]] = {
     9: MountsChanged,
     10: Reload,
     11: Notice,
+    12: SessionEnd,
+    13: Holdings,
+    14: Control,
+    15: Resumed,
+    16: Retired,
 }
 NUMBERS: Mapping[type[Frame], int] = {frame: number for number, frame in TYPES.items()}
 STOP = NUMBERS[Stop]
+RETIRED = NUMBERS[Retired]
 FORMAT = 1
 
 GARBLED = (

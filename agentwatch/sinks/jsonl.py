@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from agentwatch.errors import AgentwatchError, JournalError
 from agentwatch.sinks import ocsf, segments
-from agentwatch.sinks.frames import Frame, Gap, Kill, Verdict
+from agentwatch.sinks.frames import Frame, Gap, Kill, Notice, Verdict
 from agentwatch.sinks.host import Host, now, this_host
 
 
@@ -22,7 +23,7 @@ class Findings:
 
     def __init__(self, path: Path, host: Host | None = None) -> None:
         """Raises PermissionDenied or JournalError when the file cannot be opened."""
-        self._path = path
+        self.path = path
         self._host = host or this_host()
         self._fd = self._open()
 
@@ -42,10 +43,10 @@ class Findings:
                 self._fd = self._open()
             written = os.write(self._fd, line)
         except OSError as error:
-            raise segments.write_failed(self._path, error) from None
+            raise segments.write_failed(self.path, error) from None
         if written != len(line):
             self._mend()
-            message = f"no room for a finding in {self._path}"
+            message = f"no room for a finding in {self.path}"
             raise JournalError(message, "free some space; the journal has the finding")
         return True
 
@@ -55,18 +56,18 @@ class Findings:
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(self._path, flags | os.O_NONBLOCK, segments.FILE_MODE)
+            fd = os.open(self.path, flags | os.O_NONBLOCK, segments.FILE_MODE)
         except OSError as error:
-            raise _refused(self._path, error) from None
+            raise _refused(self.path, error) from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise JournalError(f"{self._path} is no file", "name a file with --jsonl FILE")
+            raise JournalError(f"{self.path} is no file", "name a file with --jsonl FILE")
         return fd
 
     def _moved(self) -> bool:
         mine = os.fstat(self._fd)
         try:
-            named = os.stat(self._path, follow_symlinks=False)
+            named = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return True
         return (mine.st_dev, mine.st_ino) != (named.st_dev, named.st_ino)
@@ -92,3 +93,22 @@ def _refused(path: Path, error: OSError) -> AgentwatchError:
     if isinstance(error, IsADirectoryError):
         return JournalError(f"{path} is a directory", "name a file with --jsonl FILE")
     return segments.unwritable(path, error)
+
+
+class JsonLines:
+    """Findings as a sink. missing: how many could not be written; the first is told to `tell`."""
+
+    def __init__(self, findings: Findings, tell: Callable[[Frame], None]) -> None:
+        self._findings, self._tell = findings, tell
+        self.missing = 0
+
+    def event(self, *_: object) -> None:
+        """Events are no findings."""
+
+    def frame(self, frame: Frame) -> None:
+        try:
+            self._findings.write(frame)
+        except AgentwatchError as error:
+            self.missing += 1
+            if self.missing == 1:
+                self._tell(Notice(subject="jsonl", text=error.message))

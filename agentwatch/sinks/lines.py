@@ -12,12 +12,17 @@ from agentwatch.sinks.frames import NUMBERS as TYPE_NUMBERS
 from agentwatch.sinks.frames import (
     RINGS,
     AgentAdded,
+    Control,
     Frame,
     Gap,
+    Holdings,
     Kill,
     Notice,
     Reload,
+    Resumed,
+    Retired,
     Session,
+    SessionEnd,
     Start,
     Stop,
     Verdict,
@@ -67,8 +72,11 @@ def line(entry: Entry) -> Line | None:
 
 
 def clock(wall: int) -> str:
-    """ns since the epoch as local time, to the millisecond."""
-    moment = datetime.fromtimestamp(wall // 1_000_000_000)
+    """ns since the epoch as local time, to the millisecond; as a number where it is no time."""
+    try:
+        moment = datetime.fromtimestamp(wall // 1_000_000_000)
+    except (ValueError, OverflowError, OSError):
+        return str(wall)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{wall // 1_000_000 % 1000:03d}"
 
 
@@ -142,7 +150,17 @@ def _frame(frame: Frame) -> tuple[str, str, str, str, str]:
         what = shown(f"{frame.outcome}{took}{reason}")
         return str(frame.process.pid), kind, what, shown(f"for {frame.rule}"), "notice"
     if isinstance(frame, Session):
-        return str(frame.session.pid), kind, shown(shlex.join(frame.command)), "begins", "notice"
+        how = _BEGINNINGS.get(frame.how, "begins")
+        return str(frame.session.pid), kind, shown(shlex.join(frame.command)), how, "notice"
+    if isinstance(frame, SessionEnd):
+        what = f"{frame.processes} processes, {frame.kills} killed"
+        return str(frame.session.pid), "session", what, "ends", "notice"
+    if isinstance(frame, Holdings):
+        return str(frame.process.pid), "holds", shown(_held(frame)), "", "notice"
+    if isinstance(frame, Control):
+        asker = f"by uid {frame.uid}" if frame.ok else f"refused to uid {frame.uid}"
+        what = shown(f"{frame.verb} {frame.text}".rstrip())
+        return str(frame.pid), kind, what, asker, "notice" if frame.ok else "alert"
     if isinstance(frame, AgentAdded):
         return str(frame.process.pid), "agent", shown(frame.path or frame.agent), "added", "notice"
     what = _own(frame)
@@ -151,12 +169,22 @@ def _frame(frame: Frame) -> tuple[str, str, str, str, str]:
     return "-", kind, shown(what), "", "stop" if isinstance(frame, Gap) else "notice"
 
 
+_BEGINNINGS = {"running": "was running", "tag": "tagged"}
+
+
+def _held(frame: Holdings) -> str:
+    """What was open before the tag; all of it, for nothing is cut."""
+    named = (("files", frame.files), ("connections", frame.connections))
+    parts = [f"{len(names)} {what}: {', '.join(names)}" for what, names in named if names]
+    return "; ".join(parts) or "nothing open"
+
+
 def _own(frame: Frame) -> str:
     """What a frame about agentwatch itself says."""
     if isinstance(frame, Gap):
         ring = f", {RINGS[frame.ring]} ring" if 0 <= frame.ring < len(RINGS) else ""
         cpu = f", cpu {frame.cpu}" if frame.cpu >= 0 else ""
-        return f"{frame.count} records lost ({frame.stage}{ring}{cpu}): {frame.acted}"
+        return f"{lost(frame)} lost ({frame.stage}{ring}{cpu}): {frame.acted}"
     if isinstance(frame, Start):
         return f"agentwatch begins, {frame.mode or 'mode unknown'}: {shlex.join(frame.command)}"
     if isinstance(frame, Stop):
@@ -166,4 +194,33 @@ def _own(frame: Frame) -> str:
         return f"policy {frame.generation} {state}, {frame.rules} rules {frame.message}".rstrip()
     if isinstance(frame, Notice):
         return f"{frame.subject}: {frame.text}"
+    if isinstance(frame, Resumed):
+        return resumed(frame)
+    if isinstance(frame, Retired):
+        return retired(frame)
     return ""
+
+
+def lost(gap: Gap) -> str:
+    """What a gap is of: 3 records, 1 decisions."""
+    others = (("frames", gap.frames), ("decisions", gap.decisions))
+    return f"{gap.count} records" + "".join(f", {n} {what}" for what, n in others if n)
+
+
+def resumed(frame: Resumed) -> str:
+    """How a chain was found, and what that may have cost."""
+    when = f"frame {frame.sequence} of {clock(frame.last)}"
+    if frame.clean:
+        return f"goes on after {when}, where it was closed"
+    torn = f", {frame.torn} bytes of a cut write behind it" * bool(frame.torn)
+    cost = "what was not synced" if frame.rebooted else "what was not written"
+    where = "before this boot" if frame.rebooted else "in this boot"
+    return f"goes on after {when}{torn}: its writer died {where}, {cost} is lost"
+
+
+def retired(frame: Retired) -> str:
+    """Which segments were removed by the journal's own limits."""
+    chain = f" of {frame.chain}" * bool(frame.chain)
+    upto = f"segments up to {frame.last}{chain} (frame {frame.sequence})"
+    limit = "are older than is kept" if frame.reason == "age" else "are more than is kept"
+    return f"{upto} {limit}: removed, {frame.size} bytes"

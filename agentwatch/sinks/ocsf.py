@@ -15,17 +15,23 @@ from typing import Any
 from agentwatch import __version__
 from agentwatch.events import NO_PROCESS, Event, ProcessKey
 from agentwatch.lineage import Image
+from agentwatch.sinks import lines
 from agentwatch.sinks import ocsf_activity as parts
 from agentwatch.sinks.escape import utf8
 from agentwatch.sinks.frames import NUMBERS as TYPE_NUMBERS
 from agentwatch.sinks.frames import (
     RINGS,
+    Control,
     EventRef,
     Frame,
     Gap,
+    Holdings,
     Kill,
     Notice,
     Reload,
+    Resumed,
+    Retired,
+    SessionEnd,
     Start,
     Stop,
     Verdict,
@@ -148,12 +154,17 @@ def finding(verdict: Verdict, host: Host) -> Object:
 
 
 def from_frame(frame: Frame, host: Host, agent: str = "", number: int = 0) -> Object:
-    """Any other frame. Losses and kills that failed are findings, start and stop lifecycle."""
+    """Any other frame. Losses, kills that failed and a writer that died are findings, start and
+    stop are lifecycle.
+    """
     if isinstance(frame, Verdict):
         return finding(frame, host)
     if isinstance(frame, Gap):
-        title = f"{frame.count} records lost ({frame.stage})"
+        title = f"{lines.lost(frame)} lost ({frame.stage})"
         found = _trouble(frame, host, "loss", title, "high")
+    elif isinstance(frame, Resumed) and not frame.clean:
+        title = f"the journal {lines.resumed(frame)}"
+        found = _trouble(frame, host, "resumed", title, "medium")
     elif isinstance(frame, Kill) and frame.outcome != "killed":
         title = f"a kill did not work: {frame.outcome} {frame.reason}".rstrip()
         found = _trouble(frame, host, "kill", title, "critical")
@@ -268,6 +279,17 @@ def _message(frame: Frame) -> str:
         return f"{frame.subject}: {frame.text}"
     if isinstance(frame, Reload):
         return frame.message or f"policy {frame.generation}: {frame.rules} rules"
+    if isinstance(frame, SessionEnd):
+        return f"a session of {frame.processes} processes ended, {frame.kills} were killed"
+    if isinstance(frame, Holdings):
+        return f"{len(frame.files)} files and {len(frame.connections)} connections held"
+    if isinstance(frame, Control):
+        refused = "" if frame.ok else "refused: "
+        return f"{refused}{frame.verb} {frame.text}".rstrip()
+    if isinstance(frame, Resumed):
+        return f"the journal {lines.resumed(frame)}"
+    if isinstance(frame, Retired):
+        return lines.retired(frame)
     return type_name(TYPE_NUMBERS[type(frame)])
 
 
@@ -278,6 +300,8 @@ def _plain(frame: Frame, host: Host) -> Object:
         value = getattr(frame, name)
         if isinstance(value, ProcessKey):
             value = value.id(host.boot_id) if value != NO_PROCESS else None
+        elif isinstance(value, bytes):
+            value = value.hex()
         found[name] = value
     found["boottime_ns"] = found.pop("time")
     return found

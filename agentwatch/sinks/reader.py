@@ -10,17 +10,15 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from agentwatch.abi import Name, plain_name
+from agentwatch.abi import Name
 from agentwatch.errors import JournalError, RecordError
-from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
-from agentwatch.lineage import Image
-from agentwatch.mounts import Mounts
-from agentwatch.sinks import frames, segments
-from agentwatch.sinks.fieldtable import FieldTable, split
+from agentwatch.events import Event
+from agentwatch.sinks import entries, frames, segments
+from agentwatch.sinks.entries import Entry, Images, Learned
+from agentwatch.sinks.fieldtable import FieldTable
 from agentwatch.sinks.frames import EventRef, Frame, Header, Verdict
 from agentwatch.sinks.host import Host
 from agentwatch.sinks.segments import Chain
@@ -32,29 +30,6 @@ AHEAD_BYTES = 4 << 20
 AHEAD_FRAMES = 512
 ORDER = 8192
 """Records of two rings and several CPUs are put in order within this many."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One event, or one frame of another type than records and header; the other one is None.
-
-    number: sequence of the frame in its chain. wall: ns since the epoch. agent: the session's,
-    "" if not known. verdicts: on this event. attached: this frame is a verdict that an event of
-    the journal carries already. image: what the process ran when it did it. intact: the frame's
-    hash fits the chain.
-    """
-
-    chain: str
-    host: Host
-    number: int
-    wall: int
-    agent: str = ""
-    event: Event | None = None
-    frame: Frame | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    attached: bool = False
-    image: Image | None = None
-    intact: bool = True
 
 
 class Reader:
@@ -101,14 +76,12 @@ class _Reading:
         self._problems = problems
         self._provisional = provisional
         self._ahead: deque[_Ahead] = deque()
-        self._agents: dict[ProcessKey, str] = {}
+        self._learned = Learned()
         self._verdicts: dict[tuple[int, EventRef], list[Verdict]] = {}
         self._attached: set[int] = set()
         self._held: deque[tuple[int, tuple[int, EventRef], Entry]] = deque()
         self._left = 0
         self._file: Path | None = None
-        self._table = FieldTable({})
-        self._name: Name = plain_name
         self._run = 0
 
     def entries(self) -> Iterator[Entry]:
@@ -134,40 +107,25 @@ class _Reading:
         try:
             if step.file != self._file:
                 self._file = step.file
-                self._begin(step.header)
+                self._learned.begin(step.header)
             frame = frames.decode(step.raw.type, step.raw.time, step.raw.payload)
-            if isinstance(frame, frames.MountsChanged):
-                self._name = _name(frame.rows)
+            if frame is None or isinstance(frame, Header):
+                return None
+            self._learned.learn(frame)
         except JournalError as error:
             self._damaged(step, error.message)
             return None
-        if frame is None or isinstance(frame, Header):
-            return None
         if isinstance(frame, frames.Start):
             self._run += 1
-        elif isinstance(frame, frames.Session):
-            if frame.agent:
-                self._agents[frame.session] = frame.agent
-        elif isinstance(frame, frames.AgentAdded):
-            self._agents.setdefault(frame.session, frame.agent)
         elif isinstance(frame, Verdict) and frame.event.sequence:
             self._verdicts.setdefault((self._run, frame.event), []).append(frame)
-        return _Ahead(step, frame, self._table, self._name, self._run)
-
-    def _begin(self, header: Header) -> None:
-        """What a segment is read with. Raises JournalError; what is sound is in force."""
-        self._table, self._name = FieldTable({}), plain_name
-        try:
-            self._table = FieldTable(header.tables)
-        finally:
-            self._name = _name(header.mounts)
+        return _Ahead(step, frame, self._learned.table, self._learned.name, self._run)
 
     def _leave(self, ahead: _Ahead) -> Iterator[Entry]:
         self._left += 1
         yield from self._release(self._left - AHEAD_FRAMES)
         step, frame = ahead.step, ahead.frame
-        header = step.header
-        host = Host(boot_id=header.boot_id, name=header.host, offset=header.wall - header.boottime)
+        host = entries.host_of(step.header)
         base = Entry(
             chain=self._one.name,
             host=host,
@@ -179,9 +137,7 @@ class _Reading:
             yield from self._events(ahead, frame, base)
             yield from self._release(0)
             return
-        session = getattr(frame, "session", None)
-        agent = getattr(frame, "agent", "") or self._agents.get(session, "") if session else ""
-        found = replace(base, agent=agent, frame=frame)
+        found = replace(base, agent=self._learned.agent_of(frame), frame=frame)
         if isinstance(frame, Verdict):
             self._held.append((self._left, (ahead.run, frame.event), found))
             yield from self._release(0)
@@ -204,22 +160,16 @@ class _Reading:
     def _events(self, ahead: _Ahead, frame: frames.Records, base: Entry) -> Iterator[Entry]:
         """The entries of a batch; what is wrong with its records is one problem, the first."""
         wrong: RecordError | None = None
-        try:
-            for record in split(memoryview(frame.data)):
-                try:
-                    event = ahead.table.event(record, ahead.name)
-                except RecordError as error:
-                    wrong = wrong or error
-                    continue
-                if event is not None:
-                    yield from self._event(ahead, event, base)
-        except RecordError as error:
-            wrong = wrong or error
+        for event in entries.events(frame, ahead.table, ahead.name):
+            if isinstance(event, RecordError):
+                wrong = wrong or event
+            else:
+                yield from self._event(ahead, event, base)
         if wrong is not None:
             self._damaged(ahead.step, wrong.message)
 
     def _event(self, ahead: _Ahead, event: Event, base: Entry) -> Iterator[Entry]:
-        agent = self._agents.get(event.session, "")
+        agent = self._learned.agent(event.session)
         if event.provisional and not agent and not self._provisional:
             return
         verdicts = self._verdicts.pop((ahead.run, EventRef.of(event)), ())
@@ -242,26 +192,9 @@ class _Reading:
         )
 
 
-def _name(rows: tuple[Any, ...]) -> Name:
-    """Canonical names by a table of mounts; without one, names from their file system's root.
-
-    Raises JournalError for rows that are none.
-    """
-    try:
-        for dev, pairs in rows:
-            sound = isinstance(dev, int) and all(
-                isinstance(root, bytes) and isinstance(point, bytes) for root, point in pairs
-            )
-            if not sound:
-                raise TypeError("other types than a number and pairs of bytes")
-        return Mounts.from_rows(rows).name if rows else plain_name
-    except frames.GARBLED as error:
-        raise JournalError(f"a table of mounts that does not decode: {error}") from None
-
-
-def _in_order(entries: Iterator[Entry]) -> Iterator[Entry]:
+def _in_order(found: Iterator[Entry]) -> Iterator[Entry]:
     waiting: list[tuple[int, int, Entry]] = []
-    for count, entry in enumerate(entries):
+    for count, entry in enumerate(found):
         item = (entry.wall, count, entry)
         if len(waiting) < ORDER:
             heapq.heappush(waiting, item)
@@ -271,21 +204,9 @@ def _in_order(entries: Iterator[Entry]) -> Iterator[Entry]:
         yield heapq.heappop(waiting)[2]
 
 
-def _with_images(entries: Iterator[Entry]) -> Iterator[Entry]:
+def _with_images(found: Iterator[Entry]) -> Iterator[Entry]:
     """Say which program each event's process ran, from the execs and forks before it."""
-    images: dict[ProcessKey, Image] = {}
-    for entry in entries:
-        event = entry.event
-        if event is None:
-            yield entry
-            continue
-        image = images.get(event.process)
+    images = Images()
+    for entry in found:
+        image = None if entry.event is None else images.before(entry.event)
         yield entry if image is None else replace(entry, image=image)
-        if isinstance(event, Exec) and event.result >= 0:
-            images[event.process] = Image(
-                event.path, event.script, event.argv, event.cwd, event.uid
-            )
-        elif isinstance(event, Fork) and image is not None:
-            images[event.child] = image
-        elif isinstance(event, Exit):
-            images.pop(event.process, None)

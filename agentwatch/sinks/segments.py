@@ -14,7 +14,7 @@ import io
 import os
 import re
 import stat
-from contextlib import suppress
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ SHARED_MODE = 0o755  # DIR, where chains belong to several people
 FILE_MODE = 0o640
 SEGMENT_MAX = 256 << 20
 """Bytes of a segment that are read; a writer stays well below."""
+
+HOLD_TRIES, HOLD_PAUSE = 50, 0.002  # how often, and s between two
 
 _SEGMENT = re.compile(r"([0-9]{8})\.journal")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,6 +65,12 @@ def segment_name(number: int) -> str:
     return f"{number:08d}.journal"
 
 
+def number_of(name: str) -> int:
+    """The number of a segment by its name, or 0 where it is none."""
+    found = _SEGMENT.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
 def chains(directory: Path) -> tuple[Chain, ...]:
     """The chains of DIR, or the one chain that `directory` itself is.
 
@@ -94,10 +102,9 @@ def _chain(directory: Path) -> Chain | None:
         names = sorted(os.listdir(directory))
     except OSError as error:
         raise unreadable(directory, error) from None
-    matches = [(match, name) for name in names if (match := _SEGMENT.fullmatch(name))]
-    if not matches:
+    segments = tuple((n, directory / name) for name in names if (n := number_of(name)))
+    if not segments:
         return None
-    segments = tuple((int(match[1]), directory / name) for match, name in matches)
     return Chain(directory.resolve().name, directory, segments)
 
 
@@ -161,10 +168,11 @@ def load(path: Path) -> tuple[bytes, int]:
         if error.errno == errno.ELOOP:
             raise JournalError(f"{path} is a symbolic link", _NO_SEGMENT) from None
         raise unreadable(path, error) from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise JournalError(f"{path} is no file", _NO_SEGMENT)
     with os.fdopen(fd, "rb", buffering=0) as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise JournalError(f"{path} is no file", _NO_SEGMENT)
         size = min(status.st_size, SEGMENT_MAX)
         try:
             data = _bytes(file, size)
@@ -206,10 +214,21 @@ def create(directory: int, number: int) -> int:
     return fd
 
 
-def hold(directory: int) -> None:
-    """Tell readers that this chain has a living writer. Never fails: it is only a hint."""
-    with suppress(OSError):
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def hold(directory: int) -> bool:
+    """Have this chain for ourselves, as readers can tell; False where another writer has it.
+
+    Where the file system knows no locks it is ours.
+    """
+    for _ in range(HOLD_TRIES):
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # a reader that looks has it for a moment, too
+            time.sleep(HOLD_PAUSE)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
 
 
 def unwritable(path: Path, error: OSError) -> AgentwatchError:

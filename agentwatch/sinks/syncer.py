@@ -1,15 +1,17 @@
-"""The thread that calls fsync, so that the loop never waits for a disk."""
+"""The thread that calls fsync, and removes what is retired: the loop never waits for a disk."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
+from collections.abc import Callable
 
 
 class Syncer:
     """Syncs the current segment at most once per `interval` seconds, and at once when asked to.
 
-    os.fsync releases the interpreter lock. The thread alone closes descriptors handed to retire().
+    os.fsync releases the interpreter lock. The thread alone closes descriptors handed to it.
     interval None: never, the kernel writes back when it likes.
     """
 
@@ -17,7 +19,8 @@ class Syncer:
         self._directory = directory
         self._interval = interval
         self._fd = -1
-        self._retired: list[int] = []
+        self._retired: deque[int] = deque()
+        self._after: deque[Callable[[], None]] = deque()
         self._error: OSError | None = None
         self._stopping = False
         self._dirty = threading.Event()
@@ -33,6 +36,19 @@ class Syncer:
             self._retired.append(before)
         self.mark(urgent=True)
 
+    def move(self, directory: int) -> None:
+        """Segments to come lie in `directory`; the one before is closed."""
+        before, self._directory = self._directory, directory
+        self._retired.append(before)
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do this, in the thread, once all that was written until now is synced.
+
+        Not at all where the sync fails. It must not raise.
+        """
+        self._after.append(action)
+        self.mark(urgent=True)
+
     def mark(self, urgent: bool = False) -> None:
         """Something was written. urgent: do not wait for the interval."""
         if urgent:
@@ -46,7 +62,7 @@ class Syncer:
         return error
 
     def stop(self) -> None:
-        """Sync and close everything, and end the thread."""
+        """Sync and close everything, the directory included, and end the thread."""
         self._stopping = True
         self.mark(urgent=True)
         self._thread.join()
@@ -58,24 +74,36 @@ class Syncer:
             self._urgent.clear()
             self._dirty.clear()
             stopping = self._stopping
-            while self._retired:
-                old = self._retired.pop(0)
-                self._sync(old)
-                os.close(old)
-                self._sync(self._directory)
-            if self._fd >= 0:
-                self._sync(self._fd)
+            self._turn()
             if stopping:
                 break
         if self._fd >= 0:
             os.close(self._fd)
         self._sync(self._directory)
+        os.close(self._directory)
 
-    def _sync(self, fd: int) -> None:
+    def _turn(self) -> None:
+        after = len(self._after)
+        sound = True
+        while self._retired:
+            old = self._retired.popleft()
+            sound &= self._sync(old)
+            os.close(old)
+            sound &= self._sync(self._directory)
+        if self._fd >= 0:
+            sound &= self._sync(self._fd)
+        for _ in range(after):
+            action = self._after.popleft()
+            if sound:
+                action()
+
+    def _sync(self, fd: int) -> bool:
         if self._interval is None:
-            return
+            return True
         try:
             os.fsync(fd)
-            self.count += 1
         except OSError as error:
             self._error = error
+            return False
+        self.count += 1
+        return True

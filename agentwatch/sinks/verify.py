@@ -2,6 +2,8 @@
 
 The chain proves order and content up to its last frame. A cut at the end leaves no stop frame; it
 is proven only by a head that was kept elsewhere (metrics, a log shipper): pass it as `heads`.
+Segments that their writer retired are not missing: a frame later in the chain names the last of
+them, and the hash that it ended with.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from agentwatch.errors import AgentwatchError, JournalError
 from agentwatch.sinks import frames, segments
 from agentwatch.sinks.chain import ROOT, Head, Hole, RawFrame, follows, walk
-from agentwatch.sinks.frames import Header
+from agentwatch.sinks.frames import Header, Retired
 from agentwatch.sinks.segments import Chain
 
 
@@ -50,7 +52,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ChainReport:
-    """What was found in one chain. closed: it ends with a stop frame; live: its writer runs."""
+    """What was found in one chain. closed: it ends with a stop frame; live: its writer runs.
+
+    retired: what its writer has said that it removed, of this chain and of others.
+    """
 
     chain: str
     segments: int
@@ -61,10 +66,16 @@ class ChainReport:
     closed: bool
     live: bool
     problems: tuple[Problem, ...]
+    retired: tuple[Retired, ...] = ()
 
     @property
     def intact(self) -> bool:
         return not self.problems
+
+    @property
+    def begins(self) -> int:
+        """The first segment that its writer has not retired."""
+        return 1 + max((one.last for one in self.retired if not one.chain), default=0)
 
 
 def verify(directory: Path, heads: Mapping[str, Head] | None = None) -> tuple[ChainReport, ...]:
@@ -75,7 +86,10 @@ def verify(directory: Path, heads: Mapping[str, Head] | None = None) -> tuple[Ch
     wanted = dict(heads or {})
     found = segments.chains(directory)
     reports = [verify_chain(one, wanted.pop(one.name, None)) for one in found]
-    for name in wanted:
+    retired = {one.chain: one for report in reports for one in report.retired}
+    for name, head in wanted.items():
+        if name in retired and _covers(retired[name], head):
+            continue
         message = "this chain is gone, but it is known to have existed"
         gone = Problem("missing", name, directory / name, 0, 0, message)
         nothing = Head(0, ROOT)
@@ -88,6 +102,7 @@ def verify_chain(one: Chain, head: Head | None = None) -> ChainReport:
     live = one.live
     report = ChainReport(one.name, len(one.segments), 0, 0, 0, Head(0, ROOT), False, live, ())
     problems: list[Problem] = []
+    retired: list[Retired] = []
     count = records = size = 0
     seen = head is None or head.sequence == 0
     for item in examine(one, live):
@@ -100,16 +115,20 @@ def verify_chain(one: Chain, head: Head | None = None) -> ChainReport:
         records += _count(raw)
         last = Head(raw.sequence, raw.hash)
         report = replace(report, head=last, closed=raw.type == frames.STOP)
+        if item.intact:
+            retired += _retired(raw)
         if head is not None and raw.sequence == head.sequence:
             seen = True
             if raw.hash != head.hash:
                 message = "this frame is not the one that is known to have been written"
                 problems.append(_problem("tampered", one, item.file, raw, message))
+    seen = seen or any(not r.chain and head is not None and _covers(r, head) for r in retired)
     if head is not None and not seen:
         file = one.segments[-1][1]
         message = f"the chain stood at frame {head.sequence}, but ends at {report.head.sequence}"
         problems.append(Problem("missing", one.name, file, 0, report.head.sequence, message))
-    return replace(report, frames=count, records=records, bytes=size, problems=tuple(problems))
+    report = replace(report, frames=count, records=records, bytes=size, retired=tuple(retired))
+    return replace(report, problems=tuple(problems))
 
 
 def examine(one: Chain, live: bool = False) -> Iterator[Step | Problem]:
@@ -134,24 +153,32 @@ def examine(one: Chain, live: bool = False) -> Iterator[Step | Problem]:
             state.known = False
             message = f"{left} bytes more than a segment can have: not read"
             yield Problem("tampered", one.name, path, len(data), state.head.sequence, message)
-    if state.torn is not None and not live:
-        yield state.torn
+    yield from state.missing()
+    if not live:
+        yield from state.torn
 
 
 class _State:
-    """Where the examination of a chain stands. known: `head` is what the next frame must follow."""
+    """Where the examination of a chain stands. known: `head` is what the next frame must follow.
+
+    gone: the last of some segments that are not here, and the problem that this is unless they were
+    retired. ends: where a segment ended, or is said to have by the one after it.
+    """
 
     def __init__(self, one: Chain) -> None:
         self.chain = one
         self.head = Head(0, ROOT)
         self.known = True
         self.expected = 1
-        self.torn: Problem | None = None
+        self.torn: list[Problem] = []
         self.torn_bytes = 0
+        self.gone: list[tuple[int, Problem]] = []
+        self.ends: dict[int, Head] = {}
+        self.retired: list[Retired] = []
 
     def segment(self, number: int, path: Path, data: memoryview) -> Iterator[Step | Problem]:
         if number != self.expected:
-            yield self._missing_segments(number, path)
+            self.gone.append((number - 1, self._missing_segments(number, path)))
         self.expected = number + 1
         header: Header | None = None
         for item in walk(data):
@@ -161,7 +188,16 @@ class _State:
             if header is None:
                 header, found = self._header(number, path, item)
                 yield from found
+                if not self.known and header.previous:
+                    self.head, self.known = Head(item.sequence - 1, header.previous), True
+                self.ends.setdefault(number - 1, self.head)
             yield from self._frame(path, header, data, item)
+        self.ends[number] = self.head
+
+    def missing(self) -> Iterator[Problem]:
+        """The segments that are not here and were not retired by this chain's own writer."""
+        told = [r.last for r in self.retired if self.ends.get(r.last) == Head(r.sequence, r.hash)]
+        yield from (problem for last, problem in self.gone if last > max(told, default=0))
 
     def _missing_segments(self, number: int, path: Path) -> Problem:
         self.known = False
@@ -174,8 +210,8 @@ class _State:
         size, after = hole.end - hole.offset, self.head.sequence
         if hole.torn:
             message = f"{size} bytes of a write that was cut; everything before them is intact"
-            self.torn = Problem("torn", self.chain.name, path, hole.offset, after, message)
-            self.torn_bytes = size
+            self.torn.append(Problem("torn", self.chain.name, path, hole.offset, after, message))
+            self.torn_bytes += size
             return
         self.known = False
         message = f"{size} bytes after frame {after} are no frame: changed, or added"
@@ -194,12 +230,12 @@ class _State:
         if header.segment != number:
             message = f"this is segment {header.segment} under the name of {number}"
             found.append(self._at("tampered", path, raw, message))
-        if self.torn is not None:
+        if self.torn:
             if header.torn != self.torn_bytes:
                 message = "the segment before was cut after this one began"
                 found.append(self._at("tampered", path, raw, message))
-            found.append(self.torn)
-            self.torn = None
+            found += self.torn
+            self.torn, self.torn_bytes = [], 0
         elif header.torn:
             message = f"{header.torn} bytes of a cut write were removed from the segment before"
             found.append(self._at("tampered", path, raw, message))
@@ -212,6 +248,8 @@ class _State:
         if self.known and not right:
             yield self._wrong(path, raw)
         yield Step(path, header, raw, right)
+        if right:
+            self.retired += [frame for frame in _retired(raw) if not frame.chain]
         self.known = True
         self.head = Head(raw.sequence, raw.hash)
 
@@ -232,6 +270,24 @@ class _State:
 
 def _problem(what: str, one: Chain, path: Path, raw: RawFrame, message: str) -> Problem:
     return Problem(what, one.name, path, raw.offset, raw.sequence, message)
+
+
+def _retired(raw: RawFrame) -> tuple[Retired, ...]:
+    """What the frame says was removed, if that is what it is about."""
+    if raw.type != frames.RETIRED:
+        return ()
+    try:
+        frame = frames.decode(raw.type, raw.time, raw.payload)
+    except JournalError:
+        return ()
+    return (frame,) if isinstance(frame, Retired) else ()
+
+
+def _covers(retired: Retired, head: Head) -> bool:
+    """A chain that stood at `head` may have had this removed."""
+    if head.sequence == retired.sequence:
+        return head.hash == retired.hash
+    return head.sequence < retired.sequence
 
 
 def _count(raw: RawFrame) -> int:

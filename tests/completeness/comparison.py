@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agentwatch.events import Connect, Event, Exec, Open
-from tests.completeness.strace import EXECS, Call
+from tests.completeness.strace import EXECS, RINGS, Call
 
 KINDS = ("exec", "failed exec", "open", "failed open", "connect")
 KEPT = 1000  # bytes of a name that tell calls apart: a longer one may be cut in a record
@@ -30,11 +30,17 @@ class Difference:
 
 @dataclass(slots=True)
 class Comparison:
-    """What came out. strace, journal: calls by kind. syns: first packets of TCP in the journal."""
+    """What came out. strace, journal: calls by kind. syns: first packets of TCP in the journal.
+
+    threads: those that made any of the calls. rings: those of io_uring that were made; what went
+    through them neither side sees.
+    """
 
     strace: Counter[str] = field(default_factory=Counter)
     journal: Counter[str] = field(default_factory=Counter)
     syns: int = 0
+    threads: int = 0
+    rings: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     def table(self) -> str:
@@ -53,15 +59,20 @@ def compare(calls: Iterable[Call], events: Iterable[Event]) -> Comparison:
     told: defaultdict[int, list[Call]] = defaultdict(list)
     seen: defaultdict[int, list[Exec | Open | Connect]] = defaultdict(list)
     syns: list[Connect] = []
+    rings = 0
     for call in calls:
-        told[call.tid].append(call)
+        if call.name in RINGS:
+            rings += call.result is None or call.result >= 0
+        else:
+            told[call.tid].append(call)
     for event in events:
         if isinstance(event, Connect) and event.syn:
             syns.append(event)
         elif isinstance(event, Exec | Open | Connect):
             seen[event.tid].append(event)
-    outcome = Comparison(syns=len(syns))
-    for tid in sorted({*told, *seen}):
+    tids = sorted({*told, *seen})
+    outcome = Comparison(syns=len(syns), threads=len(tids), rings=rings)
+    for tid in tids:
         outcome.strace.update(map(kind_of, told[tid]))
         outcome.journal.update(map(kind_of, seen[tid]))
         outcome.differences += _thread(tid, told[tid], seen[tid])
@@ -76,7 +87,7 @@ def kind_of(call: Call | Event) -> str:
     if isinstance(call, Connect) or (isinstance(call, Call) and call.name == "connect"):
         return "connect"
     execs = isinstance(call, Exec) or (isinstance(call, Call) and call.name in EXECS)
-    failed = call.result is None or call.result < 0  # type: ignore[union-attr, attr-defined]
+    failed = call.result is None or call.result < 0  # type: ignore[union-attr]
     return ("failed " if failed else "") + ("exec" if execs else "open")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,12 +36,12 @@ def told() -> list[Call]:
     return list(calls(WRITTEN.strip().splitlines()))
 
 
-def event(kind: type[Event], tid: int = 7, **fields: object) -> Event:
+def event(kind: type[Event], tid: int = 7, **fields: Any) -> Event:
     return kind(time=1, process=KEY, session=KEY, tid=tid, **fields)
 
 
 def seen() -> list[Event]:
-    local = {"family": 2, "addr": "127.0.0.1", "port": 80, "protocol": "tcp"}
+    local: dict[str, Any] = {"family": 2, "addr": "127.0.0.1", "port": 80, "protocol": "tcp"}
     return [
         event(Exec, path="/w/a", asked="a", argv=("a", '\n"'), argc=2),
         event(Open, path="/w/f", asked="f", flags=0o2000002, result=3, deleted=True),
@@ -115,6 +116,21 @@ def test_a_first_packet_without_a_connect_is_invented() -> None:
     assert ways([*seen(), syn]) == [("connect", "invented")]
 
 
+@pytest.mark.parametrize(("result", "rings"), [(r"4<\x61\x3a\x5b>", 1), ("-1 EPERM (Not)", 0)])
+def test_a_ring_is_counted_and_no_difference(result: str, rings: int) -> None:
+    """What goes through one is seen by nobody, so that one was made must be told."""
+    setup = rf"7 io_uring_setup(64, {{flags=0x2, sq_off={{head=0, tail=4}}}}) = {result}"
+    outcome = compare([*told(), *calls([setup])], seen())
+    assert (outcome.rings, outcome.differences) == (rings, [])
+
+
+def test_threads_are_those_with_calls() -> None:
+    """Of either side; a ring is not such a call."""
+    ring = Call(tid=5, name="io_uring_setup", result=3)
+    events = [*seen(), event(Open, 99, path="/x", result=3)]
+    assert compare([*told(), ring], events).threads == 3
+
+
 def test_events_in_another_order_are_disordered() -> None:
     """Of one thread; between threads there is no order."""
     events = seen()
@@ -138,7 +154,7 @@ def test_events_in_another_order_are_disordered() -> None:
         (7, {"unix": "@x"}),
     ],
 )
-def test_an_event_that_says_something_else_differs(number: int, fields: dict[str, object]) -> None:
+def test_an_event_that_says_something_else_differs(number: int, fields: dict[str, Any]) -> None:
     """Details are compared, not only that there was a call."""
     events = seen()
     events[number] = replace(events[number], **fields)

@@ -1,4 +1,4 @@
-"""agentwatch and strace watch the same build, and tell the same of it."""
+"""agentwatch and strace watch the same build, the same installs, and tell the same of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from agentwatch.events import Event
 from agentwatch.sinks.frames import EventRef, Gap, Session
 from agentwatch.sinks.reader import Entry, read
-from tests.completeness import strace
+from tests.completeness import registry, strace
 from tests.completeness.comparison import KINDS, Comparison, compare
 
 pytestmark = pytest.mark.completeness
@@ -59,17 +59,25 @@ def bare_repository(repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     return top
 
 
-def watched(place: Path, agentwatch: Path, source: Path, namespace: str) -> list[Entry]:
-    """Runs work.sh under strace under agentwatch; the journal's entries."""
+def watched(
+    place: Path, agentwatch: Path, script: str, *arguments: str | Path, namespace: str = MOUNT
+) -> list[Entry]:
+    """Runs a script of this directory under strace under agentwatch; the journal's entries.
+
+    The script's last argument is an empty directory for it to work in.
+    """
     for name in ("rules", "scratch"):
         (place / name).mkdir()
     (place / "rules" / "rules.yaml").write_text(RULES)
-    work = [HERE / "work.sh", source, HERE / "programs", place / "scratch"]
-    traced = ["strace", *strace.OPTIONS, "-o", place / "strace", *work]
-    ours = [agentwatch, "run", "--rules", place / "rules", "--journal", place / "journal", "--"]
     private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", namespace, "sh"]
+    command: list[str | Path] = [
+        *private,
+        agentwatch, "run", "--rules", place / "rules", "--journal", place / "journal", "--",
+        "strace", *strace.OPTIONS, "-o", place / "strace",
+        HERE / script, *arguments, place / "scratch",
+    ]  # fmt: skip
     ended = subprocess.run(
-        [*private, *ours, *traced],
+        command,
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(place), "LC_ALL": "C"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         errors="replace", timeout=900,
@@ -103,10 +111,28 @@ def report(title: str, outcome: Comparison, entries: list[Entry]) -> str:
     gaps = [e.frame for e in entries if isinstance(e.frame, Gap)]
     events = sum(e.event is not None for e in entries)
     lines = [f"\n{title}: {events} events, {outcome.syns} of them first packets of TCP"]
+    lines += [f"{outcome.threads} threads with calls, {outcome.rings} rings of io_uring"]
     lines += [outcome.table()]
     lines += [f"loss: {sum(g.count for g in gaps)} in {len(gaps)} gaps, {holes(entries)} holes"]
     lines += [f"  {d.what} {d.kind} of {d.tid}: {d.said:.600}" for d in outcome.differences[:20]]
     return "\n".join(lines)
+
+
+def agreed(
+    title: str, place: Path, entries: list[Entry], capsys: pytest.CaptureFixture[str]
+) -> Comparison:
+    """Prints how many calls each side has; fails unless both tell the same, without a loss."""
+    with (place / "strace").open(encoding="ascii") as lines:
+        outcome = compare(strace.calls(lines), of_command(entries))
+    said = report(title, outcome, entries)
+    with capsys.disabled():
+        print(said)
+    assert all(outcome.strace[kind] for kind in KINDS), said
+    assert not outcome.differences, said
+    assert outcome.rings == 0, said
+    assert not [e.frame for e in entries if isinstance(e.frame, Gap)], said
+    assert holes(entries) == 0, said
+    return outcome
 
 
 @pytest.mark.parametrize("tracefs", ["with tracefs", "without tracefs"])
@@ -119,15 +145,37 @@ def test_a_build_is_journaled_as_strace_sees_it(
 ) -> None:
     """Every exec, open and connect that strace reports is in the journal, and nothing else is."""
     namespace = MOUNT if tracefs == "with tracefs" else UNMOUNT
-    entries = watched(tmp_path, agentwatch, bare_repository, namespace)
-    with (tmp_path / "strace").open(encoding="ascii") as lines:
-        outcome = compare(strace.calls(lines), of_command(entries))
-    said = report(tracefs, outcome, entries)
-    with capsys.disabled():
-        print(said)
-    assert all(outcome.strace[kind] for kind in KINDS), said
-    assert outcome.strace["open"] > 10_000, said
-    assert outcome.strace["exec"] > 500, said
-    assert not outcome.differences, said
-    assert not [e.frame for e in entries if isinstance(e.frame, Gap)], said
-    assert holes(entries) == 0, said
+    arguments = [bare_repository, HERE / "programs"]
+    entries = watched(tmp_path, agentwatch, "work.sh", *arguments, namespace=namespace)
+    outcome = agreed(f"build, {tracefs}", tmp_path, entries, capsys)
+    assert outcome.strace["open"] > 10_000
+    assert outcome.strace["exec"] > 500
+
+
+def test_a_pip_install_is_journaled_as_strace_sees_it(
+    repository: Path, tmp_path: Path, agentwatch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh environment, a package and what it needs from an index, and the package at work."""
+    wheels = repository / ".cache" / "wheels"
+    registry.fetch_wheels(wheels)
+    registry.publish_wheels(wheels, tmp_path / "index")
+    with registry.served(tmp_path / "index") as url:
+        entries = watched(tmp_path, agentwatch, "pip.sh", url)
+    outcome = agreed("pip install", tmp_path, entries, capsys)
+    assert outcome.strace["open"] > 1000
+    assert outcome.syns > 2 * len(list(wheels.glob("*.whl"))), "a page and a wheel each, and more"
+
+
+def test_npm_ci_is_journaled_as_strace_sees_it(
+    tmp_path: Path, agentwatch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Packages of two levels, one built after its install, and a command of many threads."""
+    (tmp_path / "registry").mkdir()
+    with registry.served(tmp_path / "registry") as url:
+        registry.publish_packages(tmp_path / "registry", url)
+        project = registry.locked_project(tmp_path, url)
+        entries = watched(tmp_path, agentwatch, "npm.sh", url, project)
+    outcome = agreed("npm ci", tmp_path, entries, capsys)
+    assert outcome.strace["open"] > 1000
+    assert outcome.syns >= 8, "four packages, and the command's two requests twice"
+    assert outcome.threads > outcome.strace["exec"], "not only the first threads of programs"

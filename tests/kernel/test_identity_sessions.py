@@ -21,7 +21,7 @@ from agentwatch.lineage import Actor
 from agentwatch.mounts import Mounts
 from agentwatch.policy.levels import Host
 from agentwatch.processes import runs
-from agentwatch.sinks.frames import AgentAdded, Frame, Gap, Notice
+from agentwatch.sinks.frames import Frame, Gap, Notice, Session
 from agentwatch.sinks.frames import Verdict as Told
 from agentwatch.sinks.journal import Journal
 from agentwatch.sinks.reader import read
@@ -124,9 +124,10 @@ def test_a_process_that_executes_an_agent_becomes_a_session(standing: Standing) 
     """Nobody wrapped it: its exec is the first event, and children inherit."""
     agent = standing.program("agents", standing.literal)
     assert standing.follow(agent, "/bin/true", ";", "true").returncode == 0
-    (added,) = (frame for frame in standing.sink.frames if isinstance(frame, AgentAdded))
-    assert (added.agent, added.path) == ("stub", str(agent))
-    assert added.process == added.session
+    (added,) = (frame for frame in standing.sink.frames if isinstance(frame, Session))
+    assert (added.agent, added.how, added.uid) == ("stub", "identity", os.getuid())
+    assert added.command[1:3] == (str(agent), "/bin/true")
+    assert added.project == str(Path.cwd())
     events = standing.sink.events
     assert isinstance(events[0][0], Exec)
     assert events[0][0].script == str(agent)
@@ -164,7 +165,7 @@ def test_a_record_that_cannot_be_handled_is_a_loss_and_not_the_end(standing: Sta
     hold = f"sh -c 'exec 3< {standing.place}/key; : < {fifo}'; echo $?"
     done = standing.follow(agent, "/bin/true --token=hush; /bin/true again;", hold)
     assert done.stdout == "137\n"
-    assert standing.watch.lost["record"] == 1
+    assert standing.watch.losses.counts["record"] == 1
     told = standing.sink.frames
     assert [f.count for f in told if isinstance(f, Gap)] == [1]
     (notice,) = (f for f in told if isinstance(f, Notice))
@@ -182,13 +183,13 @@ def test_everything_ends_without_the_rings(standing: Standing) -> None:
     agent = standing.program("agents", standing.literal)
     process = subprocess.Popen([agent, "sleep 31 & sleep 32 & wait"], start_new_session=True)
     try:
-        assert standing.until(lambda: standing.watch.lineage.alive())
+        assert standing.until(lambda: standing.watch.lineage.living())
         time.sleep(0.3)  # forks that are not read
         (session,) = {one.session for one in standing.watch.lineage.living()}
-        alive = standing.watch.alive(session)
+        alive = standing.probes.tagged(session)
         assert len(alive) == 3
-        assert standing.watch.alive(ProcessKey(1, 1)) == set()
-        standing.watch.end(session)
+        assert standing.probes.tagged(ProcessKey(1, 1)) == []
+        standing.watch.sessions.end(session)
         assert process.wait(5) == -signal.SIGKILL
         assert not [one for one in alive if runs(one)]
     finally:
@@ -204,11 +205,11 @@ def test_what_only_shares_the_literal_leaves_nothing(standing: Standing) -> None
     done = standing.follow(other, f"cat {key}; sh -c 'cat {key}; sleep 0.1'; sleep 0.1; cat {key}")
     assert (done.returncode, done.stdout) == (0, "the key\n" * 3)
     assert standing.sink.events == []
-    assert not [f for f in standing.sink.frames if isinstance(f, AgentAdded | Told)]
+    assert not [f for f in standing.sink.frames if isinstance(f, Session | Told)]
     standing.journal.flush()
     entries = list(read(standing.place / "journal"))
     assert not [e for e in entries if e.event is not None]
-    assert not standing.watch.lineage.alive()
+    assert not standing.watch.lineage.living()
 
 
 def test_a_rejected_session_is_untagged_in_the_kernel(standing: Standing) -> None:
@@ -242,4 +243,4 @@ def test_an_agent_started_by_what_shares_the_literal_is_found(standing: Standing
     assert standing.until(lambda: process.poll() is not None), "it was not stopped"
     out, _ = process.communicate()
     assert out == "137\n"
-    assert [f.agent for f in standing.sink.frames if isinstance(f, AgentAdded)] == ["stub"]
+    assert [f.agent for f in standing.sink.frames if isinstance(f, Session)] == ["stub"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from agentwatch import abi
+from agentwatch import abi, processes
 from agentwatch.kernel.probes import Probes, Sizes
 from tests.kernel.recording import Gate, Recorder, tell, witness
 
@@ -129,27 +131,40 @@ def test_releasing_a_session_takes_the_tag_off_its_whole_tree(
     assert recorder.quiet() == []
 
 
+@pytest.fixture
+def starting() -> Iterator[Gate]:
+    """A second gate, before the other."""
+    gate = Gate()
+    yield gate
+    gate.close()
+
+
+def mirrored(probes: Probes) -> int:
+    """Entries of the mirror."""
+    return probes.room()["mirror"][0]
+
+
 def test_a_released_process_leaves_the_mirror_when_it_ends(recorder: Recorder) -> None:
     """No entry by pid is left that a later process with that number could be taken for."""
-    before = len(recorder.probes.tagged_pids())
+    before = mirrored(recorder.probes)
 
     def act() -> None:
         forks_and_opens(3)
 
     with witness(act) as child:
         session = recorder.tag(child)
-        assert len(recorder.probes.tagged_pids()) == before + 1
+        assert mirrored(recorder.probes) == before + 1
         recorder.probes.release(session)
         child.go()
         child.finish()
-    assert len(recorder.probes.tagged_pids()) == before
+    assert mirrored(recorder.probes) == before
 
 
 def test_the_mirror_is_empty_when_all_have_ended(recorder: Recorder) -> None:
     """Every process leaves it with its last thread."""
-    before = len(recorder.probes.tagged_pids())
+    before = mirrored(recorder.probes)
     recorder.record(lambda: forks_and_opens(5))
-    assert len(recorder.probes.tagged_pids()) == before
+    assert mirrored(recorder.probes) == before
 
 
 @pytest.fixture
@@ -194,11 +209,14 @@ def test_a_doomed_child_dies_at_its_first_hook(cramped: Recorder) -> None:
     assert list(cramped.probes._object.map("doomed").keys(4)) == []
 
 
-def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder, gate: Gate) -> None:
+def test_reconcile_tags_what_the_fork_probe_left_out(
+    recorder: Recorder, gate: Gate, starting: Gate
+) -> None:
     """Children and grandchildren of a tagged process that have no tag get one; others do not."""
 
     def act() -> None:
         tell(os.getpid())
+        starting.wait()
         if os.fork() == 0:
             tell(os.getpid())
             if os.fork() == 0:
@@ -218,11 +236,18 @@ def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder, gate: G
     with witness(act) as child, witness(waits_and_opens) as other:
         child.go()
         other.go()
+        child.hear(1)
+        session = recorder.tag(child)
+        starting.open()
         child.hear(4)
-        session = recorder.tag(child)  # too late for the children: as if their forks were skipped
+        for pid in child.told[1:3]:
+            untag(recorder.probes, pid)  # as if their forks were skipped
         before = recorder.probes.counters().reconciled
-        recorder.probes.reconcile()
+        found = recorder.probes.reconcile()
         assert recorder.probes.counters().reconciled == before + 2
+        assert {(one.process.pid, one.session) for one in found} == {
+            (pid, session) for pid in child.told[1:3]
+        }
         gate.open()
         child.finish()
         other.finish()
@@ -232,12 +257,141 @@ def test_reconcile_tags_what_the_fork_probe_left_out(recorder: Recorder, gate: G
     assert recorder.quiet() == []
 
 
+def untag(probes: Probes, pid: int) -> None:
+    """Takes a process's own tag away, and leaves its session."""
+    pidfd = os.pidfd_open(pid)
+    probes._tags.delete(pidfd.to_bytes(4, "little"))
+    probes._mirror.delete(pid.to_bytes(4, "little"))
+    os.close(pidfd)
+
+
+def test_a_child_older_than_the_session_is_not_reconciled(recorder: Recorder, gate: Gate) -> None:
+    """What a process forked before it was tagged is nobody's."""
+
+    def act() -> None:
+        if os.fork() == 0:
+            gate.wait()
+            opens_null()
+        else:
+            tell("forked")
+            os.wait()
+
+    with witness(act) as child:
+        child.go()
+        child.hear(1)
+        recorder.tag(child)
+        assert recorder.probes.reconcile() == []
+        gate.open()
+        child.finish()
+        assert recorder.recording(child).opens == []
+
+
+def test_a_tag_of_a_session_that_is_over_does_not_count_in_the_next(
+    recorder: Recorder, gate: Gate, starting: Gate
+) -> None:
+    """A process tagged twice: what it forked before the second time is not the second's."""
+
+    def act() -> None:
+        starting.wait()
+        if os.fork() == 0:
+            tell("forked")
+            gate.wait()
+        else:
+            os.wait()
+        opens_null()
+
+    with witness(act) as child:
+        child.go()
+        session = recorder.tag(child)
+        starting.open()
+        child.hear(1)
+        recorder.probes.release(session)
+        assert recorder.probes.tag(child.pid) == session
+        gate.open()
+        child.finish()
+        seen = recorder.recording(child)
+    assert {event.process for event in seen.opens} == {session}
+
+
+@pytest.mark.parametrize(
+    ("state", "ended_by"), [(abi.SESSION_ENDING, signal.SIGKILL), (abi.SESSION_FROZEN, 0)]
+)
+def test_a_held_session_goes_no_further_than_its_next_call(
+    recorder: Recorder, gate: Gate, state: int, ended_by: int
+) -> None:
+    """Every process of it, one forked meanwhile too, is stopped or killed by the probe itself."""
+
+    def act() -> None:
+        gate.wait()
+        for _ in range(100):
+            if os.fork() == 0:
+                tell("a child")
+                os._exit(0)
+        tell("the parent")
+
+    with witness(act) as child:
+        child.go()
+        session = recorder.tag(child)
+        recorder.probes.set_state(session, state)
+        gate.open()
+        if state == abi.SESSION_FROZEN:
+            while not all(processes.held(one) for one in recorder.probes.tagged(session)):
+                time.sleep(0.01)
+            assert recorder.probes.tagged(session)
+            assert child.told == ()
+            recorder.probes.set_state(session, abi.SESSION_CONFIRMED)
+            for one in recorder.probes.tagged(session):
+                os.kill(one.pid, signal.SIGCONT)
+        assert child.finish() == ended_by
+        assert ("the parent" in child.told) == (not ended_by)
+    assert recorder.probes.tagged(session) == []
+
+
+def test_descendants_are_adopted_however_fast_they_fork(recorder: Recorder, gate: Gate) -> None:
+    """While looking, a chain of processes that fork and exit at once is tagged by its ancestor."""
+
+    def act() -> None:
+        if os.fork() == 0:
+            while not select.select([gate.fileno()], [], [], 0)[0]:
+                if os.fork():
+                    os._exit(0)
+            tell(os.getpid())
+            opens_null()
+            os._exit(0)
+        tell("forking")
+        gate.wait()
+
+    probes = recorder.probes
+    with witness(act) as child:
+        probes.look(True)
+        try:
+            child.go()
+            child.hear(1)
+            time.sleep(0.1)
+            first = next(one.process for one in probes.census() if one.process.pid == child.pid)
+            probes.begin(first)
+            adopted = {one.process for one in probes.adopt({first: first})}
+        finally:
+            probes.look(False)
+        gate.open()
+        child.hear(2)
+        child.session = first
+        child.finish()
+        seen = recorder.recording(child)
+    assert first in adopted
+    (opened,) = (event for event in seen.opens if event.process.pid == child.told[-1])
+    assert opened.session == first
+
+
 def test_a_tag_in_the_mirror_alone_counts(recorder: Recorder) -> None:
     """A process whose task storage could not be had is recorded, and so is what it forks."""
     with witness(lambda: forks_and_opens(0)) as first, witness(lambda: forks_and_opens(1)) as child:
         session = recorder.tag(first)
         mirror = recorder.probes._object.map("mirror")
-        mirror.update(child.pid.to_bytes(4, "little"), abi.session_key(session).ljust(64, b"\0"))
+        found = recorder.probes.session(session)
+        assert found is not None
+        tag = abi.session_key(session) + found.since.to_bytes(8, "little")
+        mirror.update(child.pid.to_bytes(4, "little"), tag.ljust(64, b"\0"))
         recorder.probes._set("untracked", 1)  # as the probes do when storage cannot be had
         child.go()
         child.finish()

@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from agentwatch import admission
 from agentwatch.cli.rules import rules
-from agentwatch.errors import UsageError
-from agentwatch.rules import load
+from agentwatch.errors import Diagnostic, NotRunningError, RuleErrors, UsageError
+from agentwatch.rules import fields, load
+from agentwatch.rules.model import KINDS
+from agentwatch.rules.parse import RULE_KEYS
+from agentwatch.rules.schema import FILE
+from tests.unit.played import played
 
 HEAD = "schema: agentwatch/v1\n"
 GOOD = (
@@ -204,9 +209,16 @@ def test_explain_knows_names_on_foreign_file_systems() -> None:
 
 def test_list_refuses_bad_rules_on_stderr(bad: str) -> None:
     """Nothing on stdout that a program could take for a list."""
-    result = agentwatch("list", "-o", "json", bad)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "error[AW201]" in result.stderr
+    for verb in ("list", "test", "explain", "show"):
+        more = {"explain": ["--on", "read"], "show": []}.get(verb, [])
+        first = ["keys"] if verb == "show" else []
+        told = agentwatch(verb, *first, bad, *more)
+        assert (told.exit_code, told.stdout) == (1, "")
+        assert "error[AW201]" in told.stderr
+        as_json = agentwatch(verb, *first, bad, *more, "-o", "json")
+        assert (as_json.exit_code, as_json.stdout) == (1, "")
+        (error,) = json.loads(as_json.stderr)
+        assert (error["code"], error["line"], error["column"]) == ("AW201", 5, 13)
 
 
 def test_explain_says_who_wins_and_why(good: str) -> None:
@@ -216,8 +228,8 @@ def test_explain_says_who_wins_and_why(good: str) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == "deny by keys (kills-after)"
     assert lines[1:3] == ["  because: Keys are not for agents.", "  instead: Ask."]
-    assert f"  keys   deny   wins  ({good}:3)" in lines
-    assert f"  noted  alert  it matches  ({good}:11)" in lines
+    assert f"  keys   deny, kills-after  wins  ({good}:3)" in lines
+    assert f"  noted  alert, detects     it matches  ({good}:11)" in lines
 
 
 def test_explain_names_the_exception_that_carved_it_out(good: str) -> None:
@@ -225,14 +237,14 @@ def test_explain_names_the_exception_that_carved_it_out(good: str) -> None:
     flags = ("--on", "read", "--path", "/k/a", "--process.exe", "/usr/bin/ssh")
     lines = agentwatch("explain", good, *flags).stdout.splitlines()
     assert lines[0] == "alert by noted (detects)"
-    assert f'  keys   deny   the exception "ssh" carves it out  ({good}:3)' in lines
+    assert f'  keys   deny, kills-after  the exception "ssh" carves it out  ({good}:3)' in lines
 
 
 def test_explain_all_says_what_did_not_hold(good: str) -> None:
     """For the rule somebody thought would match."""
     lines = agentwatch("explain", good, "--on", "read", "--path", "/x", "--all").stdout.splitlines()
     assert lines[0] == "none"
-    assert f"  keys   deny   path does not match  ({good}:3)" in lines
+    assert f"  keys   deny, kills-after  path does not match  ({good}:3)" in lines
 
 
 def test_explain_takes_an_event_as_json(good: str) -> None:
@@ -285,3 +297,143 @@ def test_a_missing_path_is_said(tmp_path: Path) -> None:
     result = agentwatch("check", str(tmp_path / "gone"))
     assert result.exit_code == 1
     assert "error[AW101]: cannot read it: No such file or directory" in result.stdout
+
+
+# Writing rules -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_new_prints_passes_check(kind: str, tmp_path: Path) -> None:
+    """Without a warning, tests included; with the header that editors read."""
+    text = agentwatch("new", "my.rule", "--on", kind).stdout
+    assert text.startswith(f"# yaml-language-server: $schema=./{FILE}\n")
+    path = tmp_path / "new.yaml"
+    path.write_text(text)
+    admitted = admission.admit([path], homes=("/home/dev",))
+    assert [(rule.id, rule.on) for rule in admitted.ruleset.rules] == [("my.rule", (kind,))]
+    assert admitted.warnings == ()
+
+
+def test_new_refuses_what_is_no_id() -> None:
+    """It would only fail later."""
+    with pytest.raises(UsageError, match="no id"):
+        agentwatch("new", "My Rule")
+
+
+def test_show_writes_a_rule_out_as_it_is_in_force(tmp_path: Path) -> None:
+    """Lists and overrides in their places, in a form that is a rule again."""
+    text = GOOD.replace("path: /k/*", "path: [$keys, /z]").replace(
+        "    tests: [{hit: {path: /k/a}}, {",
+        "    count: {over: 3, within: 90s, distinct: path}\n    tests: [{hit: {path: /k/a}}, {",
+    )
+    text = text.replace("action: deny", "action: kill\n    scope: session", 1)
+    lists = (
+        "lists: {keys: [/k/*, '~/.keys/**']}\noverrides: {keys: {action: alert, mode: observe}}\n"
+    )
+    path = tmp_path / "r.yaml"
+    path.write_text(text + lists)
+    shown = agentwatch("show", "keys", str(path)).stdout
+    assert 'match: {"path": ["/k/*", "~/.keys/**", "/z"]}' in shown.splitlines()
+    assert f"# changed in {path}:20" in shown.splitlines()
+    again = tmp_path / "again.yaml"
+    rule = "".join(f"    {line}\n" for line in shown.splitlines())
+    again.write_text(HEAD + "rules:\n  -\n" + rule)
+    first = json.loads(agentwatch("show", "keys", str(path), "-o", "json").stdout)
+    assert json.loads(agentwatch("show", "keys", str(again), "-o", "json").stdout) == first
+    assert first["count"] == {"over": 3, "within": "90s", "by": "session", "distinct": "path"}
+    assert (first["action"], first["mode"], first["level"]) == ("alert", "observe", "detects")
+
+
+def test_show_knows_no_other_rule(good: str) -> None:
+    """The likeliest is named."""
+    with pytest.raises(UsageError) as caught:
+        agentwatch("show", "keyz", good)
+    assert "keys" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_fields_has_the_table(kind: str | None) -> None:
+    """Every field of the kind, with its values, modifiers and whether a probe gives it."""
+    shown = json.loads(agentwatch("fields", *([kind] if kind else []), "-o", "json").stdout)
+    wanted = [f for f in fields.FIELDS if kind is None or kind in f.kinds]
+    assert [row["name"] for row in shown] == [field.name for field in wanted]
+    host = [row for row in shown if row["name"] == "host"]
+    assert all(not row["probed"] for row in host)
+    assert any(row["probed"] for row in shown)
+    assert "|has" in agentwatch("fields").stdout
+
+
+def test_the_schema_in_the_documentation_is_the_one_printed(repository: Path) -> None:
+    """docs/schema has it for who has no agentwatch; both are made from the tables."""
+    printed = agentwatch("schema").stdout
+    assert (repository / "docs" / "schema" / FILE).read_text() == printed
+    document = json.loads(printed)
+    rule = document["properties"]["rules"]["items"]["properties"]
+    assert tuple(rule) == RULE_KEYS
+    assert set(document["definitions"]["match"]["properties"]) == set(fields.NAMES)
+
+
+def test_explain_says_what_counts(tmp_path: Path) -> None:
+    """A rule with count matches and does not act on one event."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        GOOD.replace("action: alert", "action: alert\n    count: {over: 5, within: 1s}")
+    )
+    shown = agentwatch("explain", str(path), "--on", "change", "--path", "/k/a").stdout
+    assert shown.splitlines()[0] == "none"
+    assert "it matches, and counts" in shown
+
+
+def test_list_shows_what_is_disabled(good: str, tmp_path: Path) -> None:
+    """With the file and line that did it."""
+    local = tmp_path / "local.yaml"
+    local.write_text(HEAD + "overrides:\n  noted: {enabled: false}\n")
+    rows = json.loads(agentwatch("list", good, str(local), "-o", "json").stdout)
+    noted = next(row for row in rows if row["id"] == "noted")
+    assert (noted["level"], noted["reason"]) == ("none", "It is disabled.")
+    assert noted["overridden"] == f"{local}:3"
+
+
+# Asking the daemon -------------------------------------------------------------------------------
+
+
+def test_a_rule_is_paused_and_resumed(tmp_path: Path) -> None:
+    """With the seconds that were said, and the time it ends."""
+    with played(tmp_path / "s", rules_pause={"rule": "keys", "until_at": 10**18}) as daemon:
+        told = agentwatch("pause", "keys", "--for", "10m", "--socket", str(tmp_path / "s"))
+        assert told.stdout.startswith("keys does not act until 2001-09-")
+        daemon.answers["rules.pause"] = {"rule": "keys", "until_at": 0}
+        told = agentwatch("resume", "keys", "--socket", str(tmp_path / "s"))
+        assert told.stdout == "keys acts again\n"
+    assert daemon.asked == [
+        ("rules.pause", {"rule": "keys", "seconds": 600}),
+        ("rules.pause", {"rule": "keys", "seconds": 0}),
+    ]
+
+
+@pytest.mark.parametrize("duration", ["10", "0m", "-5m", "31d", "m", "1e3s"])
+def test_a_pause_has_an_end(duration: str, tmp_path: Path) -> None:
+    """And what is no time is a usage error before anybody is asked."""
+    with pytest.raises(UsageError, match="no time"):
+        agentwatch("pause", "keys", "--for", duration, "--socket", str(tmp_path / "s"))
+
+
+def test_a_reload_says_what_is_in_force_and_what_was_found(tmp_path: Path) -> None:
+    """Warnings on stderr; a refusal comes as the errors of the files."""
+    warning = {"file": "/r.yaml", "line": 3, "column": 9, "severity": "warning", "code": "AW501"}
+    answer = {"generation": 7, "rules": 41, "warnings": [warning | {"message": "m", "source": ""}]}
+    with played(tmp_path / "s", rules_reload=answer | {"restart": ["journal.dir"]}) as daemon:
+        told = agentwatch("reload", "--socket", str(tmp_path / "s"))
+        assert told.stdout == "41 rules in force, generation 7\n"
+        assert "/r.yaml:3:9: warning[AW501]: m" in told.stderr
+        assert "journal.dir" in told.stderr
+        refused = RuleErrors((Diagnostic("/r.yaml", 1, 1, "error", "AW104", "no"),))
+        daemon.answers["rules.reload"] = refused
+        with pytest.raises(RuleErrors):
+            agentwatch("reload", "--socket", str(tmp_path / "s"))
+
+
+def test_without_a_daemon_nobody_is_asked(tmp_path: Path) -> None:
+    """Exit code 3."""
+    with pytest.raises(NotRunningError):
+        agentwatch("reload", "--socket", str(tmp_path / "s"))

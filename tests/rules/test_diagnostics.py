@@ -208,9 +208,13 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ],
     ),
     (
-        "AW204",
+        "AW504",
         "schema: agentwatch/v2\n",
-        ['1:9: error[AW204]: "schema" cannot be "agentwatch/v2"; it is agentwatch/v1.'],
+        [
+            "1:1: warning[AW504]: the file says nothing but its schema: "
+            "no rule of it can be in force",
+            '1:9: error[AW204]: "schema" cannot be "agentwatch/v2"; it is agentwatch/v1.',
+        ],
     ),
     (
         "AW205",
@@ -228,28 +232,86 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ["5:13: error[AW205]: |all needs |has, |contains or |re before it: path|contains|all"],
     ),
     (
-        "AW206",
+        "AW203",
         rule("{path: /x}\n    count: {over: 5}"),
-        ['6:5: error[AW206]: "count" is not supported yet: rules judge one event at a time'],
+        ['6:12: error[AW203]: count needs "within": a time like 10s or 5m'],
     ),
     (
-        "AW206",
-        rule("{path: /x}", on="[read, listen]"),
-        ['4:16: error[AW206]: the kind "listen" is not supported yet: nothing reports it'],
-    ),
-    (
-        "AW206",
-        rule("{host: example.org}", "connect", test=CONNECTED),
+        "AW207",
+        rule("{path: /x}\n    count: {over: 0, within: 10 seconds}"),
         [
-            '5:13: error[AW206]: the field "host" is not supported yet: '
-            "the name that was resolved to the address"
+            '6:19: error[AW207]: "over" is a number from 1 to 100000, not "0"',
+            '6:30: error[AW207]: "within" is a time like 500ms, 10s or 5m, up to 24h, '
+            'not "10 seconds"',
         ],
     ),
     (
-        "AW206",
-        rule("{op: delete}", "change"),
+        "AW207",
+        rule("{path: /x}\n    count: {over: 5, within: 48h, by: agent}"),
         [
-            "5:17: error[AW206]: op: delete is not supported yet; it is open, create or truncate",
+            '6:30: error[AW207]: "within" is a time like 500ms, 10s or 5m, up to 24h, not "48h"',
+            '6:39: error[AW204]: "by" cannot be "agent"; it is session or process.',
+        ],
+    ),
+    (
+        "AW208",
+        rule("{path: /x}\n    count: {over: 5, within: 10s, distinct: addr}"),
+        ['6:45: error[AW208]: read has no field "addr"; connect or listen has'],
+    ),
+    (
+        "AW311",
+        rule("{path: /x}\n    count: {over: 5, within: 10s}", action="deny"),
+        [
+            "3:9: error[AW311]: a rule with count may alert or kill, not deny: "
+            "it acts after the fact"
+        ],
+    ),
+    (
+        "AW311",
+        rule("{path: /x}\n    scope: session"),
+        ["3:9: error[AW311]: scope says what a kill ends; this rule's action is alert"],
+    ),
+    (
+        "AW206",
+        rule("{path: /x}", on="[read, mcp]"),
+        ['4:16: error[AW206]: the kind "mcp" is not supported yet: nothing reports it'],
+    ),
+    (
+        "AW207",
+        rule("{host: 'https://example.org/x'}", "connect", test=CONNECTED),
+        [
+            '5:19: error[AW207]: "https://example.org/x" is no name of a host; '
+            "write it without scheme and path"
+        ],
+    ),
+    (
+        "AW207",
+        rule("{host: 'example.org:443'}", "connect", test=CONNECTED),
+        [
+            '5:19: error[AW207]: "example.org:443" is no name: '
+            "addresses are asked with addr, ports with port"
+        ],
+    ),
+    (
+        "AW303",
+        rule("{host: example.org.}", "connect", test=CONNECTED),
+        [
+            "5:19: error[AW303]: this can never match: "
+            'names are without a dot at either end, and without ".."'
+        ],
+    ),
+    (
+        "AW204",
+        rule("{op: delete}", "read"),
+        ['5:17: error[AW204]: "op" cannot be "delete"; it is open, create or truncate.'],
+    ),
+    ("AW504", "", ["0:0: warning[AW504]: the file is empty: no rule of it can be in force"]),
+    (
+        "AW504",
+        HEAD,
+        [
+            "1:1: warning[AW504]: the file says nothing but its schema: "
+            "no rule of it can be in force"
         ],
     ),
     (

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from agentwatch import admission
-from agentwatch.errors import RuleErrors
-from agentwatch.policy import patterns
+from agentwatch.policy import levels, patterns
 from agentwatch.rules import load
 from agentwatch.rules.homes import select
-from agentwatch.rules.model import Condition, Default, Rule, Ruleset
+from agentwatch.rules.model import Condition, Count, Default, Rule, Ruleset
 
 HEAD = "schema: agentwatch/v1\n"
 AGENT = "agents: [{id: stub, exec: '**/bin/stub', own: '~/.stub/**'}]\n"
@@ -116,9 +115,12 @@ def test_an_override_changes_a_rule_and_says_where(tmp_path: Path) -> None:
 
 
 def test_an_override_disables_a_rule(tmp_path: Path) -> None:
-    """A disabled rule is not there."""
+    """A disabled rule is not in force, and who disabled it is known."""
     ruleset = read(tmp_path, one_rule("{path: /x}"), "overrides: {a: {enabled: false}}\n")
     assert ruleset.rules == ()
+    (disabled,) = ruleset.disabled
+    assert disabled.overridden is not None
+    assert Path(disabled.overridden.file).name == "1.yaml"
 
 
 def test_an_override_does_not_fail_the_tests_of_its_rule(tmp_path: Path) -> None:
@@ -192,16 +194,42 @@ def test_the_installed_rules_come_before_those_that_ship(
     assert load.default_paths() == (tmp_path / "local",)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        "    mode: observe\n",
-        "    scope: session\n",
-        "    count: {over: 1, within: 1s}\n",
-    ],
-)
-def test_what_is_not_supported_yet_is_refused(tmp_path: Path, more: str) -> None:
-    """Never accepted and then not enforced."""
-    with pytest.raises(RuleErrors) as caught:
-        read(tmp_path, one_rule("{path: /x}", more=more))
-    assert [d.code for d in caught.value.diagnostics if d.severity == "error"] == ["AW206"]
+def test_a_rule_may_count_and_end_its_session(tmp_path: Path) -> None:
+    """`count`, `scope` and `mode` come through as the file has them."""
+    more = "    count: {over: 50, within: 10s, by: process, distinct: path}\n    mode: observe\n"
+    text = one_rule("{path: /x}", more=more + "    scope: session\n")
+    rule = only(read(tmp_path, text.replace("action: alert", "action: kill")))
+    assert rule.count == Count(50, 10_000_000_000, "process", "path")
+    assert (rule.mode, rule.scope, rule.without_hook) == ("observe", "session", "")
+
+
+def test_what_no_probe_reports_yet_loads_and_is_tested(tmp_path: Path) -> None:
+    """Kinds, operations and fields without a probe: the rule loads, its level says none."""
+    for on, match, test in (
+        ("listen", "{port: '8000-8999'}", "{port: 8080}"),
+        ("change", "{op: delete, path: /x/**}", "{op: delete, path: /x/y}"),
+        ("change", "{new_path: /x}", "{new_path: /x, path: /y}"),
+        ("connect", "{host: '*.example.com'}", "{host: a.EXAMPLE.com}"),
+        ("connect", "{host: none}", "{host: none}"),
+        ("mount", "{path: /home/**, fstype: overlay}", "{path: /home/x, fstype: overlay}"),
+        ("ptrace", "{peer: other}", "{peer: other}"),
+        (
+            "signal",
+            "{signal: USR1, target.exe: '**/node'}",
+            "{signal: USR1, target.exe: /bin/node}",
+        ),
+    ):
+        more = f"    tests: [{{hit: {test}}}, {{miss: {{process.exe: /x}}}}]\n"
+        path = tmp_path / "r.yaml"
+        path.write_text(HEAD + one_rule(match, on, more))
+        (rule,) = admission.load([path], homes=()).rules
+        found = levels.level(rule, levels.Host())
+        assert (found.name, "no probe yet" in found.reason) == ("none", True), found
+
+
+def test_a_rule_may_ship_disabled_and_be_enabled(tmp_path: Path) -> None:
+    """`enabled: false` keeps a rule out until an override lets it in."""
+    asleep = one_rule("{path: /x}", more="    enabled: false\n")
+    assert [r.id for r in read(tmp_path, asleep).disabled] == ["a"]
+    awake = read(tmp_path, asleep, "overrides: {a: {enabled: true, mode: observe}}\n")
+    assert (only(awake).enabled, only(awake).mode, awake.disabled) == (True, "observe", ())

@@ -1,13 +1,16 @@
-"""`agentwatch events` and `agentwatch journal`, on journals of real records."""
+"""`agentwatch events` and `agentwatch journal`, on journals of real records and real streams."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,12 +18,34 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agentwatch.cli.events import events, moment
+from agentwatch.cli.following import HELD_MAX, WAITING, Window
 from agentwatch.cli.journal import journal
-from agentwatch.errors import AgentwatchError, JournalError, PermissionDenied, UsageError
-from agentwatch.events import ProcessKey
-from agentwatch.sinks.frames import AgentAdded, EventRef, Gap, Kill, Session, Start, Verdict
+from agentwatch.control.wire import Missed, Streamed
+from agentwatch.errors import (
+    AgentwatchError,
+    JournalError,
+    NotRunningError,
+    PermissionDenied,
+    UsageError,
+)
+from agentwatch.events import Open, ProcessKey
+from agentwatch.sinks.entries import Entry
+from agentwatch.sinks.following import Following
+from agentwatch.sinks.frames import (
+    RECORDS,
+    AgentAdded,
+    EventRef,
+    Gap,
+    Kill,
+    Session,
+    Start,
+    Verdict,
+    encode,
+)
+from agentwatch.sinks.frames import Records as Batch
 from agentwatch.sinks.journal import Journal
 from agentwatch.testing import AGENT, Records
+from tests.unit.played import Played, played, streamed
 
 OTHER = ProcessKey(9000, 9)
 KEY = "/home/dev/.ssh/id_ed25519"
@@ -332,3 +357,315 @@ def test_every_filter_is_listed_by_help() -> None:
     text = run("events", "--help").stdout
     for option in ("--since", "--until", "--agent", "--rule", "--kind", "--pid", "--would-deny"):
         assert option in text
+
+
+# From the daemon.
+
+PATIENCE = 20  # s
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, directory: Path) -> Iterator[Played]:
+    """It streams what is in the journal, and ends there."""
+    with played(tmp_path / "s") as made:
+        header, *said = streamed(directory)
+        # The daemon says whose a session is before anything of it.
+        made.said, made.end = [header, *sorted(said, key=_is_records)], "stopping"
+        yield made
+
+
+def followed(daemon: Played, *arguments: str) -> Result:
+    """What `events -f` showed up to the end of the stream, which it tells as a daemon that went."""
+    line = ("events", "-f", "--socket", str(daemon.path), *arguments)
+    result = CliRunner().invoke(cli, line)
+    assert isinstance(result.exception, NotRunningError), result.output
+    return result
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("-o", "json"),
+        ("--kind", "read"),
+        ("--rule", "secrets.*"),
+        ("--would-deny",),
+        ("--pid", "9000"),
+        ("--agent", "claude-code"),
+        ("--until", "2001-01-01"),
+        ("--since", "2199-01-01"),
+    ],
+)
+def test_what_is_followed_is_shown_as_it_is_read(
+    daemon: Played, directory: Path, arguments: tuple[str, ...]
+) -> None:
+    """The same lines through the same filters: a verdict and its event are one."""
+
+    def alike(text: str) -> list[str]:
+        found = text.splitlines()
+        if "json" not in arguments:
+            return sorted(found)
+        # Where it stands in which chain is the journal's to say.
+        objects = [json.loads(line) for line in found]
+        for one in objects:
+            for name in ("chain", "frame"):
+                del one["unmapped"]["agentwatch"][name]
+            one["metadata"].pop("sequence", None)
+            one["metadata"].pop("uid", None)
+            one.get("finding_info", {}).pop("uid", None)
+        return sorted(json.dumps(one, sort_keys=True) for one in objects)
+
+    read_ = run("events", "--journal", str(directory), *arguments).stdout
+    assert alike(followed(daemon, *arguments).stdout) == alike(read_)
+
+
+def test_the_daemon_is_asked_for_what_is_wanted(daemon: Played) -> None:
+    """From now on, or from --since on, as ns since the epoch."""
+    followed(daemon)
+    followed(daemon, "--since", "1970-01-01T00:00:10+00:00")
+    common = {"follow": True, "session": None}
+    assert daemon.asked == [
+        ("events", common | {"since": None}),
+        ("events", common | {"since": 10 * 10**9}),
+    ]
+
+
+def test_why_the_daemon_ended_the_stream_is_said(daemon: Played) -> None:
+    """All that came before is shown, and the exit code is that of a daemon that does not run."""
+    result = followed(daemon, "--kind", "exec")
+    assert "two words" in result.stdout
+    assert isinstance(result.exception, NotRunningError)
+    assert result.exception.message == "the daemon ended the stream: stopping"
+    assert result.exception.exit_code == 3
+
+
+def test_a_stream_that_breaks_off_is_an_error_after_all_that_came(daemon: Played) -> None:
+    """As when the daemon is killed."""
+    daemon.end = None
+
+    def breaks() -> None:
+        for connection in tuple(daemon.server._connections.values()):
+            connection.close()
+
+    with events_process(daemon) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        daemon.call(breaks)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3
+    assert "/etc/shadow" in out
+    assert "the daemon is gone: the stream broke off" in err
+
+
+def test_missed_frames_are_said_on_stderr(daemon: Played) -> None:
+    """A slow reader knows that it has not seen everything; what did arrive is shown."""
+    daemon.said.insert(3, Missed(12))
+    result = followed(daemon)
+    assert "agentwatch: missed 12 frames, " in result.stderr
+    assert KEY in result.stdout
+
+
+def test_damage_in_a_stream_is_said_and_does_not_end_it(daemon: Played) -> None:
+    """A frame that does not decode, and records that do not."""
+    records = daemon.said.index(next(f for f in daemon.said if _is_records(f)))
+    cut = Records().open("/cut")[:-9]
+    broken = Streamed(RECORDS, 0, encode(Batch(count=1, data=cut)))
+    daemon.said[records:records] = [Streamed(6, 0, b"\xc1"), broken]
+    result = followed(daemon)
+    assert "a Verdict frame does not decode" in result.stderr
+    assert "agentwatch: left out 1 record that" in result.stderr
+    assert KEY in result.stdout
+
+
+def _is_records(frame: object) -> bool:
+    return isinstance(frame, Streamed) and frame.frame == RECORDS
+
+
+def entries_of(directory: Path) -> tuple[list[Entry], list[Entry]]:
+    """(the events of a journal, its verdicts), none attached, as a stream gives them."""
+    following = Following()
+    found = [
+        entry
+        for frame in streamed(directory)
+        if isinstance(frame, Streamed)
+        for entry in following.feed(frame.frame, frame.time, frame.payload)
+    ]
+    events_ = [entry for entry in found if entry.event is not None]
+    return events_, [entry for entry in found if isinstance(entry.frame, Verdict)]
+
+
+@pytest.mark.parametrize("first", ["verdict", "event"])
+def test_a_verdict_and_its_event_meet_whichever_comes_first(directory: Path, first: str) -> None:
+    """A kill is told when its process has ended, which is after the event."""
+    events_, verdicts = entries_of(directory)
+    window = Window()
+    for entries in (verdicts, events_) if first == "verdict" else (events_, verdicts):
+        window.add(entries, 1.0)
+    assert window.release(1.0) == []
+    assert window.patience(1.0) == pytest.approx(WAITING)
+    found = window.release(1.0 + WAITING + 0.001)
+    by_rule = {v.rule: entry.event for entry in found for v in entry.verdicts}
+    assert {rule: event.path for rule, event in by_rule.items() if isinstance(event, Open)} == {
+        "secrets.private-keys": KEY,
+        "x.shadow": "/etc/shadow",
+    }
+    assert all(entry.attached for entry in found if entry.event is None)
+    assert len(found) == len(events_) + len(verdicts)
+    assert [entry.wall for entry in found] == sorted(entry.wall for entry in found)
+    assert window.patience(2.0) is None
+
+
+def test_a_verdict_whose_event_does_not_come_is_shown_by_itself(directory: Path) -> None:
+    """Its record was lost, or was shown long before."""
+    events_, verdicts = entries_of(directory)
+    window = Window()
+    window.add(events_, 1.0)
+    assert len(window.release(2.0)) == len(events_)
+    window.add(verdicts, 2.0)
+    assert window.release(3.0) == sorted(verdicts, key=lambda entry: entry.wall)
+
+
+def test_what_is_held_is_bounded(directory: Path) -> None:
+    """A backlog that comes in at once is let out from its beginning."""
+    events_, _ = entries_of(directory)
+    window = Window()
+    window.add(events_ * 3000, 1.0)
+    assert len(window.release(1.0)) == len(events_) * 3000 - HELD_MAX
+    assert len(window.release(1.0, all_of_it=True)) == HELD_MAX
+
+
+def test_following_a_journal_is_a_usage_error(directory: Path) -> None:
+    """The daemon is followed; which journal it writes is its own business."""
+    error = failure("events", "-f", "--journal", str(directory))
+    assert isinstance(error, UsageError)
+    assert "--journal" in error.remedy
+
+
+def test_following_without_a_daemon_is_an_error(tmp_path: Path) -> None:
+    """Exit code 3."""
+    error = failure("events", "-f", "--socket", str(tmp_path / "none"))
+    assert isinstance(error, NotRunningError)
+
+
+def events_process(daemon: Played, *arguments: str) -> subprocess.Popen[str]:
+    """`agentwatch events -f` as a process of its own."""
+    line = [sys.executable, "-m", "agentwatch", "events", "-f", f"--socket={daemon.path}"]
+    return subprocess.Popen(
+        [*line, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+
+
+def test_events_are_shown_as_they_come_and_ctrl_c_is_no_failure(daemon: Played) -> None:
+    """A line appears while the stream stays open; then SIGINT ends it with exit code 0."""
+    daemon.end, said = None, daemon.said
+    daemon.said = said[:1]
+    with events_process(daemon, "--kind", "connect") as process:
+        assert process.stdout is not None
+        daemon.until(lambda: bool(daemon.streams))
+        daemon.send(*said[1:])
+        assert "192.0.2.1:443" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_reader_that_goes_away_ends_it_though_nothing_happens(daemon: Played) -> None:
+    """`agentwatch events -f | head -1` does not wait for another event."""
+    daemon.end = None
+    with events_process(daemon) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory that everybody may enter."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+PERSON = """
+import sys
+from pathlib import Path
+from agentwatch.cli import events, main
+sys.argv = ["agentwatch", "events", *sys.argv[2:]]
+events.events.params[0].default = Path(PLACE)
+main()
+"""
+
+
+def as_person(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`agentwatch events` of somebody for whom `place` is where journals are by default."""
+    code = PERSON.replace("PLACE", repr(str(place)))
+    return subprocess.run(
+        [sys.executable, "-c", code, "events", *arguments],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to keep a journal from a person")
+def test_who_may_not_read_the_daemons_journal_asks_the_daemon(
+    shared: Path, directory: Path
+) -> None:
+    """What the daemon tells is shown beside the person's own runs; without a daemon, only those."""
+    journals = shared / "journals"
+    (journals / "daemon").mkdir(parents=True)
+    (journals / "daemon").chmod(0o700)
+    with played(shared / "s") as daemon:
+        daemon.said, daemon.end = streamed(directory), ""
+        line = (f"--socket={daemon.path}", "--since", "1h", "--kind", "open")
+        done = as_person(journals, *line)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert KEY in done.stdout
+        assert daemon.asked[0][1]["follow"] is False
+        assert abs(time.time_ns() - 3600 * 10**9 - daemon.asked[0][1]["since"]) < 60 * 10**9
+        own = Journal.open(journals, boot_id="boot", host="box", name="run-b")
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        own.records(Records(time=now).open("/home/nobody/own"), 1)
+        own.close()
+        (journals / "run-b").chmod(0o755)
+        for segment in (journals / "run-b").iterdir():
+            segment.chmod(0o644)
+        journals.chmod(0o755)
+        both = as_person(journals, *line)
+        assert both.returncode == 0, both.stderr
+        assert "/home/nobody/own" in both.stdout
+        assert KEY in both.stdout
+    alone = as_person(journals, *line)
+    assert alone.returncode == 0, alone.stderr
+    assert "/home/nobody/own" in alone.stdout
+    assert KEY not in alone.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to keep a journal from a person")
+def test_without_daemon_and_readable_journal_a_person_is_told_how(shared: Path) -> None:
+    """Exit code 4 and sudo, as with --journal."""
+    (shared / "daemon").mkdir()
+    (shared / "daemon").chmod(0o700)
+    done = as_person(shared, f"--socket={shared / 'none'}")
+    assert done.returncode == 4, done.stderr
+    assert "may not be read by you" in done.stderr
+    assert "sudo" in done.stderr
+
+
+def test_root_reads_the_journal_and_asks_nobody(daemon: Played, directory: Path) -> None:
+    """--journal is read by whoever names it, too."""
+    run("events", "--journal", str(directory), "--socket", str(daemon.path))
+    assert daemon.asked == []

@@ -20,14 +20,17 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("events",),
     ("abi",),
     ("mounts", "lineage"),
+    ("project",),
     ("rules",),
     ("policy",),
-    ("engine", "processes"),
-    ("actions", "sinks"),
+    ("config", "engine", "notify", "processes"),
+    ("actions", "control", "freezer", "sinks"),
     ("kernel",),
-    ("admission", "enforcement", "testing"),
+    ("admission", "backfill", "enforcement", "sessions", "testing"),
+    ("losses", "recognition"),
     ("watch",),
     ("measure", "run"),
+    ("daemon",),
     ("cli",),
     ("__main__",),
 )
@@ -48,10 +51,10 @@ HOMES = {
     "ctypes": {"kernel"},
     "mmap": {"kernel"},
     "click": {"cli"},
-    "msgpack": {"sinks"},
+    "msgpack": {"control", "sinks"},
     "prometheus_client": {"sinks"},
     "psutil": {"processes"},
-    "ruamel": {"rules", "sinks"},
+    "ruamel": {"config", "rules", "sinks"},
 }
 
 

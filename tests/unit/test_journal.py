@@ -97,6 +97,11 @@ def test_every_type_of_frame_survives_the_journey(tmp_path: Path) -> None:
         frames.Session: Session(time=1, session=AGENT, agent="claude-code", command=(odd,)),
         frames.Verdict: Verdict(time=1, event=EventRef(1, 2, 3), what=odd, tags=("a", "b")),
         frames.MountsChanged: MountsChanged(time=1, rows=()),
+        frames.SessionEnd: frames.SessionEnd(time=1, session=AGENT, processes=3, kills=1),
+        frames.Holdings: frames.Holdings(time=1, process=AGENT, files=(odd,), connections=("x",)),
+        frames.Control: frames.Control(time=1, uid=0, pid=7, verb="tag", text=odd, ok=False),
+        frames.Resumed: frames.Resumed(time=1, sequence=9, torn=3, rebooted=True, boot_id="b"),
+        frames.Retired: frames.Retired(time=1, chain="run-a", last=4, hash=b"\xff" * 32),
     }
     for kind in frames.TYPES.values():
         frame = samples.get(kind, kind(time=1))
@@ -265,7 +270,7 @@ def test_past_the_bound_records_give_way_and_are_counted(
     tmp_path: Path, file_limit: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Records go before typed frames, a gap frame says how many, and the chain stays whole."""
-    monkeypatch.setattr("agentwatch.sinks.journal.WAITING_MAX", 10_000)
+    monkeypatch.setattr("agentwatch.sinks.waiting.WAITING_MAX", 30_000)
     journal = opened(tmp_path / "j")
     file_limit(journal.bytes)  # type: ignore[operator]
     make = Records()
@@ -288,7 +293,7 @@ def test_a_batch_that_has_no_room_at_all_is_counted(
 ) -> None:
     """Larger than everything that may wait: it is lost, and the gap says so."""
     journal = opened(tmp_path / "j")
-    monkeypatch.setattr("agentwatch.sinks.journal.WAITING_MAX", 10)
+    monkeypatch.setattr("agentwatch.sinks.waiting.WAITING_MAX", 10)
     journal.records(Records().open("/f"), 1)
     monkeypatch.undo()
     journal.close()
@@ -298,16 +303,16 @@ def test_a_batch_that_has_no_room_at_all_is_counted(
 
 def test_a_full_disk_has_a_remedy(tmp_path: Path) -> None:
     """/dev/full answers ENOSPC as a full disk does; the message says what to do."""
-    journal = opened(tmp_path / "j")
-    own = journal._out
-    journal._out = os.open("/dev/full", os.O_WRONLY)
+    journal = opened(tmp_path / "j", fsync=None)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, journal._tape._out)
+    os.close(full)
     with pytest.raises(JournalError, match="no room") as caught:
         write_some(journal, 1)
     assert "free some space" in caught.value.remedy
-    os.close(journal._out)
-    journal._out = own
     journal.close()
     assert len(events(tmp_path / "j")) == 1
+    assert verify(tmp_path / "j")[0].intact
 
 
 def test_a_link_in_place_of_a_segment_is_not_followed(tmp_path: Path) -> None:

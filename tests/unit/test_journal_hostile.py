@@ -242,7 +242,7 @@ def test_no_string_of_a_frame_reaches_the_terminal_raw(tmp_path: Path) -> None:
             default = getattr(kind(), name)
             if isinstance(default, str):
                 values[name] = evil
-            elif name in ("command", "tags"):
+            elif name in ("command", "tags", "files", "connections"):
                 values[name] = [evil]
         made.append((number, packed(**values)))
     text = run(forged(tmp_path, *made), "events").stdout

@@ -66,7 +66,8 @@ def test_without_probes_a_rule_is_worth_nothing() -> None:
 @pytest.mark.parametrize("fields", [{"host": "*.example.com"}, {"peer": "own"}, {"new_path": "/x"}])
 def test_a_rule_about_what_no_probe_gives_is_worth_nothing(fields: dict[str, str]) -> None:
     """Such a rule can never match, and its level says which field it is."""
-    found = level(rule("kill", **fields), HOST)
+    kind = "change" if "new_path" in fields else "connect"
+    found = level(rule("kill", (kind,), **fields), HOST)
     assert found.name == "none"
     assert next(iter(fields)) in found.reason
 

@@ -191,15 +191,40 @@ def test_a_process_ends_once() -> None:
 
 
 def test_living_and_alive_leave_out_what_has_ended() -> None:
-    """Of one session or of all."""
+    """By process, and counted by session."""
     lineage = begun()
     lineage.fork(forked(CHILD))
     other = ProcessKey(500, 5)
     lineage.begin(other, None, SHELL, ())
     lineage.exit(ended())
     assert lineage.living() == [Living(CHILD, FIRST), Living(other, other)]
-    assert lineage.alive(FIRST) == [CHILD]
-    assert lineage.alive() == [CHILD, other]
+    assert (lineage.alive(FIRST), lineage.alive(other)) == (1, 1)
+    lineage.exit(ended(CHILD))
+    lineage.exit(ended(CHILD))
+    assert lineage.alive(FIRST) == 0
+
+
+def test_an_end_that_was_not_told_counts_once() -> None:
+    """Found by a look at the machine; the exit's record, should it come yet, changes nothing."""
+    lineage = begun()
+    lineage.gone(FIRST, 20)
+    assert not lineage.exit(ended())
+    lineage.gone(FIRST, 21)
+    assert lineage.alive(FIRST) == 0
+    assert lineage.living() == []
+
+
+def test_a_process_that_joins_has_its_parents_images_and_the_sessions_agents() -> None:
+    """It ran before it was tagged: nobody told of its fork."""
+    lineage = begun(("claude",))
+    lineage.join(CHILD, FIRST, FIRST, SHELL)
+    lineage.join(CHILD, FIRST, FIRST, None)  # a second time, it is known
+    assert lineage.alive(FIRST) == 2
+    assert lineage.parent(CHILD) == FIRST
+    actor = lineage.actor(opened(CHILD))
+    assert actor.image == SHELL
+    assert actor.agents == ("claude",)
+    assert len(actor.ancestors) == 1
 
 
 def test_records_that_come_late_still_find_who_has_ended() -> None:
@@ -219,7 +244,8 @@ def test_a_forgotten_session_leaves_nothing() -> None:
     other = ProcessKey(500, 5)
     lineage.begin(other, "/srv", SHELL, ("codex",))
     lineage.forget(FIRST)
-    assert lineage.alive() == [other]
+    assert [one.process for one in lineage.living()] == [other]
+    assert (lineage.alive(FIRST), lineage.agents(FIRST)) == (0, ())
     assert lineage.agent(FIRST) == ""
     assert lineage.actor(opened()).project is None
     assert lineage.agent(other) == "codex"

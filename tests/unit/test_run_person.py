@@ -14,7 +14,8 @@ import pytest
 from agentwatch import run
 from agentwatch.cli.run import Options, _address, _check_command
 from agentwatch.errors import AgentwatchError, UsageError
-from agentwatch.run import Command, Person, ToldEnding, exit_code, invoking_person, project_of
+from agentwatch.project import project_of
+from agentwatch.run import Command, Person, ToldEnding, exit_code, invoking_person
 
 SELF = Person(os.getuid(), os.getgid(), "me", "/", "/bin/sh", False)
 

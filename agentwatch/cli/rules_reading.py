@@ -1,0 +1,75 @@
+"""What the commands of `agentwatch rules` share: reading rule files, and refusing bad ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from agentwatch import admission
+from agentwatch.cli import wants_colour
+from agentwatch.errors import Diagnostic, RuleErrors
+from agentwatch.policy import levels
+from agentwatch.rules.diagnostics import render
+from agentwatch.rules.load import default_paths
+from agentwatch.rules.model import MODES, Ruleset
+
+HERE = levels.Host()  # no probe can prevent yet, on any host
+
+paths_argument = click.argument(
+    "paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path)
+)
+output_option = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+mode_option = click.option("--mode", type=click.Choice(MODES), default="enforce")
+
+
+def admitted(paths: tuple[Path, ...], output: str) -> Ruleset:
+    """The rules of these files, or of the installed ones; exits where they are refused."""
+    try:
+        return admission.load(paths or default_paths())
+    except RuleErrors as error:
+        refuse(error, output)
+
+
+def refuse(error: RuleErrors, output: str) -> NoReturn:
+    """Says on stderr what is wrong in the files, as text or as JSON, and exits."""
+    found = [one for one in error.diagnostics if one.severity == "error"]
+    if output == "json":
+        click.echo(as_json([dataclasses.asdict(one) for one in found]), err=True)
+        sys.exit(error.exit_code)
+    for one in found:
+        click.echo(coloured(one, err=True), err=True)
+    click.echo(f"agentwatch: {error.message}", err=True)
+    sys.exit(error.exit_code)
+
+
+def coloured(found: Diagnostic, err: bool = False) -> str:
+    """A finding as text, its severity in colour on a terminal."""
+    text = render(found)
+    if not wants_colour(sys.stderr if err else sys.stdout):
+        return text
+    word = f"{found.severity}[{found.code}]"
+    colour = "red" if found.severity == "error" else "yellow"
+    return text.replace(word, click.style(word, fg=colour, bold=True), 1)
+
+
+def near(path: str) -> str:
+    """A file's name as short as it can be said from here."""
+    try:
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere, or this directory is gone
+        return path
+
+
+def count(number: int, noun: str) -> str:
+    """`1 rule`, `2 rules`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def as_json(value: Any) -> str:
+    """For programs: ASCII, indented."""
+    return json.dumps(value, indent=2, ensure_ascii=True)

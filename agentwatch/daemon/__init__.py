@@ -1,0 +1,420 @@
+"""The daemon: every agent on the machine, all the time. The only place that wires its parts.
+
+One loop turns on one epoll: the rings, the control socket, a finished reload, signals. Metrics are
+served by threads that only read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from agentwatch.actions import Breaker
+from agentwatch.config import Config
+from agentwatch.control import wire
+from agentwatch.control.connection import Connection
+from agentwatch.control.peer import Peer
+from agentwatch.control.server import Server, Stream
+from agentwatch.daemon.denials import Denials
+from agentwatch.daemon.feed import Feed
+from agentwatch.daemon.history import History
+from agentwatch.daemon.policy import Loaded, Reloading, Result, load
+from agentwatch.daemon.verbs import Verbs
+from agentwatch.errors import AgentwatchError, RuleErrors
+from agentwatch.freezer import Freezer
+from agentwatch.kernel.probes import HOOKS, Probes
+from agentwatch.losses import STAGES
+from agentwatch.measure import snapshots
+from agentwatch.mounts import Mounts
+from agentwatch.notify import Notifier
+from agentwatch.policy.levels import Host, level
+from agentwatch.sinks import frames, metrics
+from agentwatch.sinks.host import read_boot_id, this_host
+from agentwatch.sinks.journal import Journal
+from agentwatch.sinks.jsonl import Findings, JsonLines
+from agentwatch.watch import Watch
+
+TIDY = 60.0  # s between two looks at what of the journal is to be kept
+REVOKE = 1.0  # s between two looks at who may not read events any more
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Daemon:
+    """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError."""
+
+    def __init__(self, stack: ExitStack, config: Config, notifier: Notifier) -> None:
+        self.config, self._notifier, self._host = config, notifier, Host()
+        _raise_limits()
+        self._poller = stack.enter_context(select.epoll())
+        self._server = Server(config.socket, self._answer, self._poller)
+        stack.callback(self._server.close, "the daemon is stopping")
+        loaded = load(config, self._host)
+        mounts = Mounts.read()
+        self._journal = _journal(config, mounts)
+        stack.callback(self._close_journal)
+        probes = Probes(identify=True)
+        stack.callback(probes.close)
+        self._denials = Denials()
+        self._freezer = Freezer.open(config.cgroup)
+        self._watch = Watch(
+            probes,
+            loaded.engine,
+            self._journal,
+            host=self._host,
+            mounts=mounts,
+            sinks=[self._denials],
+            breaker=Breaker(config.breaker.kills, config.breaker.within),
+            freezer=self._freezer,
+            on_loss=config.on_loss,
+            identities=None if config.agents is None else frozenset(config.agents),
+        )
+        stack.callback(self._watch.close)
+        self._feed = Feed(self._journal, self._watch.sessions)
+        self._findings: Findings | None = None
+        stack.callback(self._close_findings)
+        self._started = self._reloaded = time.time_ns()
+        self._loaded = loaded
+        self._reload_error = ""
+        self._restart: tuple[str, ...] = ()
+        self._reloading = Reloading(self._host)
+        stack.callback(self._reloading.close)
+        self._history = History(self._journal.directory, self._poller)
+        stack.callback(self._history.close)
+        self._verbs = Verbs(
+            self._watch,
+            self._feed,
+            self._denials,
+            self._history,
+            this_host(),
+            self._status,
+            self._ask_reload,
+        )
+        self._apply(loaded)
+        self._serve_metrics(stack)
+        self._tidied = self._revoked = self._fed = time.monotonic()
+        self._stop = ""
+
+    # The loop.
+
+    def run(self) -> None:
+        """Watches until it is told to stop."""
+        with self._signals() as wake:
+            self._poller.register(wake, select.EPOLLIN)
+            self._poller.register(self._reloading.fileno(), select.EPOLLIN)
+            self._watch.register(self._poller)
+            self._begin()
+            while not self._stop:
+                self._turn(wake)
+        self._notifier.stopping(self._stop)
+        self._end()
+
+    def _turn(self, wake: int) -> None:
+        for fd, mask in self._poller.poll(self._watch.patience, 64):
+            if fd in self._server:
+                self._server.ready(fd, mask)
+            elif fd in self._history:
+                self._history.ready(fd)
+            elif fd == wake:
+                self._received(wake)
+            elif fd == self._reloading.fileno():
+                self._take_reload()
+        self._watch.step()
+        self._server.tick()
+        self._history.tick()
+        now = time.monotonic()
+        if now - self._revoked >= REVOKE:
+            self._revoked = now
+            self._feed.revoke(self._refused)
+        if now - self._tidied >= TIDY:
+            self._tidied = now
+            self._watch.written(self._journal.tidy)
+        interval = self._notifier.watchdog_interval()
+        if interval is not None and now - self._fed >= interval:
+            self._fed = now
+            self._notifier.watchdog()
+
+    def _begin(self) -> None:
+        engine = self._watch.engine
+        self._watch.say(
+            frames.Start(
+                pid=os.getpid(),
+                command=("agentwatch", "daemon"),
+                user="root",
+                mode=engine.mode,
+                tier="signal",
+                rules=len(engine.ruleset.rules),
+                generation=engine.generation,
+            )
+        )
+        if self._freezer is not None:
+            for left in self._freezer.recover():
+                pids = ", ".join(map(str, left.pids))
+                text = f"a daemon that is gone had frozen processes {pids}: they go on"
+                self._watch.say(frames.Notice(subject="thaw", text=text))
+        self._watch.recognition.search()
+        self._watch.step()
+        self._notifier.ready(self._headline())
+
+    def _end(self) -> None:
+        """What is watched goes on unwatched, and the journal says so."""
+        self._watch.step()
+        for session in self._watch.sessions:
+            text = "the daemon stops: from here on it is not watched"
+            self._watch.say(frames.Notice(subject="release", text=text, session=session.key))
+        self._watch.say(frames.Stop(reason=self._stop))
+
+    def _headline(self) -> str:
+        count, engine = len(self._watch.sessions), self._watch.engine
+        return f"{len(engine.ruleset.rules)} rules, mode {engine.mode}, {count} sessions"
+
+    # Signals.
+
+    def _signals(self) -> _Signals:
+        return _Signals((*STOPPING, signal.SIGHUP))
+
+    def _received(self, wake: int) -> None:
+        with suppress(BlockingIOError):
+            for number in os.read(wake, 64):
+                if number in STOPPING:
+                    self._stop = f"{signal.Signals(number).name} was received"
+                elif number == signal.SIGHUP:
+                    self._notifier.reloading()
+                    self._reloading.begin(self.config, self._watch.engine)
+
+    # Requests.
+
+    def _answer(
+        self, peer: Peer, request: wire.Request, connection: Connection
+    ) -> wire.Reply | None:
+        return self._verbs.answer(peer, request, connection)
+
+    def _refused(self, stream: Stream) -> str:
+        """Why a subscriber may not read on: it, too, may have become an agent's."""
+        tagged = self._watch.probes.session_of(stream.connection.peer.pidfd)
+        return "what an agent runs may not read this" if tagged is not None else ""
+
+    def _ask_reload(self, connection: Connection) -> None:
+        def tell(result: Result) -> None:
+            if isinstance(result, AgentwatchError):
+                connection.reply(wire.Reply(error=result))
+            else:
+                connection.reply(wire.Reply(self._reload_value(result)))
+
+        self._reloading.begin(self.config, self._watch.engine, tell)
+
+    def _reload_value(self, loaded: Loaded) -> Mapping[str, Any]:
+        return {
+            "generation": loaded.engine.generation,
+            "rules": len(loaded.engine.ruleset.rules),
+            "seconds": loaded.seconds,
+            "warnings": [dataclasses.asdict(one) for one in loaded.warnings],
+            "restart": list(self._restart),
+        }
+
+    # Policy.
+
+    def _take_reload(self) -> None:
+        taken = self._reloading.take()
+        if taken is None:
+            return
+        result, waiting, again = taken
+        if isinstance(result, AgentwatchError):
+            self._reload_failed(result)
+        else:
+            changed = self.config.reload(result.config)
+            self._restart = changed.restart
+            self.config = changed.config
+            self._put_in_force(result)
+        for tell in waiting:
+            tell(result)
+        if again:
+            self._reloading.begin(self.config, self._watch.engine)
+        self._notifier.ready(self._headline())
+
+    def _reload_failed(self, error: AgentwatchError) -> None:
+        first = (
+            error.diagnostics[0] if isinstance(error, RuleErrors) and error.diagnostics else None
+        )
+        where = f": {first.file}:{first.line}:{first.column}: {first.message}" if first else ""
+        self._reload_error = f"{error.message}{where}"
+        engine = self._watch.engine
+        self._watch.say(
+            frames.Reload(
+                generation=engine.generation,
+                rules=len(engine.ruleset.rules),
+                ok=False,
+                message=self._reload_error,
+            )
+        )
+
+    def _put_in_force(self, loaded: Loaded) -> None:
+        identities = _identities(self._loaded)
+        self._loaded, self._reload_error, self._reloaded = loaded, "", time.time_ns()
+        self._apply(loaded)
+        self._watch.take(loaded.engine)
+        engine = loaded.engine
+        self._watch.say(
+            frames.Reload(generation=engine.generation, rules=len(engine.ruleset.rules), ok=True)
+        )
+        if _identities(loaded) != identities:
+            self._watch.recognition.search()
+
+    def _apply(self, loaded: Loaded) -> None:
+        """What of the configuration is not the engine's."""
+        config, watch = self.config, self._watch
+        known = [agent.id for agent in loaded.engine.ruleset.agents]
+        watch.quiet_agents = frozenset(
+            agent for agent in (*known, "") if config.audit.of(agent) == "findings"
+        )
+        watch.recognition.identities = None if config.agents is None else frozenset(config.agents)
+        watch.losses.on_loss = config.on_loss
+        watch.enforcement.breaker.adjust(config.breaker.kills, config.breaker.within)
+        before = self._findings.path if self._findings else None
+        if config.jsonl != before:
+            self._close_findings()
+            self._findings = Findings(config.jsonl, this_host()) if config.jsonl else None
+        jsonl = [JsonLines(self._findings, watch.say)] if self._findings else []
+        watch.sinks = (self._denials, self._feed, *jsonl)
+
+    # What there is to know.
+
+    def _status(self) -> Mapping[str, Any]:
+        watch, engine, journal = self._watch, self._watch.engine, self._journal
+        attached = watch.probes.attached()
+        rules = engine.ruleset.rules
+        levels = Counter(str(level(rule, self._host, engine.mode)) for rule in rules)
+        return {
+            "pid": os.getpid(),
+            "started_at": self._started,
+            "mode": engine.mode,
+            "tier": "signal",
+            "config": str(self.config.path or ""),
+            "hooks": {hook: hook in attached for hook in HOOKS},
+            "rules": {
+                "loaded": len(rules),
+                "levels": dict(levels),
+                "paths": [str(path) for path in self.config.rule_paths],
+                "warnings": len(self._loaded.warnings),
+            },
+            "generation": engine.generation,
+            "reloaded_at": self._reloaded,
+            "reload_error": self._reload_error,
+            "losses": {**dict.fromkeys(STAGES, 0), **watch.losses.counts},
+            "journal": {
+                "directory": str(journal.directory),
+                "sequence": journal.head.sequence,
+                "hash": journal.head.hash.hex(),
+                "bytes": journal.bytes,
+                "segments": journal.segments,
+                "failures": journal.failures,
+                "waiting": journal.waiting,
+                "lost": journal.lost,
+            },
+            "subscribers": self._server.subscribers,
+            "connections": len(self._server),
+            "problems": self._problems(attached),
+        }
+
+    def _problems(self, attached: frozenset[str]) -> list[str]:
+        """What an operator should know first."""
+        watch = self._watch
+        found = [f"the probe {hook} is not attached" for hook in HOOKS if hook not in attached]
+        if self._reload_error:
+            found.append(f"the last reload was refused: {self._reload_error}")
+        if self._restart:
+            found.append(
+                f"changed in the configuration, and wants a restart: {', '.join(self._restart)}"
+            )
+        if watch.journal_error:
+            found.append(watch.journal_error)
+        if lost := sum(watch.losses.counts.values()):
+            found.append(f"{lost} records were lost: agentwatch events shows the gaps")
+        if failed := sum(watch.enforcement.failures.values()):
+            found.append(f"{failed} kills did not stop what they were meant to stop")
+        if self._server.failure:
+            found.append(f"an answer failed: {self._server.failure}")
+        homeless = [one for one in watch.sessions if not one.told.project]
+        if homeless:
+            pids = ", ".join(str(one.key.pid) for one in homeless[:8])
+            found.append(f"$project is unset, so no rule allows by it, for sessions of {pids}")
+        return found
+
+    def _serve_metrics(self, stack: ExitStack) -> None:
+        if self.config.metrics is None:
+            return
+        take = snapshots(
+            self._watch,
+            lambda: (self._loaded.seconds, self._reloaded / 1e9),
+        )
+        server = metrics.serve(self.config.metrics.host, self.config.metrics.port, take)
+        stack.callback(server.close)
+
+    # Ends.
+
+    def _close_journal(self) -> None:
+        with suppress(AgentwatchError):
+            self._journal.close(self._stop or "the daemon failed")
+
+    def _close_findings(self) -> None:
+        if self._findings is not None:
+            self._findings.close()
+
+
+class _Signals:
+    """Signals as bytes of a descriptor, inside a with statement."""
+
+    def __init__(self, numbers: tuple[signal.Signals, ...]) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> int:
+        self._read, self._write = socket.socketpair()
+        for end in (self._read, self._write):
+            end.setblocking(False)
+        self._before: dict[signal.Signals, Any] = {
+            number: signal.signal(number, lambda number, frame: None) for number in self._numbers
+        }
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        return self._read.fileno()
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._read.close()
+        self._write.close()
+
+
+def _raise_limits() -> None:
+    """Two descriptors for each client: as many as are to be had."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _identities(loaded: Loaded) -> object:
+    """What decides which processes are agents."""
+    return loaded.engine.ruleset.agents, loaded.config.agents
+
+
+def _journal(config: Config, mounts: Mounts) -> Journal:
+    keep = config.journal
+    return Journal.open(
+        Path(keep.dir),
+        name="daemon",
+        boot_id=read_boot_id(),
+        mounts=mounts,
+        segment_bytes=keep.segment_bytes,
+        fsync=keep.fsync,
+        keep_bytes=keep.keep_bytes,
+        keep_seconds=keep.keep_days * 86400.0,
+        keep_others=True,
+    )

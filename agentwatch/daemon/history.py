@@ -1,0 +1,105 @@
+"""The past, for people who may not read the journal: another process reads it for them.
+
+What it finds is passed on as fast as it is taken, and no faster: nothing of it is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentwatch.control.connection import Poller
+from agentwatch.control.server import Stream
+from agentwatch.errors import AgentwatchError
+
+AT_ONCE = 4
+PIECE = 256 << 10  # bytes passed on in one go
+
+
+@dataclass(slots=True)
+class _Reading:
+    process: subprocess.Popen[bytes]
+    stream: Stream
+
+
+class History:
+    """Processes that read the chain in `directory`, each for one stream."""
+
+    def __init__(self, directory: Path, poller: Poller) -> None:
+        self._directory, self._poller = directory, poller
+        self._readings: dict[int, _Reading] = {}
+        self._paused: set[int] = set()
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._readings
+
+    def check(self) -> None:
+        """Raises AgentwatchError where there is no room for one more."""
+        if len(self._readings) >= AT_ONCE:
+            message = f"{AT_ONCE} others are reading the journal through the daemon"
+            raise AgentwatchError(message, "try again in a moment")
+
+    def begin(self, stream: Stream, uid: int, since: int) -> None:
+        """Begins to send a person's part of the journal from `since` (ns since the epoch) on."""
+        process = subprocess.Popen(
+            [*_python(), "excerpt", f"--journal={self._directory}", f"--uid={uid}"]
+            + [f"--since={since}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        fd = process.stdout.fileno()
+        os.set_blocking(fd, False)
+        self._readings[fd] = _Reading(process, stream)
+        self._poller.register(fd, select.EPOLLIN)
+
+    def ready(self, fd: int) -> None:
+        """Passes on what was read, if the one who asked takes it."""
+        reading = self._readings[fd]
+        if reading.stream.closed:
+            self._end(fd)
+        elif reading.stream.connection.queued > PIECE:
+            self._poller.modify(fd, 0)
+            self._paused.add(fd)
+        else:
+            try:
+                piece = os.read(fd, PIECE)
+            except BlockingIOError:
+                return
+            if piece:
+                reading.stream.pass_on(piece)
+            else:
+                reading.stream.finish()
+                self._end(fd)
+
+    def tick(self) -> None:
+        """Goes on where there is room again, and ends where nobody listens any more."""
+        for fd in list(self._paused):
+            stream = self._readings[fd].stream
+            if stream.closed or stream.connection.queued <= PIECE:
+                self._paused.discard(fd)
+                self._poller.modify(fd, select.EPOLLIN)
+                self.ready(fd)
+
+    def close(self) -> None:
+        for fd in list(self._readings):
+            self._end(fd)
+
+    def _end(self, fd: int) -> None:
+        reading = self._readings.pop(fd)
+        self._paused.discard(fd)
+        self._poller.unregister(fd)
+        reading.process.kill()
+        reading.process.wait()
+        assert reading.process.stdout is not None
+        reading.process.stdout.close()
+
+
+def _python() -> Sequence[str]:
+    # -I: nothing from a working directory or from anybody's home is imported.
+    return [sys.executable, "-I", "-m", "agentwatch"]

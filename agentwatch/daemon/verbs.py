@@ -1,0 +1,295 @@
+"""The answers to what is asked over the control socket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentwatch import __version__, processes
+from agentwatch.control import wire
+from agentwatch.control.peer import Peer
+from agentwatch.control.server import Connection
+from agentwatch.daemon.access import CHANGING, check
+from agentwatch.daemon.denials import Denials
+from agentwatch.daemon.feed import Feed, View
+from agentwatch.daemon.history import History
+from agentwatch.errors import AgentwatchError, UsageError
+from agentwatch.events import ProcessKey
+from agentwatch.sessions import Session
+from agentwatch.sinks import frames
+from agentwatch.sinks.host import Host
+from agentwatch.watch import Watch
+
+Answer = wire.Reply | None
+Status = Callable[[], Mapping[str, Any]]
+
+
+class Verbs:
+    """Answers requests. status: what only the daemon knows. reload: begins one, answers later."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        feed: Feed,
+        denials: Denials,
+        history: History,
+        host: Host,
+        status: Status,
+        reload: Callable[[Connection], None],
+    ) -> None:
+        self._watch, self._feed, self._denials, self._host = watch, feed, denials, host
+        self._history = history
+        self._status, self._reload = status, reload
+        self._verbs: dict[str, Callable[[Peer, wire.Request, Connection], Answer]] = {
+            "status": self._say_status,
+            "agents.list": self._list,
+            "agents.tag": self._tag,
+            "agents.untag": self._untag,
+            "agents.kill": self._kill,
+            "agents.freeze": self._freeze,
+            "agents.thaw": self._thaw,
+            "rules.reload": self._say_reload,
+            "rules.pause": self._pause,
+            "why": self._why,
+            "events": self._events,
+        }
+
+    def answer(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        """Checks who asks, then does it. Raises AgentwatchError: that is the answer then."""
+        verb = self._verbs.get(request.verb)
+        if verb is None:
+            known = ", ".join(sorted(self._verbs))
+            raise UsageError(f"the daemon knows no {request.verb!r}", f"one of {known}")
+        session = self._watch.probes.session_of(peer.pidfd)
+        pid = request.args.get("pid")
+        itself = pid == peer.pid if request.verb == "agents.tag" else pid in (None, peer.pid)
+        changing = request.verb in CHANGING
+        try:
+            check(request.verb, peer.uid, itself, session)
+            found = verb(peer, request, connection)
+        except AgentwatchError as error:
+            if changing:
+                self._record(peer, request, error.message, False)
+            raise
+        if changing:
+            self._record(peer, request, "", True)
+        return found
+
+    def _record(self, peer: Peer, request: wire.Request, text: str, ok: bool) -> None:
+        """Whoever changes what is enforced is in the journal, and who tried to."""
+        given = " ".join(f"{name}={value}" for name, value in sorted(request.args.items()))
+        text = f"{given}: {text}" if text else given
+        self._watch.say(
+            frames.Control(uid=peer.uid, pid=peer.pid, verb=request.verb, text=text, ok=ok)
+        )
+
+    # Sessions.
+
+    def _visible(self, peer: Peer) -> list[Session]:
+        """Those whose business it is to the peer."""
+        return [one for one in self._watch.sessions if peer.uid in (0, one.told.uid)]
+
+    def _named(self, which: str) -> list[Session]:
+        """By pid, session id, or agent. Raises UsageError for nothing of that name."""
+        sessions = list(self._watch.sessions)
+        if which.isdigit():
+            pid = int(which)
+            tagged = {one.process.pid: one.session for one in self._watch.probes.census()}
+            found = [one for one in sessions if one.key == tagged.get(pid)]
+        else:
+            found = [
+                one
+                for one in sessions
+                if which == self._id(one.key) or which in self._watch.lineage.agents(one.key)
+            ]
+        if not found:
+            remedy = "agentwatch agents list has the sessions there are"
+            raise UsageError(f"no session of an agent is called {which}", remedy)
+        return found
+
+    def _id(self, session: ProcessKey) -> str:
+        return session.id(self._host.boot_id)
+
+    def _done(self, sessions: list[Session], count: int, how: str = "") -> wire.Reply:
+        ids = [self._id(one.key) for one in sessions]
+        return wire.Reply({"sessions": ids, "processes": count, "how": how})
+
+    def _say_status(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        agents: dict[str, list[int]] = {}
+        for one in self._visible(peer):
+            of = agents.setdefault(self._watch.lineage.agent(one.key), [0, 0])
+            of[0] += 1
+            of[1] += max(self._watch.lineage.alive(one.key), 0)
+        rows = [
+            {"agent": agent, "sessions": sessions, "processes": count}
+            for agent, (sessions, count) in sorted(agents.items())
+        ]
+        return wire.Reply({"version": __version__, **self._status(), "agents": rows})
+
+    def _list(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        visible = {one.key: one for one in self._visible(peer)}
+        rows: dict[ProcessKey, list[dict[str, Any]]] = {key: [] for key in visible}
+        for one in self._watch.probes.census():
+            if one.session in rows:
+                rows[one.session].append(self._process(one.process))
+        return wire.Reply(
+            {"sessions": [self._session(one, rows[key]) for key, one in visible.items()]}
+        )
+
+    def _session(self, one: Session, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "session": self._id(one.key),
+            "pid": one.key.pid,
+            "agents": list(self._watch.lineage.agents(one.key)),
+            "user": one.told.user,
+            "uid": one.told.uid,
+            "project": one.told.project,
+            "how": one.told.how,
+            "began_at": self._host.wall(one.told.began),
+            "state": "frozen" if one.held else "running",
+            "held": one.held,
+            "processes": rows,
+        }
+
+    def _process(self, process: ProcessKey) -> dict[str, Any]:
+        lineage = self._watch.lineage
+        image = lineage.image(process) or processes.image_now(process)
+        parent = lineage.parent(process)
+        argv = self._watch.redactor.argv(image.argv, False) if image else ()
+        return {
+            "pid": process.pid,
+            "started_at": self._host.wall(process.start),
+            "parent": parent.pid if parent else 0,
+            "exe": (image.script or image.exe) if image else "",
+            "command": " ".join(argv),
+            "role": "agent" if image and image.identity else "child",
+        }
+
+    def _tag(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        pid = request.argument("pid", int)
+        agent = request.optional("agent", str) or ""
+        project = request.optional("project", str) or ""
+        known = [one.id for one in self._watch.engine.ruleset.agents]
+        if agent and agent not in known:
+            remedy = f"one of {', '.join(known)}" if known else "load rules that have `agents:`"
+            raise UsageError(f"no identity is called {agent}", remedy)
+        if pid <= 1:
+            raise UsageError(
+                f"process {pid} is not tagged: all others come from it", "name another"
+            )
+        if project and not project.startswith("/"):
+            raise UsageError(f"the project {project} is no whole path", "write it from / on")
+        begun = self._watch.recognition.search({pid: agent}, project)
+        if not begun:
+            session = next(
+                (o.session for o in self._watch.probes.census() if o.process.pid == pid), None
+            )
+            why = f"belongs to session {self._id(session)}" if session else "is not there"
+            raise AgentwatchError(f"process {pid} {why}", "agentwatch agents list")
+        count = self._watch.lineage.alive(begun[0].key)
+        return wire.Reply({"session": self._id(begun[0].key), "processes": count})
+
+    def _untag(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        found = self._named(str(request.argument("which", str)))
+        count = 0
+        for one in found:
+            count += len(self._watch.probes.tagged(one.key))
+            self._watch.sessions.thaw(one.key)
+            self._watch.sessions.forget(one)
+        return self._done(found, count)
+
+    def _kill(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        found = self._named(str(request.argument("which", str)))
+        return self._done(found, sum(self._watch.sessions.end(one.key) for one in found))
+
+    def _freeze(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        found = self._named(str(request.argument("which", str)))
+        hows = {self._watch.sessions.freeze(one.key, f"uid {peer.uid} asked") for one in found}
+        return self._done(found, self._count(found), "+".join(sorted(hows)))
+
+    def _thaw(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        found = self._named(str(request.argument("which", str)))
+        hows = {one.held for one in found if one.held}
+        for one in found:
+            self._watch.sessions.thaw(one.key)
+            self._watch.enforcement.forget(one.key)  # the breaker counts anew
+        return self._done(found, self._count(found), "+".join(sorted(hows)))
+
+    def _count(self, sessions: list[Session]) -> int:
+        return sum(len(self._watch.probes.tagged(one.key)) for one in sessions)
+
+    # Rules.
+
+    def _say_reload(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        self._reload(connection)
+        return None
+
+    def _pause(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        rule, seconds = request.argument("rule", str), request.argument("seconds", int)
+        engine = self._watch.engine
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        until = now + seconds * 10**9
+        try:
+            if seconds > 0:
+                engine.pause(rule, until)
+            else:
+                engine.resume(rule)
+        except ValueError:
+            raise UsageError(f"no rule is called {rule}", "agentwatch rules list") from None
+        text = f"{rule} is paused for {seconds} s" if seconds > 0 else f"{rule} acts again"
+        self._watch.say(frames.Notice(subject="pause", text=f"{text}, by uid {peer.uid}"))
+        return wire.Reply({"rule": rule, "until_at": self._host.wall(until) if seconds > 0 else 0})
+
+    # What happened.
+
+    def _why(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        session = self._asked(peer, request.optional("pid", int))
+        denials = self._denials.of(session) if session else ()
+        value = {
+            "session": self._id(session) if session else "",
+            "agent": next((one.agent for one in reversed(denials)), ""),
+            "denials": [self._denial(one) for one in denials],
+        }
+        return wire.Reply(value)
+
+    def _asked(self, peer: Peer, pid: int | None) -> ProcessKey | None:
+        """The session that a peer asks about: its own, that of a pid, or the latest denied one."""
+        own = self._watch.probes.session_of(peer.pidfd)
+        if own is not None:
+            return own
+        if pid is None:
+            mine = [one for one in self._denials.latest if self._may_see(peer, one)]
+            return mine[0] if mine else None
+        tagged = {one.process.pid: one.session for one in self._watch.probes.census()}
+        session = tagged.get(pid) or self._denials.session_of(pid)
+        if session is None or not self._may_see(peer, session):
+            remedy = "agentwatch agents list has the sessions there are"
+            raise UsageError(f"process {pid} is no agent's, or not one of yours", remedy)
+        return session
+
+    def _may_see(self, peer: Peer, session: ProcessKey) -> bool:
+        return peer.uid in (0, self._denials.uid(session))
+
+    def _denial(self, verdict: frames.Verdict) -> dict[str, Any]:
+        names = ("rule", "title", "severity", "action", "outcome", "level", "kind", "what")
+        value: dict[str, Any] = {name: getattr(verdict, name) for name in names}
+        value |= {"because": verdict.because, "instead": verdict.instead}
+        return {"at": self._host.wall(verdict.time), "pid": verdict.process.pid, **value}
+
+    def _events(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
+        asked = request.optional("session", str)
+        session = None
+        if asked:
+            found = [one for one in self._visible(peer) if self._id(one.key) == asked]
+            if not found:
+                remedy = "agentwatch agents list has the sessions there are"
+                raise UsageError(f"no session of yours is called {asked}", remedy)
+            session = found[0].key
+        if not request.args.get("follow", True):
+            self._history.check()
+            since = request.optional("since", int) or 0
+            self._history.begin(connection.stream(), peer.uid, since)
+            return None
+        self._feed.subscribe(connection.stream(), View(peer.uid, session))
+        return None

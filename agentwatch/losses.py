@@ -1,0 +1,85 @@
+"""What was lost: counted by stage, told as gaps, and acted on as the policy says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from agentwatch import abi
+from agentwatch.kernel.probes import Probes
+from agentwatch.sessions import Sessions
+from agentwatch.sinks import frames
+
+STAGES = ("ring", "scratch", "tag", "recursion", "record", "journal")
+ON_LOSS = ("log", "freeze", "kill")
+_LIFECYCLE = frozenset({abi.FORK, abi.EXEC, abi.EXIT})
+
+
+class Losses:
+    """The kernel's counters of losses, as far as they were told. say: where gaps go.
+
+    counts: lost records by stage, since the watch began. on_loss: what is done to a session whose
+    records found no room: log | freeze | kill.
+    """
+
+    def __init__(
+        self,
+        probes: Probes,
+        sessions: Sessions,
+        say: Callable[[frames.Frame], None],
+        on_loss: str = "log",
+    ) -> None:
+        self._probes, self._sessions, self._say = probes, sessions, say
+        self.on_loss = on_loss
+        self.counts: Counter[str] = Counter()
+        self._seen = probes.counters()
+        self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
+
+    def check(self) -> bool:
+        """Looks at every counter; whether forks or execs may have been missed since last time."""
+        now, seen = self._probes.counters(), self._seen
+        self._seen = now
+        lost = {kind: now.lost[kind] - seen.lost[kind] for kind in abi.KIND_NAMES}
+        acted = self._act() if any(lost.values()) else "log"
+        for kind, count in lost.items():
+            ring = 0 if kind in _LIFECYCLE else 1
+            self.gap("ring", count, ring, acted)
+            self.gap("scratch", now.unrecorded[kind] - seen.unrecorded[kind], ring)
+        self.gap("tag", now.doomed - seen.doomed + now.unlabelled - seen.unlabelled, 0)
+        skipped = self._skipped()
+        return skipped or any(lost[kind] for kind in _LIFECYCLE)
+
+    def _skipped(self) -> bool:
+        """Runs of probes that the kernel left out; whether forks were among them."""
+        forks = False
+        for hook, stats in self._probes.stats().items():
+            skipped = stats.misses - self._misses.get(hook, 0)
+            self._misses[hook] = stats.misses
+            self.gap("recursion", skipped, -1)
+            forks |= skipped > 0 and hook == "process_fork"
+        if forks:
+            for one in self._probes.reconcile():
+                self._sessions.join(one)
+        return forks
+
+    def _act(self) -> str:
+        """Does to sessions that lost records what the policy says; what that was."""
+        acted = "log"
+        for session, count in self._sessions.losses():
+            if self.on_loss == "log" or session.held:
+                continue
+            acted = self.on_loss
+            why = f"{count} of its records were lost"
+            if acted == "freeze":
+                self._sessions.freeze(session.key, why)
+            else:
+                ended = self._sessions.end(session.key)
+                text = f"{why}: its {ended} processes were killed"
+                self._say(frames.Notice(subject="loss", text=text, session=session.key))
+        return acted
+
+    def gap(self, stage: str, count: int, ring: int, acted: str = "log") -> None:
+        """Counts and tells; nothing for none."""
+        if count > 0:
+            self.counts[stage] += count
+            self._say(frames.Gap(stage=stage, ring=ring, count=count, acted=acted))

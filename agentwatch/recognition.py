@@ -1,0 +1,154 @@
+"""Whose a process is: sessions that begin because a program is an agent's, or somebody says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from agentwatch import processes
+from agentwatch.backfill import Backfill, Found
+from agentwatch.engine import Engine, names_of
+from agentwatch.errors import KernelError
+from agentwatch.events import Event, Exec, ProcessKey
+from agentwatch.kernel.probes import Probes
+from agentwatch.lineage import Lineage
+from agentwatch.project import home_of, project_here
+from agentwatch.sessions import Session, Sessions
+from agentwatch.sinks import frames
+from agentwatch.sinks.redact import Redactor
+
+
+class Recognition:
+    """Begins sessions. say: where its frames go.
+
+    identities: ids of agents whose sessions begin by themselves; None for all that have rules.
+    """
+
+    def __init__(
+        self,
+        probes: Probes,
+        sessions: Sessions,
+        lineage: Lineage,
+        redactor: Redactor,
+        say: Callable[[frames.Frame], None],
+    ) -> None:
+        self._probes, self._sessions, self._lineage = probes, sessions, lineage
+        self._redactor, self._say = redactor, say
+        self._engine: Engine
+        self.identities: frozenset[str] | None = None
+
+    def take(self, engine: Engine) -> None:
+        """Goes by the identities of another policy from now on."""
+        self._engine = engine
+        self._probes.set_literals(engine.literals() if self.identities != frozenset() else ())
+
+    def identify(self, names: Sequence[str]) -> str | None:
+        """The agent whose session begins with a program of these names; None for nobody's."""
+        agent = self._engine.identify(names)
+        return agent if self.identities is None or agent in self.identities else None
+
+    def search(self, asked: Mapping[int, str] | None = None, project: str = "") -> list[Session]:
+        """Tags agents that run already and begins their sessions; those.
+
+        asked: instead of those the identities cover, these pids: pid -> agent, "" for none.
+        project: of their sessions, "" to work it out. Raises KernelError without room in the maps.
+        """
+        backfill = Backfill(self._probes, self.identify, os.getpid())
+        how = "running" if asked is None else "tag"
+        begun = []
+        for found in backfill.search(asked):
+            if found.session not in self._sessions:
+                begun.append(self._begin_running(found, how, project))
+            for one in found.processes:
+                self._sessions.join(one)
+                self._say_holdings(one.process, found.session)
+        return begun
+
+    def _begin_running(self, found: Found, how: str, project: str) -> Session:
+        image = processes.image_now(found.session)
+        if image is not None and found.agent:
+            image = replace(image, identity=found.agent)
+        uid = image.uid if image else 0
+        where = project_here(image.cwd, home_of(uid)) if image else None
+        return self._sessions.begin(
+            found.session,
+            how=how,
+            agents=(found.agent,) if found.agent else (),
+            project=project or where,
+            image=image,
+            uid=uid,
+            command=self._redactor.argv(image.argv, False) if image else (),
+        )
+
+    def _say_holdings(self, process: ProcessKey, session: ProcessKey) -> None:
+        """What a process holds from before it was tagged, which no rule was asked about."""
+        held = processes.holdings(process)
+        if held.files or held.connections:
+            self._say(
+                frames.Holdings(
+                    process=process,
+                    session=session,
+                    agent=self._lineage.agent(session),
+                    files=held.files,
+                    connections=held.connections,
+                )
+            )
+
+    def settle(self, event: Event) -> ProcessKey | None:
+        """Confirms or rejects a session that the kernel began on the strength of one literal.
+
+        The session that the event belongs to; None when it is nobody's.
+        """
+        session = event.session
+        if not isinstance(event, Exec) or event.result:
+            return None
+        agent = self.identify(names_of(event))
+        if agent is None:
+            if event.process == session:
+                self._sessions.reject(session)
+            return None
+        if event.process != session:
+            return self._begin_anew(event, agent)
+        self._probes.confirm(session)
+        self._begin(event, agent)
+        return session
+
+    def _begin(self, event: Exec, agent: str) -> None:
+        """The session of a process that has become an agent by this exec."""
+        self._sessions.begin(
+            event.process,
+            how="identity",
+            agents=(agent,),
+            project=project_here(event.cwd, home_of(event.uid)),
+            image=None,
+            uid=event.uid,
+            command=self._redactor.argv(event.argv, event.argv_cut),
+        )
+        self._say_holdings(event.process, event.process)
+
+    def _begin_anew(self, event: Exec, agent: str) -> ProcessKey | None:
+        """A session for an agent that was started by what only looked like one.
+
+        It was started before that was known, and carried a tag that is good for nothing by now.
+        """
+        process = event.process
+        try:
+            self._probes.begin(process)
+            adopted = self._probes.adopt({process: process})
+        except (OSError, KernelError):
+            adopted = []
+        if process not in (one.process for one in adopted):
+            self._probes.release(process)
+            return None
+        self._begin(event, agent)
+        return process
+
+    def settle_late(self, key: ProcessKey) -> None:
+        """A provisional session whose exec was not told."""
+        agent = self.identify(processes.names_now(key))
+        if agent is None:
+            self._sessions.reject(key)
+            return
+        self._probes.confirm(key)
+        self._begin_running(Found(key, agent, ()), "identity", "")

@@ -1,0 +1,473 @@
+"""A real `agentwatch daemon` in a place of its own, the agents it watches, and who asks it.
+
+A daemon sees every process of the machine. What it may act on is in its rules: identities here are
+names that only the test's own programs have, and all that a test starts lives in a cgroup of its
+own, which is killed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agentwatch.abi import decode
+from agentwatch.control.client import Client
+from agentwatch.control.wire import Streamed
+from agentwatch.errors import AgentwatchError
+from agentwatch.events import Event, Open, ProcessKey
+from agentwatch.sinks import frames
+from agentwatch.sinks.frames import Frame
+from agentwatch.sinks.reader import Entry, read
+from agentwatch.sinks.verify import ChainReport, verify
+from tests.kernel.launching import eventually
+
+NOBODY = 65534
+PATIENCE = 15  # s that anything may take
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+ASKER = Path(__file__).with_name("asking.py")
+
+OneFrame = TypeVar("OneFrame", bound=Frame)
+OneEvent = TypeVar("OneEvent", bound=Event)
+Settings = Mapping[str, Any]
+
+RULES = """\
+schema: agentwatch/v1
+agents:
+  - {{id: stub, title: A stub, exec: ["**/bin/stub-{unique}"]}}
+rules:
+{rules}"""
+RULE = """\
+  - id: test.{name}
+    title: The {name}
+    on: read
+    match: {{path: "{place}/{name}"}}
+    action: {action}
+    because: It is the {name}.
+    instead: Ask for another {name}.
+    tests: [{{hit: {{path: "{place}/{name}"}}}}]
+"""
+
+
+def until(claim: Callable[[], object], what: str = "it") -> None:
+    """Waits for something to come true; fails where it does not."""
+    assert eventually(claim, PATIENCE), f"{what} does not happen"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a request: a value, or the name of the error with its message and remedy."""
+
+    value: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    message: str = ""
+    remedy: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+
+def answer_to(client: Client, verb: str, args: Mapping[str, Any]) -> Answer:
+    """One request over a connection; what the daemon refuses is an answer too."""
+    try:
+        if verb == "events":
+            client.stream(verb, **args)
+            return Answer()
+        return Answer(client.request(verb, **args))
+    except AgentwatchError as error:
+        return Answer({}, type(error).__name__, error.message, error.remedy)
+
+
+class Supervisor:
+    """The other end of NOTIFY_SOCKET: what the daemon tells systemd, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(os.fsencode(path))
+        self._socket.setblocking(False)
+        self._told: list[str] = []
+
+    @property
+    def told(self) -> list[str]:
+        with suppress(BlockingIOError):
+            while True:
+                self._told.append(self._socket.recv(4096).decode())
+        return self._told
+
+    def count(self, word: str) -> int:
+        """Messages with this line in them."""
+        return sum(word in message.split("\n") for message in self.told)
+
+    def close(self) -> None:
+        self._socket.close()
+        self.path.unlink()
+
+
+class Place:
+    """Where one test's daemons, agents, rules and journal are."""
+
+    def __init__(self, agentwatch: Path, directory: Path, mount: Path) -> None:
+        self.agentwatch, self.directory, self.unique = agentwatch, directory, directory.name
+        self.cgroup = mount / self.unique
+        self.cgroup.mkdir()
+        (directory / "bin").mkdir()
+        for name in ("key", "other"):
+            (directory / name).write_text(f"the {name}\n")
+        self.rules = {"key": "kill"}
+        self.settings: dict[str, Any] = {
+            "mode": "enforce",
+            "rules": [str(directory / "rules.yaml")],
+            "socket": str(self.socket),
+            "journal": {"dir": str(self.journal)},
+            "metrics": "off",
+            "cgroup": str(self.cgroup),
+        }
+        self.supervisor = Supervisor(directory / "notify")
+        self._agents: list[subprocess.Popen[str]] = []
+        self._daemons: list[Daemon] = []
+        self.write()
+
+    def __getitem__(self, name: str) -> Path:
+        return self.directory / name
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "control.sock"
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "journal"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "agentwatch.yaml"
+
+    def write(self, **settings: Any) -> None:
+        """The configuration and the rules as they are to be from now on. None: without that key."""
+        self.settings |= settings
+        lines = [f"{k}: {json.dumps(v)}\n" for k, v in self.settings.items() if v is not None]
+        self.config.write_text("".join(lines))
+        rules = "".join(
+            RULE.format(name=name, action=action, place=self.directory)
+            for name, action in self.rules.items()
+        )
+        self["rules.yaml"].write_text(RULES.format(unique=self.unique, rules=rules))
+
+    # Daemons.
+
+    def start(
+        self, *prefix: str, env: Mapping[str, str] | None = None, check: bool = True
+    ) -> Daemon:
+        """A daemon with the configuration as it is; waits until it is ready, unless not `check`."""
+        ready = self.supervisor.count("READY=1")
+        daemon = Daemon(self, prefix, env or {})
+        self._daemons.append(daemon)
+        if check:
+            until(lambda: self.supervisor.count("READY=1") > ready or daemon.gone, "READY")
+            assert not daemon.gone, daemon.err
+        return daemon
+
+    # Agents, and others.
+
+    def program(self, name: str) -> Path:
+        """A shell script of that name which does what its arguments say."""
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text('#!/bin/sh\neval "$*"\n')
+            path.chmod(0o755)
+        return path
+
+    @property
+    def stub(self) -> Path:
+        """The agent."""
+        return self.program(f"bin/stub-{self.unique}")
+
+    def agent(self, script: str, **more: Any) -> subprocess.Popen[str]:
+        """Starts the agent with a shell script to do. more: as `process` takes them."""
+        return self.process(self.stub, script, **more)
+
+    def process(
+        self, *command: str | Path, uid: int = 0, **more: Any
+    ) -> subprocess.Popen[str]:
+        """Starts a command that nobody has tagged, in the test's cgroup."""
+        enters = f'echo $$ > "{self.cgroup}/cgroup.procs" && exec "$@"'
+        prefix = AS_NOBODY if uid else ()
+        line = ["/bin/sh", "-c", enters, "sh", *prefix, *map(str, command)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started = subprocess.Popen(line, text=True, **(pipes | more))
+        self._agents.append(started)
+        return started
+
+    def pids(self) -> list[int]:
+        """Every process that the test has started and that is still there, zombies too."""
+        found = []
+        for path, _, _ in os.walk(self.cgroup):
+            with suppress(OSError):
+                found += (Path(path) / "cgroup.procs").read_text().split()
+        return list(map(int, found))
+
+    # The journal.
+
+    def entries(self, directory: Path | None = None) -> list[Entry]:
+        return list(read(directory or self.journal))
+
+    def frames(self, kind: type[OneFrame]) -> list[OneFrame]:
+        return [e.frame for e in self.entries() if isinstance(e.frame, kind)]
+
+    def awaited(self, kind: type[OneFrame], count: int = 1) -> list[OneFrame]:
+        """The same, once there are so many: the daemon writes some of them only twice a second."""
+        until(lambda: len(self.frames(kind)) >= count, f"{count} {kind.__name__}")
+        return self.frames(kind)
+
+    def events(self, kind: type[OneEvent]) -> list[OneEvent]:
+        return [e.event for e in self.entries() if isinstance(e.event, kind)]
+
+    def report(self) -> ChainReport:
+        """What `journal verify` finds in the daemon's chain."""
+        (report,) = verify(self.journal)
+        return report
+
+    def close(self) -> None:
+        """Ends all of it, and leaves nothing."""
+        for daemon in self._daemons:
+            daemon.end()
+        (self.cgroup / "cgroup.kill").write_text("1")
+        for agent in self._agents:
+            agent.wait(PATIENCE)
+            for stream in (agent.stdin, agent.stdout, agent.stderr):
+                if stream is not None:
+                    with suppress(BrokenPipeError):
+                        stream.close()
+        until(lambda: not self.pids(), "the end of all processes")
+        for path, _, _ in os.walk(self.cgroup, topdown=False):
+            until(lambda path=path: _removed(Path(path)), f"the end of {path}")
+        self.supervisor.close()
+
+
+def _removed(cgroup: Path) -> bool:
+    with suppress(OSError):
+        cgroup.rmdir()
+    return not cgroup.exists()
+
+
+class Daemon:
+    """One process of `agentwatch daemon`."""
+
+    def __init__(self, place: Place, prefix: Sequence[str], env: Mapping[str, str]) -> None:
+        self.place = place
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("NOTIFY_", "WATCHDOG_"))}
+        self._said = place["said"].open("w+")
+        self.process = subprocess.Popen(
+            [*prefix, str(place.agentwatch), "daemon", "--config", str(place.config)],
+            env={**kept, "NOTIFY_SOCKET": str(place.supervisor.path), **env},
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def gone(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def err(self) -> str:
+        """All it wrote."""
+        return self.place["said"].read_text()
+
+    def client(self) -> Client:
+        return Client.connect(self.place.socket)
+
+    def ask(self, verb: str, /, **args: Any) -> dict[str, Any]:
+        """The value, as root. Raises the error of the reply."""
+        with self.client() as client:
+            return client.request(verb, **args)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.ask("status")
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("agents.list")["sessions"]
+        return found
+
+    def session(self, pid: int) -> dict[str, Any]:
+        """The session that began with this process, once it is there."""
+        until(lambda: any(one["pid"] == pid for one in self.sessions), f"a session of {pid}")
+        return next(one for one in self.sessions if one["pid"] == pid)
+
+    def tree(self, pid: int, size: int) -> dict[int, dict[str, Any]]:
+        """The processes of a session by pid, once there are `size` of them."""
+        until(lambda: len(self.session(pid)["processes"]) == size, f"{size} processes")
+        return {one["pid"]: one for one in self.session(pid)["processes"]}
+
+    def reload(self) -> dict[str, Any]:
+        return self.ask("rules.reload")
+
+    def stop(self) -> int:
+        """As systemd does; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def end(self) -> None:
+        if not self.gone:
+            self.process.kill()
+            self.wait()
+        self._said.close()
+
+
+# Whoever asks. -----------------------------------------------------------------------------------
+
+
+class Asker:
+    """A process of its own that asks what the test tells it to, over one connection each time."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = int(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def __call__(self, verb: str, /, **args: Any) -> Answer:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([verb, args]) + "\n")
+        self._process.stdin.flush()
+        return Answer(*json.loads(self._line()))
+
+
+def asker(place: Place, *, uid: int = 0, tagged: bool = False) -> Asker:
+    """Somebody: root or nobody, untagged or run by the agent."""
+    line = [sys.executable, "-I", str(ASKER), str(place.socket)]
+    if tagged:
+        return Asker(place.agent(" ".join(line), uid=uid))
+    return Asker(place.process(*line, uid=uid))
+
+
+@dataclass
+class Subscriber:
+    """What somebody is sent of `events`, decoded as it arrives."""
+
+    client: Client
+    frames: list[Frame] = field(default_factory=list)
+    missed: int = 0
+
+    @classmethod
+    def of(cls, client: Client, **args: Any) -> Subscriber:
+        client.stream("events", follow=True, **args)
+        return cls(client)
+
+    def look(self) -> None:
+        """Takes what is there by now."""
+        for one in self.client.arrived() if self.client.ended is None else ():
+            if isinstance(one, Streamed):
+                frame = frames.decode(one.frame, one.time, one.payload)
+                assert frame is not None
+                self.frames.append(frame)
+
+    def of_kind(self, kind: type[OneFrame]) -> list[OneFrame]:
+        self.look()
+        return [frame for frame in self.frames if isinstance(frame, kind)]
+
+    @property
+    def events(self) -> list[Event]:
+        """Every record of every batch."""
+        found = []
+        for batch in self.of_kind(frames.Records):
+            data, offset = memoryview(batch.data), 0
+            while offset < len(data):
+                length = int.from_bytes(data[offset : offset + 4], sys.byteorder)
+                found.append(decode(data[offset : offset + length]))
+                offset += length
+        return found
+
+    def opened(self, path: Path) -> list[ProcessKey]:
+        """The sessions in which a file was opened."""
+        name = str(path)
+        return [e.session for e in self.events if isinstance(e, Open) and e.asked == name]
+
+
+@contextmanager
+def forked(act: Callable[[], Any], uid: int = 0) -> Iterator[Callable[[], Any]]:
+    """A child of the test's that does `act` as somebody; call what is given for what it returned.
+
+    It is a process that nobody has tagged, for as long as `act` takes.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            if uid:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+            os.write(writing, json.dumps(act()).encode())
+            os._exit(0)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os._exit(99)
+    os.close(writing)
+
+    def result() -> Any:
+        with open(reading, "rb", closefd=False) as stream:
+            return json.loads(stream.read())
+
+    try:
+        yield result
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+
+
+# What agents do. ----------------------------------------------------------------
+
+
+def reads(place: Place, name: str = "key") -> str:
+    """A shell script that reads a file and then goes nowhere, in one process."""
+    return f"exec 3< {place[name]}; exec sleep 1000"
+
+
+def counts(place: Place, name: str = "count") -> tuple[str, Path]:
+    """A shell script that appends a byte to a file for ever, and the file."""
+    file = place[name]
+    return f"while :; do printf . >> {file}; sleep 0.005; done", file
+
+
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def grows(file: Path) -> bool:
+    before = size(file)
+    return eventually(lambda: size(file) > before, PATIENCE)
+
+
+def rests(file: Path) -> bool:
+    """Whether nothing is added for as long as it takes to add many."""
+    before = size(file)
+    time.sleep(0.15)
+    return size(file) == before

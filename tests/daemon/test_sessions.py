@@ -1,0 +1,251 @@
+"""Agents that anybody starts are sessions: with all that they start, and with nothing else."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from agentwatch.events import Exec, Exit, Fork, Open
+from agentwatch.sinks.frames import AgentAdded, Kill, Session, SessionEnd, Verdict
+from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, reads, until
+from tests.kernel.launching import is_there
+
+pytestmark = pytest.mark.root
+
+TREE = "sleep 1000 & sh -c 'sleep 1000; :' & echo started; read line; :"
+"""The agent, two children, and a grandchild."""
+
+
+def started(agent: subprocess.Popen[str]) -> None:
+    """Waits until the agent says that it has begun what it is to do."""
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "started\n"
+
+
+def number(metrics: str, name: str) -> float:
+    """One value of a scrape; 0 where that series is not there."""
+    values = [line.rpartition(" ")[2] for line in metrics.splitlines() if line.startswith(name)]
+    return float(values[0]) if values else 0.0
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(("uid", "user"), [(0, "root"), (NOBODY, "nobody")])
+def test_an_agent_that_anybody_starts_is_a_session(
+    daemon: Daemon, place: Place, uid: int, user: str
+) -> None:
+    """Whose it is, what was typed and where it works are in the list and in the journal."""
+    project = place["work"]
+    (project / "deep").mkdir(parents=True)
+    (project / ".git").mkdir()
+    agent = place.agent(TREE, uid=uid, cwd=project / "deep")
+    started(agent)
+    session = daemon.session(agent.pid)
+    assert (session["agents"], session["user"], session["uid"]) == (["stub"], user, uid)
+    assert (session["project"], session["state"]) == (str(project), "running")
+    (told,) = place.awaited(Session)
+    assert (told.agent, told.user, told.uid, told.how) == ("stub", user, uid, "identity")
+    assert told.project == str(project)
+    assert told.command[1:] == (str(place.stub), TREE)
+    assert told.session.pid == agent.pid
+    (row,) = daemon.status["agents"]
+    assert row == {"agent": "stub", "sessions": 1, "processes": 4}
+
+
+def test_how_it_is_frozen_is_what_the_list_calls_how(daemon: Daemon, place: Place) -> None:
+    """Of a session that runs, `how` is empty: the command line shows it beside the state."""
+    agent = place.agent(TREE)
+    started(agent)
+    assert daemon.session(agent.pid)["how"] == ""
+    daemon.ask("agents.freeze", which=str(agent.pid))
+    assert daemon.session(agent.pid)["how"] == "cgroup"
+
+
+def test_the_tree_of_a_session_shows_who_started_whom(daemon: Daemon, place: Place) -> None:
+    """Each process with its parent, its program and its role; the first has none in the session."""
+    agent = place.agent(TREE)
+    started(agent)
+    tree = daemon.tree(agent.pid, 4)
+    top = tree.pop(agent.pid)
+    assert (top["parent"], top["role"], top["exe"]) == (0, "agent", str(place.stub))
+    assert TREE in top["command"]
+    until(lambda: [one["command"] for one in daemon.tree(agent.pid, 4).values()].count(
+        "sleep 1000") == 2)
+    tree = daemon.tree(agent.pid, 4)
+    shell = next(one for one in tree.values() if one["command"].startswith("sh -c"))
+    sleeps = [one for one in tree.values() if one["command"] == "sleep 1000"]
+    assert {one["parent"] for one in sleeps} == {agent.pid, shell["pid"]}
+    assert shell["parent"] == agent.pid
+    assert {one["role"] for one in (shell, *sleeps)} == {"child"}
+    assert all(one["started_at"] >= top["started_at"] for one in tree.values())
+
+
+def test_whoever_outlives_a_parent_stays_in_the_session(daemon: Daemon, place: Place) -> None:
+    """A daemonised child of a child is listed and killed like any other."""
+    script = f"setsid sh -c 'read line < {place['gate']}; {reads(place)}' & echo started; exit 0"
+    subprocess.run(["mkfifo", place["gate"]], check=True)
+    agent = place.agent(script)
+    started(agent)
+    assert agent.wait(PATIENCE) == 0
+    (left,) = daemon.tree(agent.pid, 1).values()
+    assert left["parent"] == 0
+    place["gate"].write_text("\n")
+    until(lambda: not is_there(left["pid"]), "its end")
+    (kill,) = place.awaited(Kill)
+    assert (kill.process.pid, kill.session.pid, kill.outcome) == (left["pid"], agent.pid, "killed")
+
+
+def test_rules_apply_to_what_an_agent_started(daemon: Daemon, place: Place) -> None:
+    """A child that reads the key is killed, and the agent is not."""
+    agent = place.agent(f"sh -c '{reads(place)}'; echo started; read line")
+    started(agent)
+    assert agent.poll() is None
+    (verdict,) = place.awaited(Verdict)
+    assert (verdict.rule, verdict.what, verdict.agent) == ("test.key", str(place["key"]), "stub")
+    assert (verdict.action, verdict.response, verdict.generation) == ("kill", "kill", 1)
+    (kill,) = place.awaited(Kill)
+    assert kill.outcome == "killed"
+    assert kill.process == verdict.process != verdict.session
+    assert len(daemon.session(agent.pid)["processes"]) == 1
+
+
+def test_rules_do_not_apply_to_anybody_else(daemon: Daemon, place: Place) -> None:
+    """A person reads the same file, while an agent is watched, and nothing is said about it."""
+    agent = place.agent(TREE)
+    started(agent)
+    daemon.session(agent.pid)
+    person = place.process("sh", "-c", f"exec 3< {place['key']}; echo started; read line")
+    started(person)
+    assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL  # whoever came later is
+    place.awaited(Kill)
+    assert person.poll() is None
+    assert daemon.stop() == 0
+    assert person.pid not in {event.process.pid for event in place.events(Open)}
+
+
+def test_an_agent_in_an_agent_belongs_to_both(daemon: Daemon, place: Place) -> None:
+    """The session stays the first one's; the second is told of."""
+    copy = place.program(f"more/bin/stub-{place.unique}")
+    agent = place.agent(f"{copy} 'echo started; read line'; :")
+    started(agent)
+    assert [one["pid"] for one in daemon.sessions] == [agent.pid]
+    roles = {one["role"] for one in daemon.tree(agent.pid, 2).values()}
+    assert roles == {"agent"}
+    assert place.frames(AgentAdded) == []  # it was that agent already
+
+
+def test_an_agent_that_ends_leaves_nothing_behind(place: Place) -> None:
+    """No session, no tag, no row: in the list, in the counts and in the kernel's own tables."""
+    port = free_port()
+    place.write(metrics=f"127.0.0.1:{port}")
+    daemon = place.start()
+
+    def scrape() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+            return str(page.read(), "utf-8")
+
+    agents = [place.agent(TREE) for _ in range(3)]
+    for agent in agents:
+        started(agent)
+        daemon.tree(agent.pid, 4)
+    assert number(scrape(), 'agentwatch_map_entries{map="sessions"}') == 3
+    assert number(scrape(), 'agentwatch_tagged_processes{agent="stub"}') == 12
+    for agent in agents:
+        daemon.ask("agents.kill", which=str(agent.pid))
+    until(lambda: not daemon.sessions, "the end of all sessions")
+    assert number(scrape(), 'agentwatch_map_entries{map="sessions"}') == 0
+    assert number(scrape(), 'agentwatch_tagged_processes{agent="stub"}') == 0
+    assert daemon.status["agents"] == []
+    ends = place.awaited(SessionEnd, 3)
+    assert {one.session.pid for one in ends} == {agent.pid for agent in agents}
+    assert {(one.agent, one.processes) for one in ends} == {("stub", 4)}
+
+
+def test_all_that_it_did_is_in_the_journal(daemon: Daemon, place: Place) -> None:
+    """Programs, forks, files and ends of the session, first to last, and nothing lost."""
+    agent = place.agent(f"sh -c 'cat {place['other']} > /dev/null'; exit 3")
+    assert agent.wait(PATIENCE) == 3
+    place.awaited(SessionEnd)
+    assert daemon.stop() == 0
+    own = [event for event in place.events(Exec) if event.session.pid == agent.pid]
+    assert [event.path.rsplit("/", 1)[-1] for event in own if not event.result][-1] == "cat"
+    opened = [event for event in place.events(Open) if event.asked == str(place["other"])]
+    assert [event.session.pid for event in opened] == [agent.pid]
+    forks = [event for event in place.events(Fork) if event.session.pid == agent.pid]
+    ends = [event for event in place.events(Exit) if event.session.pid == agent.pid]
+    assert {one.process for one in ends} >= {opened[0].process}
+    assert len(ends) >= len(forks) >= 1
+    assert not any(daemon_losses(place))
+
+
+def daemon_losses(place: Place) -> list[object]:
+    return [e.frame for e in place.entries() if type(e.frame).__name__ == "Gap"]
+
+
+@pytest.mark.parametrize("where", ["sbin/stub-{}", "bin/stub-{}-not"], ids=["place", "name"])
+def test_a_look_alike_leaves_nothing(daemon: Daemon, place: Place, where: str) -> None:
+    """A program that shares a part of an agent's name is nobody's, like all that it does."""
+    alike = place.program(where.format(place.unique))
+    person = place.process(alike, f"cat {place['key']}; echo started; sleep 1000 & read line")
+    assert person.stdout is not None
+    assert person.stdout.readline() == "the key\n"
+    started(person)
+    agent = place.agent("echo started; read line")
+    started(agent)
+    daemon.session(agent.pid)
+    assert [one["pid"] for one in daemon.sessions] == [agent.pid]
+    assert person.poll() is None
+    assert daemon.stop() == 0
+    assert {one.session.pid for one in place.frames(Session)} == {agent.pid}
+    told = {entry.event.session.pid for entry in place.entries() if entry.event is not None}
+    assert told == {agent.pid}
+
+
+def test_agents_that_run_already_are_found(place: Place) -> None:
+    """With all that they have started, by the name they were started under, and what they hold."""
+    agent = place.agent(TREE)
+    started(agent)
+    daemon = place.start()
+    assert "1 sessions" in place.supervisor.told[0]
+    tree = daemon.tree(agent.pid, 4)
+    assert tree[agent.pid]["role"] == "agent"
+    (told,) = place.awaited(Session)
+    assert (told.how, told.agent, told.session.pid) == ("running", "stub", agent.pid)
+
+
+def test_of_agents_that_are_not_wanted_no_session_begins(place: Place) -> None:
+    """`agents: []` tags nobody by itself; somebody may still be tagged by hand, and is judged."""
+    place.write(agents=[])
+    daemon = place.start()
+    agent = place.agent(f"echo started; read line; {reads(place)}")
+    started(agent)
+    assert daemon.sessions == []
+    daemon.ask("agents.tag", pid=agent.pid, agent="stub")
+    assert [one["agents"] for one in daemon.sessions] == [["stub"]]
+    assert agent.stdin is not None
+    agent.stdin.write("\n")
+    agent.stdin.flush()
+    assert agent.wait(PATIENCE) == -signal.SIGKILL
+
+
+def test_findings_are_written_for_log_shippers(place: Place) -> None:
+    """The kill is a line of `jsonl` as soon as it is made."""
+    findings = place["findings.jsonl"]
+    place.write(jsonl=str(findings))
+    place.start()
+    assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
+    until(lambda: "test.key" in text_of(findings))
+
+
+def text_of(file: Path) -> str:
+    return file.read_text() if file.exists() else ""

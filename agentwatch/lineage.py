@@ -117,14 +117,19 @@ class Lineage:
 
     def join(
         self, process: ProcessKey, parent: ProcessKey, session: ProcessKey, image: Image | None
-    ) -> None:
-        """A process that ran already when its session began, or whose fork was not seen."""
+    ) -> bool:
+        """A process that ran already when its session began, or whose fork was not seen.
+
+        False where it is known.
+        """
         above = self._processes.get(parent)
         parents = (above, *above.parents)[: self.ANCESTORS] if above else ()
         agents = self._agents.get(session, ())
         known = self._processes.get(process)
-        if known is None or known.session != session:
-            self._enter(_Process(process, session, parents, agents, [(0, image)]))
+        if known is not None and known.session == session:
+            return False
+        self._enter(_Process(process, session, parents, agents, [(0, image)]))
+        return True
 
     def forget(self, session: ProcessKey) -> None:
         """A session that is over."""

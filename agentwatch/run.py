@@ -9,171 +9,40 @@ has ended. Neither half outlives the other with CMD still running: it would go o
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import re
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import IO, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO
 
 from agentwatch import actions, processes
-from agentwatch.errors import AgentwatchError, PermissionDenied, UsageError
+from agentwatch.command import SENT, TYPED, Command, exit_code, invoking_person
+from agentwatch.errors import AgentwatchError, PermissionDenied
 from agentwatch.events import ProcessKey
 from agentwatch.lineage import Living
 from agentwatch.watch import Watch
 
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes, as a shell has them
 SAYS_SO = 2.0  # s after CMD's end in which its exit code should be told
 SETTLE = 0.05  # s of quiet after CMD's end before the last look at the rings
 HERE, WATCHING = b"here\n", b"watching\n"  # what the watching half says
-TYPED = (signal.SIGINT, signal.SIGQUIT)  # reach CMD by themselves when they come from a keyboard
-SENT = (signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Whom CMD runs as. changes: whether that is somebody else than this process."""
-
-    uid: int
-    gid: int
-    name: str
-    home: str
-    shell: str
-    changes: bool
-
-    @property
-    def own_group(self) -> int | None:
-        """Their group, where it is theirs alone by Debian's convention: it has their name."""
-        try:
-            private = self.uid and grp.getgrgid(self.gid).gr_name == self.name
-        except KeyError:
-            return None
-        return self.gid if private else None
-
-
-def invoking_person(environment: Mapping[str, str]) -> Person:
-    """Who asked: under sudo, the one who typed it. Raises UsageError for a uid nobody has."""
-    uid = os.getuid()
-    asked = environment.get("SUDO_UID", "") if uid == 0 else ""
+@contextmanager
+def signals(handlers: Mapping[int, Callable[[int, object], None]]) -> Iterator[None]:
+    """Has other handlers meanwhile, and is not stopped for writing to the terminal."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    # CMD may have taken the terminal for itself, and that must not stop who watches it. For good:
+    # the summary is still to come.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
-        wanted = int(asked) if asked else uid
-        entry = pwd.getpwuid(wanted)
-    except (ValueError, KeyError, OverflowError):
-        if asked:
-            remedy = "unset it, or let sudo set it"
-            raise UsageError(f"SUDO_UID is {asked}, and there is no such user", remedy) from None
-        return Person(uid, os.getgid(), str(uid), "/", "/bin/sh", False)
-    return Person(wanted, entry.pw_gid, entry.pw_name, entry.pw_dir, entry.pw_shell, wanted != uid)
-
-
-_Mask = Set[int | signal.Signals]
-
-
-class Command:
-    """CMD, forked and held at a gate: `open` lets it exec, `abandon` ends it unrun."""
-
-    def __init__(self, argv: Sequence[str], person: Person) -> None:
-        gate_read, gate_write = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # No handler of ours may run in the child: it would raise what only the parent catches.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*TYPED, *SENT))
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(gate_write)
-            _become(argv, person, gate_read, mask)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(gate_read)
-        self._gate = gate_write
-        self._pidfd = os.pidfd_open(self.pid)
-        self.status: int | None = None
-
-    def fileno(self) -> int:
-        """Readable once CMD has ended."""
-        return self._pidfd
-
-    def open(self) -> None:
-        """Lets CMD begin; nothing where it has ended at its gate."""
-        with suppress(BrokenPipeError):
-            os.write(self._gate, b"!")
-        os.close(self._gate)
-
-    def signal(self, number: int) -> None:
-        """Sends CMD a signal; nothing where it has ended."""
-        with suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(self._pidfd, number)
-
-    def abandon(self) -> None:
-        """Ends CMD before or while it runs, and of what it started whatever is still below it."""
-        below = processes.below(self.pid) if self.status is None else []
-        self.signal(signal.SIGKILL)
-        processes.end(below)
-        self.ended(block=True)
-
-    def ended(self, block: bool = False) -> bool:
-        """Whether CMD has ended; its wait status is in `status` then."""
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, 0 if block else os.WNOHANG)
-            if pid:
-                self.status = status
-        return self.status is not None
-
-
-def _become(argv: Sequence[str], person: Person, gate: int, mask: _Mask) -> NoReturn:
-    """The child: waits at the gate, becomes the person, then CMD. Never returns."""
-    try:
-        _restore_signals(mask)
-        if not os.read(gate, 1):
-            os._exit(NOT_EXECUTABLE)
-        os.close(gate)
-        environment = dict(os.environ)
-        if person.changes:
-            os.initgroups(person.name, person.gid)
-            os.setgid(person.gid)
-            os.setuid(person.uid)
-            environment |= {
-                "HOME": person.home,
-                "USER": person.name,
-                "LOGNAME": person.name,
-                "SHELL": person.shell,
-            }
-        os.execvpe(argv[0], list(argv), environment)
-    except FileNotFoundError:
-        if os.path.exists(argv[0]):  # then it is what its first line names that is not there
-            _refuse(f"agentwatch: {argv[0]}: its interpreter was not found", NOT_EXECUTABLE)
-        _refuse(f"agentwatch: {argv[0]}: command not found", NOT_FOUND)
-    except OSError as error:
-        _refuse(f"agentwatch: {argv[0]}: {error.strerror}", NOT_EXECUTABLE)
+        yield
     finally:
-        os._exit(NOT_EXECUTABLE)
-
-
-def _restore_signals(mask: _Mask) -> None:
-    """As they were before this interpreter began: what was ignored stays ignored."""
-    for number in TYPED:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python itself
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _refuse(message: str, code: int) -> NoReturn:
-    os.write(2, message.encode("utf-8", "surrogateescape") + b"\n")
-    os._exit(code)
-
-
-def exit_code(status: int) -> int:
-    """A wait status as a shell's exit code: 128 + the signal that ended it."""
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
@@ -187,15 +56,13 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
     def received(number: int, frame: object) -> None:
         if watch.enforcement.frozen(session):
             watch.sessions.end(session)
-        elif number in SENT or not _from_keyboard():
+        elif is_for_command(number):
             ending.forward(number)
 
-    before = {number: signal.signal(number, received) for number in (*TYPED, *SENT)}
-    before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, lambda number, _: pausing.append(number))
-    # CMD may have taken the terminal for itself, and that must not stop who watches it. For good:
-    # the summary is still to come.
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    try:
+    def stopped(number: int, frame: object) -> None:
+        pausing.append(number)
+
+    with signals({**dict.fromkeys((*TYPED, *SENT), received), signal.SIGTSTP: stopped}):
         with watch.poller() as poller:
             for file in ending.files():
                 poller.register(file, select.EPOLLIN)
@@ -208,9 +75,6 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
         if watch.enforcement.frozen(session):  # CMD could not be held: what could is not left
             watch.sessions.end(session)
         _settle(watch)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return ending.code
 
 
@@ -221,6 +85,11 @@ def _pause(watch: Watch, session: ProcessKey) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
     if not watch.enforcement.frozen(session):
         watch.sessions.let_go(session, stopped)
+
+
+def is_for_command(number: int) -> bool:
+    """Whether a signal that came here is to be passed on to CMD, which has not got it yet."""
+    return number in SENT or not _from_keyboard()
 
 
 def _from_keyboard() -> bool:
@@ -383,5 +252,5 @@ def through_sudo(argv: Sequence[str], watcher: Callable[[int], Sequence[str]]) -
 
 
 def _forwarded(command: Command, number: int) -> None:
-    if number in SENT or not _from_keyboard():
+    if is_for_command(number):
         command.signal(number)

@@ -34,7 +34,7 @@ class Session:
     held: str = ""
     lost: int = 0
     kills: int = 0
-    seen: int = 0  # processes
+    seen: int = 1  # processes
     gone: int = 0  # looks at which none was there
     gone_since: int = 0
 
@@ -224,7 +224,9 @@ class Sessions:
         """A tagged process that nothing told of."""
         if one.session is not None:
             image = processes.image_now(one.process)
-            self._lineage.join(one.process, one.parent, one.session, image)
+            session = self._sessions.get(one.session)
+            if self._lineage.join(one.process, one.parent, one.session, image) and session:
+                session.seen += 1
 
     def forget(self, session: Session) -> None:
         """A session is over: nothing of it runs any more, or it is let go unwatched."""

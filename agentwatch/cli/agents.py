@@ -33,7 +33,9 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """state: running | frozen. how it is frozen: "" | cgroup | signal."""
+    """how it began: run | identity | running | tag. state: running | frozen. held, which is how it
+    is frozen: "" | cgroup | signal.
+    """
 
     session: str = ""
     pid: int = 0
@@ -42,8 +44,9 @@ class Session:
     uid: int = -1
     project: str = ""
     began_at: int = 0
-    state: str = ""
     how: str = ""
+    state: str = ""
+    held: str = ""
     processes: tuple[Process, ...] = field(default=(), metadata={"of": Process})
 
 
@@ -169,7 +172,7 @@ def _change(verb: str, what: str, which: str, socket: Path, output: str) -> None
         show_json(value)
         return
     done = made(Done, value)
-    how = f" by {done.how}" * bool(done.how)
+    how = f" by {done.how}" * bool(done.how and verb == "freeze")
     count = f"{many(len(done.sessions), 'session')}, {many(done.processes, 'process')}"
     click.echo(shown(f"{what}{how}: {count}"))
     for session in done.sessions:
@@ -187,7 +190,7 @@ def _show(session: Session, colour: bool) -> None:
 def lines(session: Session) -> Iterator[str]:
     """A session: who and since when, its id and project, a line for each process."""
     names = ", ".join(session.agents) or "-"
-    frozen = f", frozen by {session.how or 'somebody'}" * (session.state == "frozen")
+    frozen = f", frozen by {session.held or 'somebody'}" * (session.state == "frozen")
     user = session.user or str(session.uid)
     began = clock(session.began_at).partition(".")[0]
     count = many(len(session.processes), "process")

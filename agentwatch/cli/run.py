@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 import click
 
+from agentwatch import command as commands
 from agentwatch import processes
 from agentwatch import run as running
 from agentwatch.admission import load
-from agentwatch.cli import report, wants_colour
+from agentwatch.cli import report, through_daemon
+from agentwatch.cli.live import live_view
 from agentwatch.engine import Engine
 from agentwatch.errors import (
     AgentwatchError,
@@ -34,8 +36,6 @@ from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Living
 from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
-from agentwatch.policy import patterns
-from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.levels import Host
 from agentwatch.project import project_of
 from agentwatch.rules.load import default_paths
@@ -43,7 +43,6 @@ from agentwatch.rules.model import Ruleset
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.journal import Journal, read_boot_id
 from agentwatch.sinks.jsonl import Findings, JsonLines
-from agentwatch.sinks.live import Live
 from agentwatch.sinks.reader import Host as Recorder
 from agentwatch.sinks.screen import Screen
 from agentwatch.watch import Sink, Watch
@@ -53,7 +52,7 @@ JOURNAL = Path("/var/log/agentwatch")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of `run`, as both halves need them. metrics: "" for none."""
+    """Of `run`, as both halves need them. "" for what was not said."""
 
     agent: str
     rules: tuple[str, ...]
@@ -64,6 +63,11 @@ class Options:
     metrics: str
     command: tuple[str, ...]
 
+    @property
+    def alone(self) -> bool:
+        """Whether something is asked for that a daemon has its own of."""
+        return any((self.rules, self.mode, self.journal, self.jsonl, self.metrics))
+
     def arguments(self) -> list[str]:
         """For the command line of the other half; paths are absolute by then."""
         given = [f"--{n}={v}" for n in _NAMES if (v := getattr(self, n))]
@@ -71,6 +75,8 @@ class Options:
         return [*given, "--", *self.command]
 
 
+_MODE = "observe stops nothing.  [default: enforce]"
+_JOURNAL = f"Where to write it.  [default: {JOURNAL}]"
 _NAMES = ("agent", "project", "mode", "journal", "jsonl", "metrics")
 
 
@@ -82,8 +88,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 "--rules", multiple=True, metavar="PATH", help="Rule file or directory; repeatable."
             ),
             click.option("--project", default="", metavar="DIR", help="$project of the rules."),
-            click.option("--mode", type=click.Choice(["observe", "enforce"]), default="enforce"),
-            click.option("--journal", default=str(JOURNAL), show_default=True, metavar="DIR"),
+            click.option("--mode", type=click.Choice(["observe", "enforce"]), help=_MODE),
+            click.option("--journal", default="", metavar="DIR", help=_JOURNAL),
             click.option("--jsonl", default="", metavar="FILE", help="Findings as JSON lines."),
             click.option(
                 "--metrics", default="", metavar="HOST:PORT", help="Serve Prometheus metrics."
@@ -100,13 +106,18 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 def run(**given: Any) -> None:
     """Run CMD as an agent: watch what it executes, opens and connects to, stop it by the rules.
 
-    Exits with CMD's own code. Needs root for its watching half only, and asks sudo for it.
+    Exits with CMD's own code. Where a daemon runs, that one watches by its own rules; with --rules,
+    --mode, --journal, --jsonl or --metrics, or without a daemon, `run` watches by itself. Then it
+    needs root, for its watching half only, and asks sudo for it.
     """
-    options = _checked(Options(**given))
+    options = _checked(_given(given))
+    if not options.alone and (socket := through_daemon.reachable()):
+        who = through_daemon.Agent(options.agent, options.project, options.command)
+        sys.exit(through_daemon.run(who, socket))
     if os.geteuid() != 0:
         sys.exit(running.through_sudo(options.command, lambda pid: _other_half(pid, options)))
-    person = running.invoking_person(os.environ)
-    command = running.Command(options.command, person)
+    person = commands.invoking_person(os.environ)
+    command = commands.Command(options.command, person)
     try:
         with ExitStack() as stack:
             watched = _Watched(stack, options, command.pid, person)
@@ -117,7 +128,7 @@ def run(**given: Any) -> None:
     except _EndedAtGate as error:
         report(error)
         command.ended(block=True)
-        code = running.exit_code(command.status or 0)
+        code = commands.exit_code(command.status or 0)
     except BaseException:
         command.abandon()
         raise
@@ -130,8 +141,8 @@ def run(**given: Any) -> None:
 def watch_for(pid: int, **given: Any) -> None:
     """The watching half of `run`, started through sudo for a CMD that waits at its gate."""
     _tell(running.HERE)
-    options = Options(**given)
-    person = running.invoking_person(os.environ)
+    options = _given(given)
+    person = commands.invoking_person(os.environ)
     if not _belongs_to(pid, person.uid):
         raise UsageError(f"process {pid} is not {person.name}'s", "use `agentwatch run`")
     with ExitStack() as stack:
@@ -142,6 +153,10 @@ def watch_for(pid: int, **given: Any) -> None:
     if ending.untold:
         click.echo("agentwatch: the half that started CMD is gone: CMD was ended too", err=True)
         sys.exit(1)
+
+
+def _given(given: dict[str, Any]) -> Options:
+    return Options(**given | {"mode": given["mode"] or ""})
 
 
 def _tell(word: bytes) -> None:
@@ -178,7 +193,7 @@ def _checked(options: Options) -> Options:
         tuple(str(Path(path).resolve()) for path in options.rules),
         str(Path(found).resolve()) if found else "",
         options.mode,
-        str(Path(options.journal).resolve()),
+        str(Path(options.journal).resolve()) if options.journal else "",
         str(Path(options.jsonl).resolve()) if options.jsonl else "",
         options.metrics,
         options.command,
@@ -190,11 +205,11 @@ class _EndedAtGate(AgentwatchError):
 
 
 class CommandNotFound(AgentwatchError):
-    exit_code = running.NOT_FOUND
+    exit_code = commands.NOT_FOUND
 
 
 class CommandNotExecutable(AgentwatchError):
-    exit_code = running.NOT_EXECUTABLE
+    exit_code = commands.NOT_EXECUTABLE
 
 
 def _check_command(name: str) -> None:
@@ -220,18 +235,21 @@ class _Watched:
     """Everything a watched command needs, each closed by `stack` in reverse."""
 
     def __init__(
-        self, stack: ExitStack, options: Options, pid: int, person: running.Person
+        self, stack: ExitStack, options: Options, pid: int, person: commands.Person
     ) -> None:
         begun = time.monotonic()
         host = Host()
         paths = [Path(path) for path in options.rules] or default_paths()
         ruleset = load(paths, host=host)
-        engine = Engine(ruleset, mode=options.mode, generation=1)
+        engine = Engine(ruleset, mode=options.mode or "enforce", generation=1)
         compiled = time.monotonic() - begun
         agents = _agents(options.agent, ruleset)
         mounts = Mounts.read()
         journal = Journal.open(
-            Path(options.journal), boot_id=read_boot_id(), mounts=mounts, group=person.own_group
+            Path(options.journal or JOURNAL),
+            boot_id=read_boot_id(),
+            mounts=mounts,
+            group=person.own_group,
         )
         self._journal = journal
         stack.callback(self._close_journal)
@@ -242,7 +260,7 @@ class _Watched:
         stack.callback(probes.close)
         self._screen = Screen(sys.stderr.fileno())
         stack.callback(self._screen.close)
-        self._live = _live(ruleset, self._screen)
+        self._live = live_view(ruleset.agents, self._screen)
         sinks: list[Sink] = [self._live]
         self._findings: JsonLines | None = None
         if options.jsonl:
@@ -260,7 +278,7 @@ class _Watched:
         self._begin(options, pid, person, agents)
 
     def _begin(
-        self, options: Options, pid: int, person: running.Person, agents: tuple[str, ...]
+        self, options: Options, pid: int, person: commands.Person, agents: tuple[str, ...]
     ) -> None:
         watch = self._watch
         command = watch.redactor.argv(options.command)
@@ -272,7 +290,7 @@ class _Watched:
                 pid=os.getpid(),
                 command=command,
                 user=person.name,
-                mode=options.mode,
+                mode=watch.engine.mode,
                 tier="signal",
                 rules=len(watch.engine.ruleset.rules),
                 generation=watch.engine.generation,
@@ -326,7 +344,8 @@ class _Watched:
 
     def _named(self, one: Living) -> str:
         image = self._watch.lineage.image(one.process)
-        return f"{image.script or image.exe if image else '?'} (process {one.process.pid})"
+        name = (image.script or image.exe) if image else "?"
+        return f"{name} (process {one.process.pid}) goes on, unwatched"
 
     def _close_journal(self) -> None:
         """CMD keeps its exit code where the disk is full: what is missing is said, not thrown."""
@@ -360,10 +379,3 @@ def _recorder() -> Recorder:
     """This machine and its clocks, for objects that leave it."""
     offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return Recorder(boot_id=read_boot_id(), name=socket.gethostname(), offset=offset)
-
-
-def _live(ruleset: Ruleset, screen: Screen) -> Live:
-    globs = [glob for agent in ruleset.agents for glob in agent.own]
-    index = PatternIndex([patterns.expression(g, patterns.PATH) for g in globs], patterns.PATH)
-    colour = wants_colour(sys.stderr)
-    return Live(screen, colour=colour, own=lambda path: bool(index.bits(path)))

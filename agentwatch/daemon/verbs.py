@@ -129,15 +129,14 @@ class Verbs:
 
     def _list(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
         visible = {one.key: one for one in self._visible(peer)}
-        rows: dict[ProcessKey, list[dict[str, Any]]] = {key: [] for key in visible}
+        members: dict[ProcessKey, list[ProcessKey]] = {key: [] for key in visible}
         for one in self._watch.probes.census():
-            if one.session in rows:
-                rows[one.session].append(self._process(one.process))
-        return wire.Reply(
-            {"sessions": [self._session(one, rows[key]) for key, one in visible.items()]}
-        )
+            if one.session in members:
+                members[one.session].append(one.process)
+        sessions = [self._session(one, members[key]) for key, one in visible.items()]
+        return wire.Reply({"sessions": sessions})
 
-    def _session(self, one: Session, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _session(self, one: Session, members: list[ProcessKey]) -> dict[str, Any]:
         return {
             "session": self._id(one.key),
             "pid": one.key.pid,
@@ -145,14 +144,14 @@ class Verbs:
             "user": one.told.user,
             "uid": one.told.uid,
             "project": one.told.project,
-            "how": one.told.how,
+            "begun": one.told.how,
             "began_at": self._host.wall(one.told.began),
             "state": "frozen" if one.held else "running",
-            "held": one.held,
-            "processes": rows,
+            "how": one.held,
+            "processes": [self._process(process, members) for process in members],
         }
 
-    def _process(self, process: ProcessKey) -> dict[str, Any]:
+    def _process(self, process: ProcessKey, members: list[ProcessKey]) -> dict[str, Any]:
         lineage = self._watch.lineage
         image = lineage.image(process) or processes.image_now(process)
         parent = lineage.parent(process)
@@ -160,7 +159,7 @@ class Verbs:
         return {
             "pid": process.pid,
             "started_at": self._host.wall(process.start),
-            "parent": parent.pid if parent else 0,
+            "parent": parent.pid if parent is not None and parent in members else 0,
             "exe": (image.script or image.exe) if image else "",
             "command": " ".join(argv),
             "role": "agent" if image and image.identity else "child",

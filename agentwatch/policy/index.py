@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
@@ -50,8 +50,14 @@ class Search:
 class PatternIndex:
     """Byte patterns. separator: of patterns.py; an ARGV's values are tuples of tokens.
 
-    expressions: as patterns.expression makes them. searches: by bit, what stands behind those
-    that are patterns.NEVER. Raises AgentwatchError when RE2 has no room for them.
+    expressions: as patterns.expression makes them. literals: of each, as patterns.literals gives
+    them. searches: by bit, what stands behind those that are patterns.NEVER. Raises
+    AgentwatchError when RE2 has no room for them.
+
+    A value is asked in two steps. All literals are looked for in one pass, which says of nearly
+    all patterns that they do not match; the few that are left are asked one by one. Those without
+    literals are asked together, in one pass: so many of them that begin and end in `*` would make
+    an automaton too large to be fast.
     """
 
     def __init__(
@@ -60,31 +66,45 @@ class PatternIndex:
         separator: str,
         searches: Mapping[int, Search] = MappingProxyType({}),
         memory: int = SET_MEMORY,
+        literals: Sequence[tuple[str, ...]] = (),
     ) -> None:
         self._options = re2.Options()
         self._options.log_errors = False
         self._options.max_mem = memory
         self._separator = separator
         self._expressions = tuple(e.encode("utf-8", "surrogatepass") for e in expressions)
-        self._set = self._compile()
-        self._searches = tuple(
-            (
-                1 << bit,
-                re2.compile(search.text.encode("utf-8", "surrogatepass"), self._options),
-                search.one,
-            )
-            for bit, search in searches.items()
+        self._asked = functools.cache(self._ask)
+        wanting: dict[str, list[int]] = {}
+        for bit, texts in enumerate(literals):
+            for text in texts:
+                wanting.setdefault(text, []).append(bit)
+        self._wanting = tuple(tuple(bits) for bits in wanting.values())
+        self._literals = self._compile(map(_literally, wanting), re2.Set.SearchSet)
+        told = {bit for bits in self._wanting for bit in bits}
+        self._together = tuple(
+            bit
+            for bit, text in enumerate(expressions)
+            if bit not in told and text != patterns.NEVER
         )
+        rest = (self._expressions[bit] for bit in self._together)
+        self._set = self._compile(rest, re2.Set.FullMatchSet)
+        self._searched = {bit: search for bit, search in searches.items() if not search.one}
+        self._searched_one = {bit: search for bit, search in searches.items() if search.one}
+        self._lines = self._compile(map(_search, self._searched.values()), re2.Set.SearchSet)
+        self._tokens = self._compile(map(_search, self._searched_one.values()), re2.Set.SearchSet)
         self._remembered = functools.lru_cache(REMEMBERED)(self._scan)
 
     def bits(self, value: Value) -> int:
         length = sum(map(len, value)) if isinstance(value, tuple) else len(str(value))
         return (self._remembered if length <= LONGEST_REMEMBERED else self._scan)(value)
 
-    def _compile(self) -> re2.Set:
-        compiled = re2.Set.FullMatchSet(self._options)
+    def _compile(
+        self, expressions: Iterable[bytes], kind: Callable[[re2.Options], re2.Set]
+    ) -> re2.Set:
+        """The set, with one more expression that matches everything."""
+        compiled = kind(self._options)
         try:
-            for expression in self._expressions:
+            for expression in expressions:
                 compiled.Add(expression)
             compiled.Add(_EVERYTHING)
             compiled.Compile()
@@ -95,38 +115,72 @@ class PatternIndex:
             ) from None
         return compiled
 
+    def _ask(self, bit: int) -> re2._Regexp:
+        try:
+            return re2.compile(self._expressions[bit], self._options)
+        except re2.error:
+            raise AgentwatchError("RE2 has no room for a pattern", "use fewer braces") from None
+
     def slowly(self, value: Value) -> int:
         """What `bits` says, asked of one expression after the other, which cannot fail."""
         text = value if isinstance(value, str | tuple) else str(value)
         subject = patterns.subject(text, self._separator)
         mask = self._search(text)
-        for bit, expression in enumerate(self._expressions):
-            if re2.compile(expression, self._options).fullmatch(subject):
+        for bit in range(len(self._expressions)):
+            if self._asked(bit).fullmatch(subject):
                 mask |= 1 << bit
         return mask
 
     def _scan(self, value: Value) -> int:
         text = value if isinstance(value, str | tuple) else str(value)
-        found = self._set.Match(patterns.subject(text, self._separator))
+        subject = patterns.subject(text, self._separator)
+        literal = self._literals.Match(subject)
+        found = self._set.Match(subject)
         # A set that finds no memory answers "nothing matched", as one that matched nothing does.
         # The expression of everything, the last one, tells the two apart.
-        last = len(self._expressions)
-        if not found or last not in found:
+        if len(self._wanting) not in literal or len(self._together) not in found:
             return self.slowly(value)
         mask = self._search(text)
-        for bit in found:
-            if bit != last:
+        for place in found:
+            if place != len(self._together):
+                mask |= 1 << self._together[place]
+        asked = {bit for one in literal if one != len(self._wanting) for bit in self._wanting[one]}
+        for bit in asked:
+            if self._asked(bit).fullmatch(subject):
                 mask |= 1 << bit
         return mask
 
     def _search(self, value: str | tuple[str, ...]) -> int:
+        """The bits of what is searched for."""
         mask = 0
-        for bit, search, one in self._searches:
-            whole = value if isinstance(value, str) else " ".join(value)
-            texts = value if one and isinstance(value, tuple) else (whole,)
-            if any(search.search(text.encode("utf-8", "surrogatepass")) for text in texts):
-                mask |= bit
+        whole = value if isinstance(value, str) else " ".join(value)
+        if self._searched:
+            mask |= self._found(whole, self._lines, self._searched)
+        if self._searched_one:
+            for text in value if isinstance(value, tuple) else (whole,):
+                mask |= self._found(text, self._tokens, self._searched_one)
         return mask
+
+    def _found(self, text: str, together: re2.Set, searches: Mapping[int, Search]) -> int:
+        """The bits of those of the searches, which are a set together, that find something."""
+        subject = text.encode("utf-8", "surrogatepass")
+        found = together.Match(subject)
+        if len(searches) not in found:  # no memory
+            each = (
+                (bit, re2.compile(_search(one), self._options)) for bit, one in searches.items()
+            )
+            return sum(1 << bit for bit, search in each if search.search(subject))
+        bits = tuple(searches)
+        return sum(1 << bits[place] for place in found if place != len(bits))
+
+
+def _search(search: Search) -> bytes:
+    return search.text.encode("utf-8", "surrogatepass")
+
+
+def _literally(text: str) -> bytes:
+    """An expression that finds the text in any case."""
+    return f"(?i:{patterns.quote(text)})".encode("utf-8", "surrogatepass")
 
 
 class JoinedIndex:

@@ -246,6 +246,13 @@ def _expression(alternative: _Alternative, separator: str) -> str:
     return patterns.expression(alternative.values[0], separator, modifiers)
 
 
+@functools.lru_cache(_EXPRESSIONS_REMEMBERED)
+def _literals(alternative: _Alternative, separator: str) -> tuple[str, ...]:
+    return patterns.literals(
+        alternative.values, separator, alternative.modifiers, alternative.sequence
+    )
+
+
 def _index(name: str, kind: str, alternatives: Sequence[_Alternative]) -> Index:
     """The index of a field's alternatives; bit i is the i-th of them."""
     try:
@@ -261,7 +268,9 @@ def _index(name: str, kind: str, alternatives: Sequence[_Alternative]) -> Index:
             for bit, a in enumerate(alternatives)
             if "re" in a.modifiers
         }
-        return PatternIndex([_expression(a, kind) for a in alternatives], kind, searches)
+        expressions = [_expression(a, kind) for a in alternatives]
+        literals = [_literals(a, kind) for a in alternatives]
+        return PatternIndex(expressions, kind, searches, literals=literals)
     except ValueError as error:
         raise AgentwatchError(f"the field {name}: {error}", REMEDY) from None
 

@@ -34,6 +34,7 @@ MAX_ALTERNATIVES = 1024
 MAX_EXPANDED = 1 << 20  # characters of all alternatives together
 MAX_DEPTH = 16
 LITERAL_BYTES = 63
+SHORTEST_LITERAL = 3
 NEVER = r"[^\x{0}-\x{10FFFF}]"
 """The expression that nothing matches."""
 
@@ -127,6 +128,51 @@ def sequence(tokens: Sequence[str], modifiers: Iterable[str] = ()) -> str:
     """The expression of an argv of exactly these tokens, each a glob; `**` is zero or more."""
     found = "".join(_alternatives(rows(token, WORD), WORD) if token else NUL for token in tokens)
     return f"(?i:{found})" if "nocase" in modifiers else found
+
+
+def literals(
+    values: Sequence[str], separator: str, modifiers: Iterable[str] = (), sequence: bool = False
+) -> tuple[str, ...]:
+    """Texts one of which is in the subject of every value that a pattern covers, in any case.
+
+    values: one pattern, or with `sequence` the tokens of an argv. Empty when there are none of at
+    least SHORTEST_LITERAL characters: then nothing can be said from a text that is looked for.
+    """
+    words = frozenset(modifiers)
+    if "re" in words:
+        return ()
+    part = WORD if "has" in words or sequence else separator
+    how = words & {"startswith", "endswith", "contains"}
+    end = part or "\0"
+    if how:
+        pieces = values[0].split(" ") if part == ARGV else [values[0]]
+        if "endswith" in how:
+            pieces[-1] += end
+        found = [max(pieces, key=len)]
+    elif sequence:
+        telling = [_longest(rows(token, WORD), end) for token in values if token]
+        found = max(telling, key=lambda texts: min(map(len, texts)), default=[""])
+    else:
+        found = _longest(rows(values[0], part), end)
+    return tuple(dict.fromkeys(found)) if min(map(len, found)) >= SHORTEST_LITERAL else ()
+
+
+def _longest(found: Iterable[Sequence[Component]], end: str) -> list[str]:
+    """Of each row the longest text that stands in one piece in whatever it covers."""
+    return [max(_pieces(row, end), key=len) for row in found]
+
+
+def _pieces(row: Sequence[Component], end: str) -> Iterator[str]:
+    text = ""
+    for component in row:
+        for atom in component:
+            if atom.kind == "text":
+                text += atom.text
+            else:
+                yield text
+                text = ""
+        text += "" if component == ANY_COMPONENTS else end
+    yield text
 
 
 def subject(value: str | Sequence[str], separator: str) -> bytes:
@@ -312,19 +358,19 @@ def _alternatives(found: Iterable[Sequence[Component]], separator: str) -> str:
 
 def _component_expression(component: Component, end: str) -> str:
     if component == ANY_COMPONENTS:
-        return f"(?:[^{_quote(end)}]*{_quote(end)})*"
-    return "".join(_atom_expression(atom, end) for atom in component) + _quote(end)
+        return f"(?:[^{quote(end)}]*{quote(end)})*"
+    return "".join(_atom_expression(atom, end) for atom in component) + quote(end)
 
 
 def _atom_expression(atom: Atom, separator: str) -> str:
     if atom.kind == "text":
-        return _quote(atom.text)
+        return quote(atom.text)
     if atom.kind in ("many", "any"):
-        return f"[^{_quote(separator)}]" + ("*" if atom.kind == "many" else "")
+        return f"[^{quote(separator)}]" + ("*" if atom.kind == "many" else "")
     negated = atom.text == "!"
     ranges = atom.ranges if negated else tuple(_without(separator, atom.ranges))
-    members = "".join(f"{_quote(low)}-{_quote(high)}" for low, high in ranges)
-    return f"[^{_quote(separator)}{members}]" if negated else f"[{members}]"
+    members = "".join(f"{quote(low)}-{quote(high)}" for low, high in ranges)
+    return f"[^{quote(separator)}{members}]" if negated else f"[{members}]"
 
 
 def _without(char: str, ranges: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -343,16 +389,17 @@ def _literal(text: str, separator: str, how: str) -> str:
     """startswith, endswith or contains. In an argv a space is a space or the end of a token."""
     if not text:
         raise PatternError("an empty text is part of every value")
-    gap = f"[{NUL} ]" if separator == ARGV else _quote(" ")
-    body = "".join(gap if char == " " else _quote(char) for char in text)
-    cut = _quote(separator or "\0")
+    gap = f"[{NUL} ]" if separator == ARGV else quote(" ")
+    body = "".join(gap if char == " " else quote(char) for char in text)
+    cut = quote(separator or "\0")
     rest = f"[^{cut}]*" if separator == WORD else "(?s:.*)"
     before = "" if how == "startswith" else rest
     after = "" if how == "endswith" else rest
     return f"(?:{before}{body}{after}{cut})"
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """An expression of exactly this text."""
     return _NO_WORD.sub(lambda found: f"\\x{{{ord(found[0]):x}}}", text)
 
 

@@ -36,6 +36,7 @@ ANCHORS: Mapping[str, tuple[str, ...]] = {
 
 UNREAD = -1  # every bit
 _CANDIDATES_REMEMBERED = 4096
+_SHARED_BY_MANY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Table:
         wanted = set(kinds)
         self.rules = tuple(rule for rule in rules if not wanted.isdisjoint(rule.rule.on))
         names = {field.name: slot for slot, field in enumerate(fields)}
-        slots = {names[name] for name in ANCHORS[kinds[0]] if name in names}
+        slots = [names[name] for name in ANCHORS[kinds[0]] if name in names]
         anchors = [[test for test in rule.tests if test.slot in slots] for rule in self.rules]
         asked = Counter((test.slot, test.bits) for tests in anchors for test in tests)
         self._always: list[int] = []
@@ -155,8 +156,11 @@ class Table:
             if not tests:
                 self._always.append(place)
                 continue
-            # What fewest rules ask for tells most: `args` of many rules on one program.
-            anchor = min(tests, key=lambda test: asked[test.slot, test.bits])
+            # The first field, which needs the least reading; where many rules ask the same of it,
+            # as of one program's path, what fewest rules ask for.
+            anchor = min(tests, key=lambda test: slots.index(test.slot))
+            if asked[anchor.slot, anchor.bits] > _SHARED_BY_MANY:
+                anchor = min(tests, key=lambda test: asked[test.slot, test.bits])
             wanting = self._anchored.setdefault(anchor.slot, {})
             for bit in _single(anchor.bits):
                 wanting.setdefault(bit, []).append(place)

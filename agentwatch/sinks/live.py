@@ -147,7 +147,7 @@ class Live:
     ) -> None:
         """What it ran, changed, reached, and what was stopped and why.
 
-        left: the processes that go on. unwritten: findings that are not in their file. dropped:
+        left: what goes on, and how. unwritten: findings that are not in their file. dropped:
         lines that were to be shown here, and were not.
         """
         self._out.flush()
@@ -167,7 +167,7 @@ class Live:
         text += self._list("findings", missing, _RED)
         unseen = [f"{dropped} lines, for which there was no room: see the journal"]
         text += self._list("unshown", unseen if dropped else [], _RED)
-        text += self._list("left", [f"{shown(name)} goes on, unwatched" for name in left], _YELLOW)
+        text += self._list("left", [shown(text) for text in left], _YELLOW)
         self._out.write(f"{text}{'':10}journal  {shown(journal)}\n")
         self._out.flush()
 

@@ -88,7 +88,7 @@ class Retention:
         self._dead: dict[str, _Unit] = {}
         self._ends: dict[str, _Begun] = {}
         self._told: dict[str, int] = {}
-        self._clock = self._looked = 0
+        self._clock = self._looked = self._turn = 0
 
     def due(self, directory: int, current: int, now: int) -> list[Removal]:
         """What is to go now. directory: of our chain, whose last segment is `current`."""
@@ -136,7 +136,8 @@ class Retention:
         units, total, looked = [], 0, 0
         with _opened("..", directory) as above:
             names = sorted(filter(_OTHERS.fullmatch, os.listdir(above)))
-            for name in names:
+            first = self._turn % len(names) if names else 0
+            for name in (*names[first:], *names[:first]):
                 if name not in self._dead and looked < CHAINS:
                     looked += 1
                     total += self._look(above, name)
@@ -145,6 +146,7 @@ class Retention:
                     age = self._age(end, now, wall) - SEGMENT_AGE
                     units.append(unit._replace(age=age))
                     total += unit.size
+        self._turn += looked  # more living writers than CHAINS must not hide the dead ones
         self._dead = {name: self._dead[name] for name in names if name in self._dead}
         return units, total
 

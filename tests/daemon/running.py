@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from agentwatch.abi import decode
 from agentwatch.control.client import Client
-from agentwatch.control.wire import Streamed
+from agentwatch.control.wire import Missed, Streamed
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import Event, Open, ProcessKey
 from agentwatch.sinks import frames
@@ -34,7 +34,7 @@ from tests.kernel.launching import eventually
 
 NOBODY = 65534
 PATIENCE = 15  # s that anything may take
-AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 ASKER = Path(__file__).with_name("asking.py")
 
 OneFrame = TypeVar("OneFrame", bound=Frame)
@@ -204,7 +204,7 @@ class Place:
     ) -> subprocess.Popen[str]:
         """Starts a command that nobody has tagged, in the test's cgroup."""
         enters = f'echo $$ > "{self.cgroup}/cgroup.procs" && exec "$@"'
-        prefix = AS_NOBODY if uid else ()
+        prefix = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups") if uid else ()
         line = ["/bin/sh", "-c", enters, "sh", *prefix, *map(str, command)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         started = subprocess.Popen(line, text=True, **(pipes | more))
@@ -381,7 +381,9 @@ class Subscriber:
     def look(self) -> None:
         """Takes what is there by now."""
         for one in self.client.arrived() if self.client.ended is None else ():
-            if isinstance(one, Streamed):
+            if isinstance(one, Missed):
+                self.missed += one.count
+            elif isinstance(one, Streamed):
                 frame = frames.decode(one.frame, one.time, one.payload)
                 assert frame is not None
                 self.frames.append(frame)

@@ -248,14 +248,10 @@ def dead() -> int:
 
 
 def kernel_thread() -> int:
-    """The pid of a thread of the kernel."""
-    for directory in Path("/proc").glob("[0-9]*"):
-        status = (directory / "status").read_text()
-        if "Kthread:\t1" in status or (
-            "VmRSS" not in status and "PPid:\t2\n" in status
-        ):
-            return int(directory.name)
-    raise AssertionError("there is none")
+    """The pid of a thread of the kernel that has started no other."""
+    threads = Path("/proc/2/task/2/children").read_text().split()
+    assert threads, "the kernel's threads are not visible from here"
+    return int(threads[-1])
 
 
 @pytest.mark.parametrize(
@@ -445,8 +441,27 @@ def test_a_storm_of_forks_is_frozen(freezing: Daemon, place: Place) -> None:
     assert not any(is_there(pid) for pid in place.pids())
 
 
-def test_what_a_killed_daemon_had_frozen_goes_on_with_the_next(place: Place) -> None:
-    """A session does not stay frozen because nobody is left who knows of it; and it is said."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_daemon_that_is_gone_had_frozen_can_go_on(
+    freezing: Daemon, place: Place, number: signal.Signals
+) -> None:
+    """No session stays frozen because nobody is left who knows of it: the next one thaws it."""
+    script, file = counts(place)
+    agent = place.agent(script)
+    assert grows(file)
+    freezing.session(agent.pid)
+    freezing.ask("agents.freeze", which="stub")
+    freezing.process.send_signal(number)
+    freezing.wait()
+    daemon = place.start()
+    daemon.session(agent.pid)
+    daemon.ask("agents.thaw", which="stub")
+    assert grows(file)
+    assert daemon.session(agent.pid)["state"] == "running"
+
+
+def test_whom_a_killed_daemon_had_frozen_is_told(place: Place) -> None:
+    """The next one lets them go on, and the journal says whom."""
     killed = place.start()
     script, file = counts(place)
     agent = place.agent(script)
@@ -456,22 +471,14 @@ def test_what_a_killed_daemon_had_frozen_goes_on_with_the_next(place: Place) -> 
     killed.process.kill()
     killed.wait()
     assert rests(file)
-    daemon = place.start()
+    place.start()
     assert grows(file)
-    assert daemon.session(agent.pid)["state"] == "running"
-    assert str(agent.pid) in place.awaited(Notice, 2)[-1].text
+    until(lambda: thawed(place))
+    assert str(agent.pid) in thawed(place)[0]
 
 
-def test_a_stopped_daemon_leaves_nobody_frozen(freezing: Daemon, place: Place) -> None:
-    """What it held goes on when it is stopped, for nobody could thaw it any more."""
-    script, file = counts(place)
-    agent = place.agent(script)
-    assert grows(file)
-    freezing.session(agent.pid)
-    freezing.ask("agents.freeze", which="stub")
-    assert freezing.stop() == 0
-    assert grows(file)
-    assert agent.poll() is None
+def thawed(place: Place) -> list[str]:
+    return [one.text for one in place.frames(Notice) if one.subject == "thaw"]
 
 
 # Pausing. ----------------------------------------------------------------------------------------

@@ -36,8 +36,9 @@ SESSION: dict[str, Any] = {
     "uid": 1000,
     "project": "/home/dev/project",
     "began_at": NOW,
+    "how": "identity",
     "state": "running",
-    "how": "",
+    "held": "",
     "processes": [
         process(130, 100, "sleep 60"),
         process(120, 110, "cat a\x1b[31m\nb"),
@@ -52,7 +53,7 @@ FROZEN = SESSION | {
     "user": "",
     "project": "",
     "state": "frozen",
-    "how": "cgroup",
+    "held": "cgroup",
     "processes": [process(200, 0, "agent")],
 }
 LIST = {"sessions": [SESSION, FROZEN]}
@@ -143,7 +144,7 @@ def test_tagging_says_which_session_it_became(daemon: Played, tmp_path: Path) ->
     ("verb", "line"),
     [
         ("untag", "untagged: 1 session, 5 processes"),
-        ("kill", "killed by signal: 1 session, 5 processes"),
+        ("kill", "killed: 1 session, 5 processes"),
         ("freeze", "frozen by cgroup: 2 sessions, 5 processes"),
         ("thaw", "thawed: 1 session, 5 processes"),
     ],

@@ -24,6 +24,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("policy",),
     ("config", "engine", "notify", "processes"),
+    ("command",),
     ("actions", "control", "freezer", "sinks"),
     ("kernel",),
     ("admission", "backfill", "enforcement", "sessions", "testing"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import time
@@ -21,7 +22,7 @@ from agentwatch.sinks.verify import verify
 from agentwatch.testing import AGENT, Records
 
 KILLS = 32
-LONGEST = 0.03  # s that a writer has
+LONGEST = 0.02  # s that a writer has
 MARKED = re.compile(rb"/marked/([0-9]+)/([0-9]+)")
 KILL = frames.NUMBERS[Kill]
 
@@ -56,7 +57,7 @@ def writer(directory: Path, turn: int, report: int) -> None:
 
 
 def killed_writer(directory: Path, turn: int, after: float) -> list[str]:
-    """What a writer reported until it was killed, `after` seconds after it began."""
+    """What a writer reported until it was killed, `after` seconds after it began, or had opened."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -66,6 +67,8 @@ def killed_writer(directory: Path, turn: int, after: float) -> list[str]:
         finally:
             os._exit(1)
     os.close(theirs)
+    if turn % 4:  # one in four is killed while it opens the journal, or soon after
+        select.select([ours], [], [], 10)
     pieces = []
     deadline = time.monotonic() + after
     os.set_blocking(ours, False)

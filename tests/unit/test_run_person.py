@@ -13,9 +13,10 @@ import pytest
 
 from agentwatch import run
 from agentwatch.cli.run import Options, _address, _check_command
+from agentwatch.command import Command, Person, exit_code, invoking_person
 from agentwatch.errors import AgentwatchError, UsageError
 from agentwatch.project import project_of
-from agentwatch.run import Command, Person, ToldEnding, exit_code, invoking_person
+from agentwatch.run import ToldEnding
 
 SELF = Person(os.getuid(), os.getgid(), "me", "/", "/bin/sh", False)
 
@@ -127,7 +128,7 @@ def test_a_signal_to_what_has_ended_is_no_error() -> None:
 def test_an_interrupt_at_the_gate_ends_the_child_quietly() -> None:
     """No handler of the parent's runs there: no traceback, no second clean-up."""
     code = "import sys; sys.path.insert(0, sys.argv[1])\n"
-    code += "import os, signal; from agentwatch.run import Command, Person\n"
+    code += "import os, signal; from agentwatch.command import Command, Person\n"
     code += "c = Command(['true'], Person(os.getuid(), os.getgid(), 'me', '/', '/bin/sh', False))\n"
     code += "os.kill(c.pid, signal.SIGINT); c.ended(block=True); print(c.status)"
     here = str(Path(run.__file__).parents[1])

@@ -1,0 +1,299 @@
+"""Who is told what happens: each person about their own agents, root about all, an agent why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agentwatch.errors import PermissionDenied, UsageError
+from agentwatch.sinks.frames import Control, Header, Kill, Session, SessionEnd, Start, Verdict
+from agentwatch.sinks.host import this_host
+from tests.daemon.running import (
+    NOBODY,
+    Asker,
+    Daemon,
+    Place,
+    Subscriber,
+    answer_to,
+    asker,
+    forked,
+    reads,
+    until,
+)
+
+pytestmark = pytest.mark.root
+
+ANOTHER = 65533  # somebody who is neither root nor nobody
+KILLED = ["test.key", "kill", "kill"]
+
+
+def denied(place: Place, daemon: Daemon, uid: int = 0) -> int:
+    """The pid of an agent that lives, of which a child was killed for reading the key."""
+    agent = place.agent(f"sh -c '{reads(place)}'; echo denied; read line", uid=uid)
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "denied\n"
+    until(lambda: daemon.ask("why", pid=agent.pid)["denials"], "a denial")
+    return agent.pid
+
+
+# why. --------------------------------------------------------------------------------------------
+
+
+def test_root_asks_why_of_anybody(daemon: Daemon, place: Place) -> None:
+    """What was stopped, by which rule, because of what, and what to do instead."""
+    before = this_host().wall(0)
+    pid = denied(place, daemon, NOBODY)
+    told = daemon.ask("why", pid=pid)
+    (denial,) = told["denials"]
+    assert (told["agent"], told["session"]) == ("stub", daemon.session(pid)["session"])
+    assert (denial["rule"], denial["action"], denial["kind"]) == ("test.key", "kill", "read")
+    assert (denial["what"], denial["title"]) == (str(place["key"]), "The key")
+    assert (denial["because"], denial["instead"]) == ("It is the key.", "Ask for another key.")
+    assert denial["at"] > before
+    assert denial["level"]
+    assert daemon.ask("why") == told  # the latest, without a pid
+    assert daemon.ask("why", pid=denial["pid"])["session"] == told["session"]  # of who is dead
+
+
+def test_a_person_asks_why_of_their_own_agents_only(daemon: Daemon, place: Place) -> None:
+    """Somebody else's sessions are not even there."""
+    pid = denied(place, daemon, NOBODY)
+    roots = denied(place, daemon)
+    person = asker(place, uid=NOBODY)
+    told = person("why", pid=pid)
+    assert [one["rule"] for one in told.value["denials"]] == ["test.key"]
+    assert person("why").value == told.value
+    refused = person("why", pid=roots)
+    assert (refused.error, refused.value) == ("UsageError", {})
+    assert refused.message == f"process {roots} is no agent's, or not one of yours"
+    nobodys = person("why", pid=1)
+    assert nobodys.message == "process 1 is no agent's, or not one of yours"
+
+
+def test_a_person_without_agents_is_told_nothing(daemon: Daemon, place: Place) -> None:
+    """Neither the latest denial of others, nor their sessions, nor how many there are."""
+    denied(place, daemon)
+    person = asker(place, uid=NOBODY)
+    assert person("why").value == {"session": "", "agent": "", "denials": []}
+    assert person("agents.list").value == {"sessions": []}
+    assert person("status").value["agents"] == []
+
+
+def test_an_agent_asks_why_of_its_own_session(daemon: Daemon, place: Place) -> None:
+    """The answer that helps it do better; another agent's is not for it."""
+    others = denied(place, daemon)
+    agent = place.agent(f"sh -c '{reads(place)}'; exec {' '.join(asking(place))}")
+    own = Asker(agent)
+    until(lambda: own("why").value.get("denials"))
+    told = own("why").value
+    assert told["session"] == daemon.session(agent.pid)["session"]
+    assert [one["instead"] for one in told["denials"]] == ["Ask for another key."]
+    assert own("why", pid=others).error == "PermissionDenied"
+
+
+def asking(place: Place) -> list[str]:
+    """The command line of a program that asks."""
+    import sys
+
+    from tests.daemon.running import ASKER
+
+    return [sys.executable, "-I", str(ASKER), str(place.socket)]
+
+
+def test_the_last_sixteen_denials_are_told(place: Place) -> None:
+    """Oldest first; those of a session that is over are there too."""
+    place.write(breaker={"kills": 100, "within": "10s"})
+    daemon = place.start()
+    agent = place.agent(f"for i in $(seq 20); do sh -c '{reads(place)}'; done; echo denied")
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "denied\n"
+    until(lambda: not daemon.sessions)
+    told = daemon.ask("why")
+    assert len(told["denials"]) == 16
+    times = [one["at"] for one in told["denials"]]
+    assert times == sorted(times)
+    assert daemon.ask("why", pid=told["denials"][0]["pid"]) == told
+
+
+# events. -----------------------------------------------------------------------------------------
+
+
+def test_everybody_is_sent_their_own_sessions_as_they_happen(
+    daemon: Daemon, place: Place
+) -> None:
+    """Root all of them, each of two people theirs alone: records, verdicts, kills and ends."""
+
+    def follow() -> list[str]:
+        with daemon.client() as client:
+            told = Subscriber.of(client)
+            os.mknod(place["shared"] / f"{os.getuid()}")
+            until(lambda: len(told.of_kind(SessionEnd)) == 1)
+            until(lambda: (place["shared"] / "done").exists())
+            told.look()
+            frames = [f for f in told.frames if not isinstance(f, Header)]
+            sessions = {f.session.pid for f in frames if hasattr(f, "session")}
+            sessions |= {event.session.pid for event in told.events}
+            kinds = {type(f).__name__ for f in told.frames}
+            return [sorted(sessions), sorted(kinds), len(told.opened(place["key"]))]
+
+    place["shared"].mkdir()
+    place["shared"].chmod(0o777)
+    with forked(follow, NOBODY) as nobodys, forked(follow, ANOTHER) as anothers:
+        with daemon.client() as client:
+            root = Subscriber.of(client)
+            for uid in (NOBODY, ANOTHER):
+                until((place["shared"] / f"{uid}").exists)
+            one = place.agent(f"sh -c '{reads(place)}'; :", uid=NOBODY)
+            other = place.agent(f"sh -c '{reads(place)}'; :", uid=ANOTHER)
+            until(lambda: len(root.of_kind(SessionEnd)) == 2)
+            until(lambda: len(root.opened(place["key"])) == 2)
+            place["shared"].joinpath("done").touch()
+            assert {s.pid for s in root.opened(place["key"])} == {one.pid, other.pid}
+            assert {f.uid for f in root.of_kind(Session)} == {NOBODY, ANOTHER}
+            assert len(root.of_kind(Verdict)) == len(root.of_kind(Kill)) == 2
+            for result, pid in ((nobodys, one.pid), (anothers, other.pid)):
+                sessions, kinds, opened = result()
+                assert sessions == [pid]
+                assert opened == 1
+                assert {"Header", "Session", "Records", "Verdict", "Kill"} <= set(kinds)
+                assert not {"Control", "Start"} & set(kinds)
+
+
+def test_a_stream_begins_with_what_is_needed_to_read_it(daemon: Daemon, place: Place) -> None:
+    """The header of the journal, then the sessions there are."""
+    agent = place.agent("echo started; read line")
+    daemon.session(agent.pid)
+    with daemon.client() as client:
+        root = Subscriber.of(client)
+        until(lambda: len(root.of_kind(Session)) == 1)
+        header, session = root.frames[:2]
+        assert isinstance(header, Header)
+        assert header.tables
+        assert isinstance(session, Session)
+        assert session.session.pid == agent.pid
+        assert daemon.status["subscribers"] == 1
+    until(lambda: daemon.status["subscribers"] == 0)
+
+
+def test_one_session_can_be_followed_alone(daemon: Daemon, place: Place) -> None:
+    """Of two that do the same, only the one asked for is sent."""
+    scripts = f"read line; cat {place['other']}; echo done; read line"
+    one, other = place.agent(scripts), place.agent(scripts)
+    for agent in (one, other):
+        daemon.session(agent.pid)
+    with daemon.client() as client:
+        told = Subscriber.of(client, session=daemon.session(one.pid)["session"])
+        for agent in (other, one):
+            assert agent.stdin is not None
+            assert agent.stdout is not None
+            agent.stdin.write("\n")
+            agent.stdin.flush()
+            assert agent.stdout.readline() == "the other\n"
+        until(lambda: told.opened(place["other"]))
+        assert {event.session.pid for event in told.events} == {one.pid}
+        assert [one.session.pid for one in told.of_kind(Session)] == [one.pid]
+
+
+def test_nobody_follows_somebody_elses_session(daemon: Daemon, place: Place) -> None:
+    """Its name is a secret of nobody, and no way in."""
+    agent = place.agent("echo started; read line")
+    session = daemon.session(agent.pid)["session"]
+    person = asker(place, uid=NOBODY)
+    answer = person("events", follow=True, session=session)
+    assert (answer.error, answer.message) == ("UsageError", f"no session of yours is called {session}")
+
+
+def test_what_an_agent_runs_follows_nothing(daemon: Daemon, place: Place) -> None:
+    """Not even its own session."""
+    agent = asker(place, tagged=True)
+    until(lambda: daemon.sessions)
+    assert agent("events", follow=True).error == "PermissionDenied"
+    own = daemon.sessions[0]["session"]
+    assert agent("events", follow=True, session=own).error == "PermissionDenied"
+
+
+def test_a_subscriber_that_becomes_an_agents_is_ended(daemon: Daemon, place: Place) -> None:
+    """The stream says why; and what happens after that is not on it."""
+
+    def follow() -> list[object]:
+        with daemon.client() as client:
+            told = Subscriber.of(client)
+            place["subscribed"].touch()
+            until(lambda: told.look() or client.ended is not None)
+            return [client.ended, len(told.opened(place["other"]))]
+
+    with forked(follow) as result:
+        until(place["subscribed"].exists)
+        until(lambda: daemon.status["subscribers"] == 1)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        daemon.ask("agents.tag", pid=int(children[-1]))
+        until(lambda: daemon.status["subscribers"] == 0)
+        reason, _ = result()
+    assert reason == "what an agent runs may not read this"
+
+
+def test_a_stopping_daemon_ends_its_streams(daemon: Daemon) -> None:
+    """A subscriber is told that it is over, and need not guess."""
+    with daemon.client() as client:
+        told = Subscriber.of(client)
+        until(lambda: told.of_kind(Header))
+        assert daemon.stop() == 0
+        until(lambda: told.look() or client.ended is not None)
+        assert client.ended == "the daemon is stopping"
+
+
+def test_a_subscriber_who_does_not_read_is_told_what_was_dropped(
+    daemon: Daemon, place: Place
+) -> None:
+    """The daemon does not wait for it: others get everything, and the journal has it all."""
+    work = "i=0; while [ $i -lt 4000 ]; do : < /dev/null; i=$((i+1)); done; echo done; read line"
+    with daemon.client() as slow, daemon.client() as quick:
+        slow.stream("events", follow=True)
+        told = Subscriber.of(quick)
+        for _ in range(4):
+            agent = place.agent(work)
+            assert agent.stdout is not None
+            until(lambda: daemon.status["pid"])
+            assert agent.stdout.readline() == "done\n"
+            told.look()
+        until(lambda: len(told.opened(Path("/dev/null"))) >= 16000)
+        assert daemon.status["subscribers"] == 2
+        assert told.missed == 0
+    assert not any(daemon.status["losses"].values())
+
+
+def test_only_root_is_told_who_changed_what(daemon: Daemon, place: Place) -> None:
+    """Control frames name other people's agents."""
+
+    def follow() -> list[str]:
+        with daemon.client() as client:
+            told = Subscriber.of(client)
+            place["shared"].joinpath("ready").touch()
+            until(lambda: place["shared"].joinpath("done").exists())
+            told.look()
+            return [type(frame).__name__ for frame in told.frames]
+
+    place["shared"].mkdir()
+    place["shared"].chmod(0o777)
+    agent = place.agent("echo started; read line")
+    daemon.session(agent.pid)
+    with forked(follow, NOBODY) as result, daemon.client() as client:
+        root = Subscriber.of(client)
+        until(place["shared"].joinpath("ready").exists)
+        daemon.ask("agents.freeze", which="stub")
+        until(lambda: root.of_kind(Control))
+        place["shared"].joinpath("done").touch()
+        assert result() == ["Header"]
+
+
+def test_a_question_that_looks_back_is_refused_or_answered(daemon: Daemon) -> None:
+    """follow: false either tells what the journal has and ends, or says where that is told."""
+    with daemon.client() as client:
+        try:
+            list(client.stream("events", follow=False))
+        except UsageError as error:
+            assert error.remedy
+        else:
+            assert client.ended == ""

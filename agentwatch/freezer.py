@@ -137,8 +137,11 @@ class Freezer:
         self._dissolve(place)
         return len(pids)
 
-    def recover(self) -> tuple[Leftover, ...]:
-        """Thaws what daemons that are dead have left frozen, and says whom."""
+    def recover(self, before: Callable[[Iterable[int]], object]) -> tuple[Leftover, ...]:
+        """Thaws what daemons that are dead have left frozen, and says whom.
+
+        before: told the pids of each session before it is thawed.
+        """
         found = []
         for top in sorted(self._root.glob("agentwatch-frozen-*")):
             match = _DAEMON.fullmatch(top.name)
@@ -146,6 +149,7 @@ class Freezer:
                 continue
             for place in sorted(top.glob(f"{_SESSION}*")):
                 pids = _pids(place)
+                before(pids)
                 with suppress(KernelError):  # what stays of it holds nobody
                     self._dissolve(place)
                 found.append(Leftover(place.name.removeprefix(_SESSION), tuple(sorted(pids))))

@@ -18,6 +18,7 @@ from agentwatch.events import ProcessKey
 from agentwatch.lineage import Image
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns; /proc tells starts to this precision
+PF_KTHREAD = 0x00200000  # linux/sched.h
 HELD_MAX = 4096  # descriptors of one process that are listed
 
 
@@ -47,6 +48,12 @@ def names_now(process: ProcessKey) -> tuple[str, ...]:
 
 
 INTERPRETER = re.compile(r"(?:node(?:js)?|bun|deno|python|ruby|perl|php|(?:ba|da|z|k|a)?sh)[\d.]*")
+
+
+def is_kernel_thread(pid: int) -> bool:
+    """proc(5): field 9 has the kernel's flags of a task."""
+    fields = _stat(Path(f"/proc/{pid}/stat"))
+    return bool(fields) and bool(int(fields[6]) & PF_KTHREAD)
 
 
 def group_now(pid: int) -> tuple[int, int]:

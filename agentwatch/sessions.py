@@ -129,12 +129,16 @@ class Sessions:
         self._probes.set_state(key, abi.SESSION_CONFIRMED)
         actions.resume(one for one in self._probes.tagged(key) if one not in stopped)
 
-    def freeze(self, key: ProcessKey, why: str) -> str:
-        """Stops a session until somebody thaws or ends it. How: cgroup | signal."""
+    def freeze(self, key: ProcessKey, why: str, again: bool = False) -> str:
+        """Stops a session until somebody thaws or ends it. How: cgroup | signal.
+
+        again: it was frozen before, so whoever of it is stopped is so for that.
+        """
         session = self._sessions.get(key)
         if session is not None and session.held:
             return session.held
-        stopped = {one for one in self._probes.tagged(key) if processes.is_stopped(one)}
+        tagged = () if again else self._probes.tagged(key)
+        stopped = {one for one in tagged if processes.is_stopped(one)}
         held = self.hold(key)
         how = self._into_cgroup(key, stopped)
         if session is not None:
@@ -157,9 +161,9 @@ class Sessions:
         return "cgroup"
 
     def thaw(self, key: ProcessKey) -> None:
-        """Lets a frozen session go on. Nothing for one that is not frozen."""
+        """Lets a frozen session go on, also one that was stopped by a daemon before this one."""
         session = self._sessions.get(key)
-        if session is None or not session.held:
+        if session is None:
             return
         if session.held == "cgroup" and self._freezer is not None:
             self._freezer.thaw(_name(key))

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -156,14 +156,28 @@ class Daemon:
                 generation=engine.generation,
             )
         )
-        if self._freezer is not None:
-            for left in self._freezer.recover():
-                pids = ", ".join(map(str, left.pids))
-                text = f"a daemon that is gone had frozen processes {pids}: they go on"
-                self._watch.say(frames.Notice(subject="thaw", text=text))
+        frozen = self._left_frozen()
         self._watch.recognition.search()
+        self._freeze_again(frozen)
         self._watch.step()
         self._notifier.ready(self._headline())
+
+    def _left_frozen(self) -> set[int]:
+        """Processes that a daemon which is gone had frozen: stopped by signal now."""
+        if self._freezer is None:
+            return set()
+        return {pid for left in self._freezer.recover(_stop) for pid in left.pids}
+
+    def _freeze_again(self, pids: set[int]) -> None:
+        """What was frozen does not go on because somebody starts the daemon anew."""
+        watch = self._watch
+        held = {one.process.pid: one.session for one in watch.probes.census()}
+        nobodys = {pid for pid in pids & set(held) if held[pid] is None}
+        for pid in sorted(nobodys):
+            watch.recognition.search({pid: ""})
+        sessions = {o.session for o in watch.probes.census() if o.session and o.process.pid in pids}
+        for session in sessions:
+            watch.sessions.freeze(session, "a daemon before this one had frozen it", again=True)
 
     def _end(self) -> None:
         """What is watched goes on unwatched, and the journal says so."""
@@ -368,6 +382,12 @@ class Daemon:
     def _close_findings(self) -> None:
         if self._findings is not None:
             self._findings.close()
+
+
+def _stop(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
 
 
 class _Signals:

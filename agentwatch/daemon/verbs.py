@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -173,10 +174,7 @@ class Verbs:
         if agent and agent not in known:
             remedy = f"one of {', '.join(known)}" if known else "load rules that have `agents:`"
             raise UsageError(f"no identity is called {agent}", remedy)
-        if pid <= 1:
-            raise UsageError(
-                f"process {pid} is not tagged: all others come from it", "name another"
-            )
+        self._check_pid(pid)
         if project and not project.startswith("/"):
             raise UsageError(f"the project {project} is no whole path", "write it from / on")
         begun = self._watch.recognition.search({pid: agent}, project)
@@ -188,6 +186,16 @@ class Verbs:
             raise AgentwatchError(f"process {pid} {why}", "agentwatch agents list")
         count = self._watch.lineage.alive(begun[0].key)
         return wire.Reply({"session": self._id(begun[0].key), "processes": count})
+
+    def _check_pid(self, pid: int) -> None:
+        """Raises UsageError for what is never an agent."""
+        remedy = "name the process of an agent"
+        if pid <= 1:
+            raise UsageError(f"process {pid} is not tagged: all others come from it", remedy)
+        if pid == os.getpid():
+            raise UsageError(f"process {pid} is the daemon itself", remedy)
+        if processes.is_kernel_thread(pid):
+            raise UsageError(f"process {pid} is a kernel thread", remedy)
 
     def _untag(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
         found = self._named(str(request.argument("which", str)))

@@ -442,14 +442,14 @@ def test_what_a_killed_daemon_left_frozen_is_put_back_by_the_next(
     with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=repository) as daemon:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"frozen\n"
-        assert freezer.recover() == (), "its daemon lives"
+        assert freezer.recover(lambda pids: None) == (), "its daemon lives"
         assert rests(said)
         daemon.kill()
     assert rests(said)
-    assert freezer.recover() == (Leftover(SESSION, (pid,)),)
+    assert freezer.recover(lambda pids: None) == (Leftover(SESSION, (pid,)),)
     assert runs_on(said)
     assert cgroup_of(pid, place.mount) == home
-    assert freezer.recover() == ()
+    assert freezer.recover(lambda pids: None) == ()
     assert [path.name for path in place.top.iterdir() if path.is_dir()] == ["deep"]
 
 
@@ -460,7 +460,7 @@ def test_recovery_touches_nobody_elses_cgroups(place: Place, freezer: Freezer) -
     own = processes.key_now(cgroup_pids(place.top / "home")[0])
     assert own is not None
     freezer.freeze(SESSION, lambda: [own])
-    assert freezer.recover() == ()
+    assert freezer.recover(lambda pids: None) == ()
     assert runs_on(said[0])
     assert rests(said[1])
     assert freezer.thaw(SESSION) == 1

@@ -65,4 +65,4 @@ def test_what_was_never_frozen_is_neither_thawed_nor_killed(tmp_path: Path) -> N
     freezer = Freezer(tmp_path, tmp_path)
     assert freezer.thaw("a:1:2") == 0
     assert freezer.killed("a:1:2") is None
-    assert freezer.recover() == ()
+    assert freezer.recover(lambda pids: None) == ()

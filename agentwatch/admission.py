@@ -91,7 +91,6 @@ def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:
     whole = at_home(loaded.ruleset, TRIAL_HOMES)
     # One event is never too many: what a count counts is what its rule's tests are about.
     written = tuple(dataclasses.replace(rule, count=None) for rule in loaded.written)
-    written = at_home(dataclasses.replace(whole, rules=written), TRIAL_HOMES).rules
     all_of_them: Engine | None = None
     found: list[Outcome] = []
     # Whether a rule matches does not depend on those beside it: a few at a time are the fastest.
@@ -104,7 +103,7 @@ def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:
                     all_of_them = all_of_them or Engine(whole)
                     found += _outcomes(rule, trial, all_of_them)
                 else:
-                    few = few or Engine(Ruleset(rules, whole.agents))
+                    few = few or Engine(Ruleset(rules, whole.agents, homes=TRIAL_HOMES))
                     found += _outcomes(rule, trial, few)
     return tuple(found)
 

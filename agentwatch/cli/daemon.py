@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
 
-from agentwatch import config
-from agentwatch.daemon import Daemon
-from agentwatch.errors import PermissionDenied, ProgramRefused
-from agentwatch.kernel.preflight import explain
-from agentwatch.notify import Notifier
+from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
+from agentwatch.kernel.probes import Probes
+
+CONFIG = "/etc/agentwatch/agentwatch.yaml"
 
 
 @click.command()
@@ -21,7 +21,7 @@ from agentwatch.notify import Notifier
     "path",
     metavar="FILE",
     type=click.Path(path_type=Path, readable=False),  # whether it is readable, we say ourselves
-    help=f"The configuration.  [default: {config.DEFAULT}, if there is one]",
+    help=f"The configuration.  [default: {CONFIG}, if there is one]",
 )
 def daemon(path: Path | None) -> None:
     """Watch every agent on this machine, those that run already included, until told to stop."""
@@ -29,11 +29,30 @@ def daemon(path: Path | None) -> None:
         raise PermissionDenied(
             "the daemon loads probes, which needs root", "sudo agentwatch daemon"
         )
-    settings = config.load(path)
-    notifier = Notifier()
     with ExitStack() as stack:
+        probes = _ahead(stack)
+        # The kernel takes its time to verify the probes: the rest is imported and read meanwhile.
+        from agentwatch import config
+        from agentwatch.daemon import Daemon
+        from agentwatch.kernel.preflight import explain
+        from agentwatch.notify import Notifier
+
         try:
-            running = Daemon(stack, settings, notifier)
+            running = Daemon(stack, config.load(path), Notifier(), probes.result)
         except ProgramRefused as error:
             raise explain(error) from None
         running.run()
+
+
+def _ahead(stack: ExitStack) -> Future[Probes]:
+    """Probes that are being loaded in a thread, and are closed at the end whatever became of it."""
+    loader = ThreadPoolExecutor(1, "load")
+    probes = loader.submit(Probes, identify=True)
+    loader.shutdown(wait=False)
+
+    def close() -> None:
+        with suppress(AgentwatchError):  # it has been raised to whoever wanted them
+            probes.result().close()
+
+    stack.callback(close)
+    return probes

@@ -79,11 +79,13 @@ def _ending(report: ChainReport) -> str:
 
 
 def _text(report: ChainReport) -> str:
+    begins = f"  begins with segment {report.begins}: those before were retired by its writer\n"
     head = f"{report.head.sequence}:{report.head.hash.hex()}"
     return (
         f"{shown(report.chain)}: {_state(report)}, {_ending(report)}\n"
         f"  {report.segments} segments, {report.frames} frames, {report.records} records, "
         f"{report.bytes} bytes\n"
+        f"{begins if report.begins > 1 else ''}"
         f"  head {head}"
     )
 
@@ -95,6 +97,7 @@ def _plain(report: ChainReport) -> dict[str, object]:
         "closed": report.closed,
         "live": report.live,
         "segments": report.segments,
+        "begins": report.begins,
         "frames": report.frames,
         "records": report.records,
         "bytes": report.bytes,

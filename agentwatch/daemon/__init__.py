@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,18 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Daemon:
-    """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError."""
+    """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError.
 
-    def __init__(self, stack: ExitStack, config: Config, notifier: Notifier) -> None:
+    probes_loaded: gives the probes, once they are; they are whoever loaded them's to close.
+    """
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        config: Config,
+        notifier: Notifier,
+        probes_loaded: Callable[[], Probes],
+    ) -> None:
         self.config, self._notifier, self._host = config, notifier, Host()
         _raise_limits()
         self._poller = stack.enter_context(select.epoll())
@@ -62,8 +71,7 @@ class Daemon:
         mounts = Mounts.read()
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
-        probes = Probes(identify=True)
-        stack.callback(probes.close)
+        probes = probes_loaded()
         self._denials = Denials()
         self._freezer = Freezer.open(config.cgroup)
         self._watch = Watch(

@@ -47,8 +47,13 @@ class History:
     def begin(self, stream: Stream, uid: int, since: int) -> None:
         """Begins to send a person's part of the journal from `since` (ns since the epoch) on."""
         process = subprocess.Popen(
-            [*_python(), "excerpt", f"--journal={self._directory}", f"--uid={uid}"]
-            + [f"--since={since}"],
+            [
+                *_python(),
+                "excerpt",
+                f"--journal={self._directory}",
+                f"--uid={uid}",
+                f"--since={since}",
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )

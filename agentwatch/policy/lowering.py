@@ -7,7 +7,6 @@ condition into a test of such bits. That is done once for all agents and project
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ from agentwatch.policy.table import (
 from agentwatch.rules.model import ACTIONS, Agent, Condition, Match, Rule, Ruleset
 
 REMEDY = "agentwatch rules check"
-_EXPRESSIONS_REMEMBERED = 8192
 _PROJECT = re.compile(r"(?<!\\)\$project\b")
 _NO_BITS = 0
 
@@ -108,6 +106,7 @@ class Shared:
     def __init__(self, ruleset: Ruleset, facts: Facts) -> None:
         self.agents: Sequence[Agent] = ruleset.agents
         self.facts = facts
+        self.homes = ruleset.homes
         self.defaults: dict[str, dict[str, str]] = {}
         for default in ruleset.defaults:
             known = self.defaults.setdefault(default.agent, {})
@@ -120,7 +119,7 @@ class Shared:
         )
         types = {**FIELDS, **_rule_fields("", facts)}
         self.indexes = {
-            name: _index(name, types[name].type, tuple(self.bits.of(slot)))
+            name: _index(name, types[name].type, tuple(self.bits.of(slot)), self.homes)
             for name, slot in self.bits.slots.items()
         }
 
@@ -231,29 +230,28 @@ def _fields(shared: Shared, bits: _Bits, types: Mapping[str, FieldType]) -> tupl
         index = shared.indexes[name]
         more = tuple(bits.of(slot))
         if more:
-            own = _index(name, types[name].type, more)
+            own = _index(name, types[name].type, more, shared.homes)
             index = JoinedIndex(index, own, len(shared.bits.of(slot)))
         found.append(Field(name, types[name], index))
     return tuple(found)
 
 
-@functools.lru_cache(_EXPRESSIONS_REMEMBERED)
-def _expression(alternative: _Alternative, separator: str) -> str:
-    """Remembered because a rule's tests and the whole ruleset have them in common."""
+def _expression(alternative: _Alternative, separator: str, homes: tuple[str, ...]) -> str:
     if alternative.sequence:
         return patterns.sequence(alternative.values, alternative.modifiers)
     modifiers = alternative.modifiers | ({"nocase"} if separator == patterns.HOST else frozenset())
-    return patterns.expression(alternative.values[0], separator, modifiers)
+    return patterns.expression(alternative.values[0], separator, modifiers, homes)
 
 
-@functools.lru_cache(_EXPRESSIONS_REMEMBERED)
 def _literals(alternative: _Alternative, separator: str) -> tuple[str, ...]:
     return patterns.literals(
         alternative.values, separator, alternative.modifiers, alternative.sequence
     )
 
 
-def _index(name: str, kind: str, alternatives: Sequence[_Alternative]) -> Index:
+def _index(
+    name: str, kind: str, alternatives: Sequence[_Alternative], homes: tuple[str, ...]
+) -> Index:
     """The index of a field's alternatives; bit i is the i-th of them."""
     try:
         if kind == NUMBER:
@@ -268,7 +266,7 @@ def _index(name: str, kind: str, alternatives: Sequence[_Alternative]) -> Index:
             for bit, a in enumerate(alternatives)
             if "re" in a.modifiers
         }
-        expressions = [_expression(a, kind) for a in alternatives]
+        expressions = [_expression(a, kind, homes) for a in alternatives]
         literals = [_literals(a, kind) for a in alternatives]
         return PatternIndex(expressions, kind, searches, literals=literals)
     except ValueError as error:

@@ -23,6 +23,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import re2
 
@@ -98,30 +99,87 @@ def rows(text: str, separator: str = PATH) -> tuple[tuple[Component, ...], ...]:
 
     Raises PatternError.
     """
+    known = _ROWS.get((text, separator))
+    if known is not None:
+        return known
     if not text:
         raise PatternError("the pattern is empty")
     atoms = tuple(_atoms(text, separator))
     alternatives, end = _expand(atoms, 0, 0)
     if end < len(atoms):
         raise PatternError("`}` without `{`: write `\\}` for the character")
-    return tuple(_row(alternative, separator) for alternative in alternatives)
+    found = tuple(_row(alternative, separator) for alternative in alternatives)
+    if len(found) * len(text) <= _REMEMBERED_CHARACTERS:
+        _remember(_ROWS, (text, separator), found)
+    return found
 
 
-def expression(text: str, separator: str, modifiers: Iterable[str] = ()) -> str:
+def _body(text: str, separator: str) -> str:
+    """The expression of a glob without modifiers."""
+    known = _BODIES.get((text, separator))
+    if known is None:
+        known = _alternatives(rows(text, separator), separator)
+        if len(known) <= _REMEMBERED_CHARACTERS:
+            _remember(_BODIES, (text, separator), known)
+    return known
+
+
+_Known = TypeVar("_Known")
+
+
+def _remember(known: dict[tuple[str, str], _Known], key: tuple[str, str], found: _Known) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[key] = found
+
+
+# A pattern is read when it is checked, compiled for tests, compiled for the host and looked at for
+# literals. Only short ones are remembered: a few kilobytes of braces can stand for a megabyte.
+_ROWS: dict[tuple[str, str], tuple[tuple[Component, ...], ...]] = {}
+_BODIES: dict[tuple[str, str], str] = {}
+_REMEMBERED = 8192
+_REMEMBERED_CHARACTERS = 4096
+
+
+def expression(
+    text: str, separator: str, modifiers: Iterable[str] = (), homes: Sequence[str] = ()
+) -> str:
     """The RE2 expression of one value of a condition, over what `subject` makes.
 
     modifiers: startswith | endswith | contains take the text literally; has: some one token of an
-    argv; nocase; re: NEVER, for an Index searches for it. Raises PatternError.
+    argv; nocase; re: NEVER, for an Index searches for it. homes: what a leading `~` of a path is.
+    Raises PatternError.
     """
     words = frozenset(modifiers)
     if "re" in words:
         return NEVER
     part = WORD if "has" in words else separator
     literal = words & {"startswith", "endswith", "contains"}
-    found = _literal(text, part, *literal) if literal else _alternatives(rows(text, part), part)
+    if homes and is_at_home(text, separator):
+        found = _at_home(text[1:], homes, *literal)
+    elif literal:
+        found = _literal(text, part, *literal)
+    else:
+        found = _body(text, part)
     if "has" in words:
         found = f"{_ROW_OF_TOKENS}{found}{_ROW_OF_TOKENS}"
     return f"(?i:{found})" if "nocase" in words else found
+
+
+def is_at_home(text: str, separator: str) -> bool:
+    """Whether a pattern of paths begins with `~`, which is every home."""
+    return separator == PATH and (text == "~" or text.startswith("~/"))
+
+
+def _at_home(rest: str, homes: Sequence[str], how: str = "") -> str:
+    """rest: what stands behind the `~`."""
+    if how in ("endswith", "contains"):
+        return f"(?:{'|'.join(_literal(home + rest, PATH, how) for home in homes)})"
+    if how:
+        behind = _literal(rest, PATH, how) if rest else "(?s:.*)"
+    else:
+        behind = _body(rest, PATH) if rest else quote(PATH)
+    return f"(?:{'|'.join(map(quote, homes))}){behind}"
 
 
 def sequence(tokens: Sequence[str], modifiers: Iterable[str] = ()) -> str:
@@ -144,6 +202,8 @@ def literals(
     part = WORD if "has" in words or sequence else separator
     how = words & {"startswith", "endswith", "contains"}
     end = part or "\0"
+    if is_at_home(values[0], separator) and not sequence:
+        values = (values[0][1:] or "/",)
     if how:
         pieces = values[0].split(" ") if part == ARGV else [values[0]]
         if "endswith" in how:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agentwatch.rules.fields import LITERAL, is_path
-from agentwatch.rules.model import Agent, Condition, Match, Rule, Ruleset
+from agentwatch.rules.model import Agent, Ruleset
 
 TRIAL_HOMES = ("/root", "/home/dev")
 TRIAL_PROJECT = "/home/dev/project"
@@ -46,23 +45,22 @@ def select(directories: Iterable[str]) -> tuple[str, ...]:
 
 
 def at_home(ruleset: Ruleset, homes: Sequence[str]) -> Ruleset:
-    """The ruleset with every `~` written out, once for each home."""
-    return replace(
-        ruleset,
-        rules=tuple(_rule(rule, homes) for rule in ruleset.rules),
-        disabled=tuple(_rule(rule, homes) for rule in ruleset.disabled),
-        agents=tuple(_agent(agent, homes) for agent in ruleset.agents),
-        lists={name: expand(values, homes) for name, values in ruleset.lists.items()},
-    )
+    """The ruleset on a host with these homes: agents' `~` written out, rules' ones known.
+
+    Rules name `~` so often, and hosts have so many homes, that writing it out would make most of
+    what the engine compiles.
+    """
+    agents = tuple(_agent(agent, homes) for agent in ruleset.agents)
+    return replace(ruleset, agents=agents, homes=tuple(homes))
 
 
-def expand(values: Iterable[str], homes: Sequence[str], literal: bool = False) -> tuple[str, ...]:
-    """Globs (literal: plain texts) with a leading `~` written out."""
+def expand(values: Iterable[str], homes: Sequence[str]) -> tuple[str, ...]:
+    """Globs with a leading `~` written out."""
     found: dict[str, None] = {}
     for value in values:
         if value == "~" or value.startswith("~/"):
             for home in homes:
-                found.setdefault((home if literal else _escape(home)) + value[1:])
+                found.setdefault(_escape(home) + value[1:])
         else:
             found.setdefault(value)
     return tuple(found)
@@ -70,22 +68,6 @@ def expand(values: Iterable[str], homes: Sequence[str], literal: bool = False) -
 
 def _escape(path: str) -> str:
     return re.sub(r"([\\*?\[\]{}, ])", r"\\\1", path)
-
-
-def _rule(rule: Rule, homes: Sequence[str]) -> Rule:
-    unless = tuple((name, _match(match, homes)) for name, match in rule.unless)
-    return replace(rule, match=_match(rule.match, homes), unless=unless)
-
-
-def _match(match: Match, homes: Sequence[str]) -> Match:
-    return Match(tuple(_condition(condition, homes) for condition in match.conditions))
-
-
-def _condition(condition: Condition, homes: Sequence[str]) -> Condition:
-    if not is_path(condition.field) or "re" in condition.modifiers:
-        return condition
-    literal = bool(condition.modifiers & LITERAL)
-    return replace(condition, values=expand(condition.values, homes, literal))
 
 
 def _agent(agent: Agent, homes: Sequence[str]) -> Agent:

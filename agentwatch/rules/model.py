@@ -132,7 +132,7 @@ class Default:
 @dataclass(frozen=True, slots=True)
 class Ruleset:
     """Everything the files of one load say. rules: those in force. disabled: those that a file or
-    an override turned off.
+    an override turned off. homes: what a leading `~` in the value of a condition stands for.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -141,3 +141,4 @@ class Ruleset:
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     disabled: tuple[Rule, ...] = ()
+    homes: tuple[str, ...] = ()

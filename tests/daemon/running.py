@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentwatch.abi import decode
+from agentwatch.abi import decode, peek
 from agentwatch.control.client import Client
 from agentwatch.control.wire import Missed, Streamed
 from agentwatch.errors import AgentwatchError
@@ -44,9 +44,11 @@ Settings = Mapping[str, Any]
 RULES = """\
 schema: agentwatch/v1
 agents:
-  - {{id: stub, title: A stub, exec: ["**/bin/stub-{unique}"]}}
-rules:
+{agents}rules:
 {rules}"""
+AGENT = """\
+  - {{id: {name}, title: A {name}, exec: ["**/bin/{name}-{unique}"]}}
+"""
 RULE = """\
   - id: test.{name}
     title: The {name}
@@ -125,6 +127,7 @@ class Place:
         (directory / "bin").mkdir()
         for name in ("key", "other"):
             (directory / name).write_text(f"the {name}\n")
+        self.identities = ["stub"]
         self.rules = {"key": "kill"}
         self.settings: dict[str, Any] = {
             "mode": "enforce",
@@ -163,7 +166,8 @@ class Place:
             RULE.format(name=name, action=action, place=self.directory)
             for name, action in self.rules.items()
         )
-        self["rules.yaml"].write_text(RULES.format(unique=self.unique, rules=rules))
+        agents = "".join(AGENT.format(name=one, unique=self.unique) for one in self.identities)
+        self["rules.yaml"].write_text(RULES.format(agents=agents, rules=rules))
 
     # Daemons.
 
@@ -195,9 +199,9 @@ class Place:
         """The agent."""
         return self.program(f"bin/stub-{self.unique}")
 
-    def agent(self, script: str, **more: Any) -> subprocess.Popen[str]:
-        """Starts the agent with a shell script to do. more: as `process` takes them."""
-        return self.process(self.stub, script, **more)
+    def agent(self, script: str, name: str = "stub", **more: Any) -> subprocess.Popen[str]:
+        """Starts an agent with a shell script to do. more: as `process` takes them."""
+        return self.process(self.program(f"bin/{name}-{self.unique}"), script, **more)
 
     def process(
         self, *command: str | Path, uid: int = 0, **more: Any
@@ -234,6 +238,11 @@ class Place:
 
     def events(self, kind: type[OneEvent]) -> list[OneEvent]:
         return [e.event for e in self.entries() if isinstance(e.event, kind)]
+
+    def events_of(self, session: int) -> list[Event]:
+        """Everything that was recorded of the session of this pid."""
+        events = [e.event for e in self.entries() if e.event is not None]
+        return [event for event in events if event.session.pid == session]
 
     def report(self) -> ChainReport:
         """What `journal verify` finds in the daemon's chain."""
@@ -359,10 +368,15 @@ class Asker:
 
 def asker(place: Place, *, uid: int = 0, tagged: bool = False) -> Asker:
     """Somebody: root or nobody, untagged or run by the agent."""
-    line = [sys.executable, "-I", str(ASKER), str(place.socket)]
+    line = asking(place)
     if tagged:
         return Asker(place.agent(" ".join(line), uid=uid))
     return Asker(place.process(*line, uid=uid))
+
+
+def asking(place: Place) -> list[str]:
+    """The command line of a program that asks."""
+    return [sys.executable, "-I", str(ASKER), str(place.socket)]
 
 
 @dataclass
@@ -372,6 +386,8 @@ class Subscriber:
     client: Client
     frames: list[Frame] = field(default_factory=list)
     missed: int = 0
+    _events: list[Event] = field(default_factory=list)
+    _decoded: int = 0
 
     @classmethod
     def of(cls, client: Client, **args: Any) -> Subscriber:
@@ -395,19 +411,24 @@ class Subscriber:
     @property
     def events(self) -> list[Event]:
         """Every record of every batch."""
-        found = []
-        for batch in self.of_kind(frames.Records):
-            data, offset = memoryview(batch.data), 0
-            while offset < len(data):
-                length = int.from_bytes(data[offset : offset + 4], sys.byteorder)
-                found.append(decode(data[offset : offset + length]))
-                offset += length
-        return found
+        self.look()
+        for batch in self.frames[self._decoded :]:
+            data = memoryview(batch.data if isinstance(batch, frames.Records) else b"")
+            while data:
+                length, _, _ = peek(data)
+                self._events.append(decode(data[:length]))
+                data = data[length:]
+        self._decoded = len(self.frames)
+        return self._events
 
     def opened(self, path: Path) -> list[ProcessKey]:
         """The sessions in which a file was opened."""
         name = str(path)
         return [e.session for e in self.events if isinstance(e, Open) and e.asked == name]
+
+    def seen(self, name: str) -> int:
+        """How often a file was opened."""
+        return len(self.opened(Path(name)))
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agentwatch import admission
+from agentwatch.engine import Engine
 from agentwatch.policy import levels, patterns
-from agentwatch.rules import load
+from agentwatch.rules import load, sample
 from agentwatch.rules.homes import select
 from agentwatch.rules.model import Condition, Count, Default, Rule, Ruleset
 
@@ -39,6 +40,12 @@ def condition(ruleset: Ruleset) -> Condition:
     return found
 
 
+def said(ruleset: Ruleset, path: str) -> bool:
+    """Whether any rule matches a reading of the file."""
+    (made,) = sample.samples("read", {"path": path}, (), None)
+    return bool(Engine(ruleset).judge(made.event, made.actor).matches)
+
+
 def test_on_is_text_and_not_a_truth_value(tmp_path: Path) -> None:
     """YAML 1.1 would make `on:` a key named True."""
     assert only(read(tmp_path, one_rule("{path: /x}", "[read, change]"))).on == ("read", "change")
@@ -60,14 +67,21 @@ def test_a_tilde_is_every_home(tmp_path: Path) -> None:
     ruleset = read(
         tmp_path, AGENT + one_rule('{path: "~/.aws/**"}'), homes=("/root", "/home/we[i]rd")
     )
-    assert condition(ruleset).values == ("/root/.aws/**", r"/home/we\[i\]rd/.aws/**")
+    assert condition(ruleset).values == ("~/.aws/**",)
+    assert ruleset.homes == ("/root", "/home/we[i]rd")
+    for home in ruleset.homes:
+        assert said(ruleset, f"{home}/.aws/x")
+    for path in ("/home/wei/.aws/x", "/root/x/.aws/y", "/root.aws/x", "~/.aws/x"):
+        assert not said(ruleset, path)
     assert ruleset.agents[0].own == ("/root/.stub/**", r"/home/we\[i\]rd/.stub/**")
 
 
 def test_a_tilde_in_literal_text_is_not_escaped(tmp_path: Path) -> None:
     """|startswith takes its text literally, and so the home's name too."""
     ruleset = read(tmp_path, one_rule("{path|startswith: ~/.a}"), homes=("/home/a[b",))
-    assert condition(ruleset).values == ("/home/a[b/.a",)
+    assert said(ruleset, "/home/a[b/.a/x")
+    assert said(ruleset, "/home/a[b/.aws")
+    assert not said(ruleset, "/home/ab/.a")
 
 
 def test_own_and_project_are_left_to_the_engine(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from agentwatch.rules.model import Place
 # Libyaml speaks YAML 1.1, where more characters end a line; and tabs part words in one only.
 _READ_DIFFERENTLY = re.compile(r"[\t\x85\u2028\u2029\ufeff]|^%", re.MULTILINE)
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+HAS_LIBYAML: bool = __with_libyaml__
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
 MAX_NODES = 500_000
@@ -143,7 +144,7 @@ def _document(file: str, text: str, report: Report) -> Node | None:
     """Read by libyaml where it is there, which is fifteen times as fast; what it refuses is read
     again in Python, whose words for what is wrong are the ones we know.
     """
-    if __with_libyaml__ and not _READ_DIFFERENTLY.search(text):
+    if HAS_LIBYAML and not _READ_DIFFERENTLY.search(text):
         with suppress(YAMLError):
             return _Reader(file, _events(text, pure=False), report).document()
     return _Reader(file, _events(text, pure=True), report).document()

@@ -249,10 +249,8 @@ class Place:
         (report,) = verify(self.journal)
         return report
 
-    def close(self) -> None:
-        """Ends all of it, and leaves nothing."""
-        for daemon in self._daemons:
-            daemon.end()
+    def end_agents(self) -> None:
+        """And everybody else whom the test has started."""
         (self.cgroup / "cgroup.kill").write_text("1")
         for agent in self._agents:
             agent.wait(PATIENCE)
@@ -260,7 +258,14 @@ class Place:
                 if stream is not None:
                     with suppress(BrokenPipeError):
                         stream.close()
+        self._agents.clear()
         until(lambda: not self.pids(), "the end of all processes")
+
+    def close(self) -> None:
+        """Ends all of it, and leaves nothing."""
+        for daemon in self._daemons:
+            daemon.end()
+        self.end_agents()
         for path, _, _ in os.walk(self.cgroup, topdown=False):
             until(lambda path=path: _removed(Path(path)), f"the end of {path}")
         self.supervisor.close()
@@ -330,6 +335,12 @@ class Daemon:
     def reload(self) -> dict[str, Any]:
         return self.ask("rules.reload")
 
+    def forget(self) -> None:
+        """Has all sessions end, and all who were started."""
+        for one in self.sessions:
+            self.ask("agents.untag", which=one["session"])
+        self.place.end_agents()
+
     def stop(self) -> int:
         """As systemd does; the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -381,7 +392,7 @@ def asking(place: Place) -> list[str]:
 
 @dataclass
 class Subscriber:
-    """What somebody is sent of `events`, decoded as it arrives."""
+    """What somebody is sent of `events`, decoded as it arrives. missed: frames, as it is told."""
 
     client: Client
     frames: list[Frame] = field(default_factory=list)
@@ -391,8 +402,13 @@ class Subscriber:
 
     @classmethod
     def of(cls, client: Client, **args: Any) -> Subscriber:
-        client.stream("events", follow=True, **args)
+        client.stream("events", **{"follow": True, **args})
         return cls(client)
+
+    def all(self) -> list[Frame]:
+        """Everything up to the end of the stream."""
+        until(lambda: self.look() or self.client.ended is not None, "the end of the stream")
+        return self.frames
 
     def look(self) -> None:
         """Takes what is there by now."""

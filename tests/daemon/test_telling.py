@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from agentwatch.errors import UsageError
 from agentwatch.sinks.frames import Control, Header, Kill, Session, SessionEnd, Verdict
 from agentwatch.sinks.host import this_host
 from tests.daemon.running import (
@@ -26,6 +26,17 @@ from tests.daemon.running import (
 pytestmark = pytest.mark.root
 
 ANOTHER = 65533  # somebody who is neither root nor nobody
+
+@pytest.fixture
+def daemon(standing: Daemon) -> Daemon:
+    """One for all of these tests."""
+    return standing
+
+
+@pytest.fixture
+def place(standing: Daemon) -> Place:
+    """Its place."""
+    return standing.place
 
 
 def denied(place: Place, daemon: Daemon, uid: int = 0) -> int:
@@ -92,10 +103,8 @@ def test_an_agent_asks_why_of_its_own_session(daemon: Daemon, place: Place) -> N
     assert own("why", pid=others).error == "PermissionDenied"
 
 
-def test_the_last_sixteen_denials_are_told(place: Place) -> None:
+def test_the_last_sixteen_denials_are_told(daemon: Daemon, place: Place) -> None:
     """Oldest first; those of a session that is over are there too."""
-    place.write(breaker={"kills": 100, "within": "10s"})
-    daemon = place.start()
     agent = place.agent(f"for i in $(seq 20); do sh -c '{reads(place)}'; done; echo denied")
     assert agent.stdout is not None
     assert agent.stdout.readline() == "denied\n"
@@ -224,9 +233,7 @@ def test_a_subscriber_that_becomes_an_agents_is_ended(daemon: Daemon, place: Pla
     assert reason == "what an agent runs may not read this"
 
 
-def test_a_stopping_daemon_ends_its_streams(daemon: Daemon) -> None:
-    """A subscriber is told that it is over, and need not guess."""
-    with daemon.client() as client:
+
         told = Subscriber.of(client)
         until(lambda: told.of_kind(Header))
         assert daemon.stop() == 0
@@ -238,16 +245,16 @@ def test_a_subscriber_who_does_not_read_is_told_what_was_dropped(
     daemon: Daemon, place: Place
 ) -> None:
     """The daemon does not wait for it: others get everything, and nothing is lost."""
-    rounds, opens = 8, 5000  # more than a socket and the daemon's queue for one client hold
-    work = f"for i in $(seq {opens}); do : < /dev/null; done; echo done; read line"
+    file, rounds, opens = place["n" * 200], 5, 4000  # more than waits for one subscriber
+    file.touch()
     with daemon.client() as slow, daemon.client() as quick:
         late, told = Subscriber.of(slow), Subscriber.of(quick)
         for count in range(1, rounds + 1):
-            place.agent(work)
-            until(lambda count=count: told.seen("/dev/null") >= opens * count)
+            place.agent(f"for i in $(seq {opens}); do : < {file}; done")
+            until(lambda count=count: len(told.opened(file)) >= opens * count)
         assert (told.missed, daemon.status["subscribers"]) == (0, 2)
         until(lambda: late.look() or late.missed)
-        assert late.seen("/dev/null") < told.seen("/dev/null")
+        assert len(late.opened(file)) < opens * rounds
     assert not any(daemon.status["losses"].values())
 
 
@@ -275,8 +282,62 @@ def test_only_root_is_told_who_changed_what(daemon: Daemon, place: Place) -> Non
         assert result() == ["Header"]
 
 
-def test_a_question_that_looks_back_is_refused(daemon: Daemon) -> None:
-    """What was before is in the journal, and the daemon says how to follow what comes."""
-    with daemon.client() as client, pytest.raises(UsageError, match="does not look back") as error:
-        client.stream("events", follow=False)
-    assert error.value.remedy == "agentwatch events -f"
+# The past. ---------------------------------------------------------------------------------------
+
+
+def past(daemon: Daemon, **args: object) -> list[object]:
+    """What somebody is told of the past: the sessions, and the reason for the end."""
+    with daemon.client() as client:
+        told = Subscriber.of(client, follow=False, **args)
+        frames = told.all()
+        assert isinstance(frames[0], Header)
+        sessions = {f.session.pid for f in frames[1:] if isinstance(f, Session)}
+        return [sorted(sessions | {e.session.pid for e in told.events}), client.ended]
+
+
+@pytest.fixture
+def over(daemon: Daemon, place: Place) -> list[int]:
+    """Agents of root's, of nobody's and of somebody else's that have ended, by their pids."""
+    agents = [place.agent(f"cat {place['other']}", uid=uid) for uid in (0, NOBODY, ANOTHER)]
+    place.awaited(SessionEnd, 3)
+    return [agent.pid for agent in agents]
+
+
+def test_everybody_is_told_the_past_of_their_own_sessions(
+    daemon: Daemon, over: list[int]
+) -> None:
+    """Root that of all, a person of theirs alone; the end of it is told."""
+    assert past(daemon) == [sorted(over), ""]
+    with forked(lambda: past(daemon), NOBODY) as result:
+        assert result() == [[over[1]], ""]
+    with forked(lambda: past(daemon), ANOTHER - 1) as result:
+        assert result() == [[], ""]
+
+
+def test_the_past_begins_where_it_is_asked_for(
+    daemon: Daemon, place: Place, over: list[int]
+) -> None:
+    """`since` is a moment: what was before it is not told."""
+    since = time.time_ns()
+    agent = place.agent(f"cat {place['other']}")
+    place.awaited(SessionEnd, 4)
+    assert past(daemon, since=since) == [[agent.pid], ""]
+
+
+def test_the_past_of_one_session_is_told(
+    daemon: Daemon, place: Place, over: list[int]
+) -> None:
+    """By its id, whether it is over or not; that of somebody else's is not."""
+    boot = this_host().boot_id
+    ended = [one.session for one in place.frames(SessionEnd) if one.session.pid == over[1]]
+    session = ended[0].id(boot)
+    assert past(daemon, session=session) == [[over[1]], ""]
+    person = asker(place, uid=ANOTHER)
+    assert not person("events", follow=False, session=session).ok
+
+
+def test_the_past_is_not_for_what_an_agent_runs(daemon: Daemon, place: Place) -> None:
+    """It has `why`."""
+    agent = asker(place, tagged=True)
+    until(lambda: daemon.sessions)
+    assert agent("events", follow=False).error == "PermissionDenied"

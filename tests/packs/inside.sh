@@ -14,6 +14,10 @@ ip link set lo up
 ip address add 169.254.169.254/32 dev lo
 mount --bind "$passwd" /etc/passwd
 mount --bind "$group" /etc/group
+if [[ -n ${TOOLCHAIN:-} ]]; then # may be where only root may go
+	mkdir -p "$HOME/toolchain"
+	mount --bind "$TOOLCHAIN" "$HOME/toolchain"
+fi
 /usr/bin/python3 -I "$(dirname "$0")/listening.py" "$directory" &
 listeners=$!
 trap 'kill $listeners; wait $listeners || true' EXIT

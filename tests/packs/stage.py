@@ -55,7 +55,7 @@ class Run:
         return [f"{v.rule} ({v.severity}, {v.outcome}): {v.kind} {v.what}" for v in found]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
     """canary: a random word that is in the person's secrets and nowhere else."""
 
@@ -64,6 +64,7 @@ class Stage:
     agentwatch: Path
     rules: Path
     canary: str
+    toolchain: str = ""  # a directory that the runs find as home/toolchain; "" for none
 
     @property
     def project(self) -> Path:
@@ -97,6 +98,7 @@ class Stage:
             "SUDO_UID": str(UID),
             "SUDO_GID": str(UID),
             "EFFECTS": str(self.effects),
+            "TOOLCHAIN": self.toolchain,
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -127,7 +129,7 @@ class Stage:
         """The agent does these steps under agentwatch with the packs, each in a shell."""
         self.write(".steps", "".join(step + END for step in steps))
         self.own()
-        journal = self.place / "journal"
+        journal = self.place / f"journal-{secrets.token_hex(4)}"
         options = [f"--rules={self.rules}", f"--journal={journal}", f"--project={self.project}"]
         agent = [str(self.bin / "claude"), str(self.home / ".steps")]
         people = [str(self.place / "passwd"), str(self.place / "group"), str(self.place)]

@@ -153,7 +153,7 @@ def test_the_metadata_address_in_six_encodings(incident: Incident) -> None:
     """No request arrives, however the address is written."""
     code = (
         "import socket, sys, time; f = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET;"
-        "s = socket.socket(f); s.connect((sys.argv[1], 80)); time.sleep(0.4); s.send(b'GET /')"
+        "s = socket.socket(f); s.connect((sys.argv[1], 80)); time.sleep(0.4); s.send(b'stolen')"
     )
     spelled = ("169.254.169.254", "0xA9FEA9FE", "2852039166", "0251.0376.0251.0376")
     spelled += ("169.254.43518", "::ffff:a9fe:a9fe")
@@ -161,7 +161,7 @@ def test_the_metadata_address_in_six_encodings(incident: Incident) -> None:
     asked = "curl -s -m 1 http://169.254.43518/latest/; true"
     run = incident(("egress.cloud-metadata", "egress.metadata-in-arguments"), *steps, asked)
     assert run.steps == [KILLED] * 6 + [0]
-    assert b"GET / " not in incident.stage.metadata.replace(b"GET /latest", b"")
+    assert b"stolen" not in incident.stage.metadata
 
 
 def test_the_removal_of_a_home(incident: Incident) -> None:

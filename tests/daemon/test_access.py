@@ -1,4 +1,4 @@
-"""What can be asked of the daemon, and by whom: root, a person, and what an agent runs."""
+"""What may be asked of the daemon, and by whom: root, a person, and what an agent runs."""
 
 from __future__ import annotations
 
@@ -10,52 +10,36 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch.control.client import Client
 from agentwatch.errors import AgentwatchError, UsageError
-from agentwatch.sinks.frames import Control, Kill, Notice, Session, SessionEnd
+from agentwatch.sinks.frames import Control, Kill, Session, SessionEnd
 from tests.daemon.running import (
     NOBODY,
     PATIENCE,
     Answer,
-    Asker,
     Daemon,
     Place,
     answer_to,
     asker,
-    counts,
     forked,
-    grows,
     reads,
-    rests,
     until,
 )
 from tests.kernel.launching import is_there
 
 pytestmark = pytest.mark.root
 
-# Forks all the time: children that end, children that go on in their parent's place.
-STORM = """
-import os, time
-def forks(goes_on):
-    while True:
-        if os.fork() == 0:
-            time.sleep(0.02)
-            if goes_on:
-                continue
-            os._exit(0)
-        if goes_on:
-            os._exit(0)
-        time.sleep(0.005)
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            pass
-print("started", flush=True)
-for goes_on in (False, True, True):
-    if os.fork() == 0:
-        forks(goes_on)
-forks(False)
-"""
+
+@pytest.fixture
+def daemon(standing: Daemon) -> Daemon:
+    """One for all of these tests."""
+    return standing
+
+
+@pytest.fixture
+def place(standing: Daemon) -> Place:
+    """Its place."""
+    return standing.place
 
 
 def refused(answer: Answer, why: str) -> bool:
@@ -325,9 +309,6 @@ def test_an_untagged_tree_goes_on_unwatched(daemon: Daemon, place: Place) -> Non
     assert daemon.ask("agents.tag", pid=agent.pid)["processes"] == 2  # and back
 
 
-# Killing, freezing. ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["pid", "session", "agent", "child"])
 def test_a_session_is_named_in_three_ways(daemon: Daemon, place: Place, name: str) -> None:
     """By the pid of any of its processes, by its id, by its agent."""
@@ -340,160 +321,3 @@ def test_a_session_is_named_in_three_ways(daemon: Daemon, place: Place, name: st
     assert (ended["sessions"], ended["processes"]) == ([session], 2)
     assert agent.wait(PATIENCE) == -signal.SIGKILL
     assert not is_there(child)
-
-
-def test_a_killed_session_ends_while_it_forks_all_the_time(daemon: Daemon, place: Place) -> None:
-    """Nothing of it is left when the answer comes, and nothing comes after."""
-    agent = place.agent(f"exec python3 -I -c '{STORM}'")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
-    until(lambda: len(daemon.session(agent.pid)["processes"]) >= 4)
-    ended = daemon.ask("agents.kill", which=str(agent.pid))
-    assert ended["processes"] >= 4
-    assert not any(is_there(pid) for pid in place.pids())
-    until(lambda: not daemon.sessions, "the end of the session")
-    assert not any(is_there(pid) for pid in place.pids())
-    assert not any(daemon.status["losses"].values())
-
-
-WITHOUT_CGROUP2 = 'umount -l "$1" && shift && exec "$@"'
-
-
-@pytest.fixture(params=["cgroup", "signal"])
-def how(request: pytest.FixtureRequest) -> str:
-    """What a session is frozen by."""
-    return str(request.param)
-
-
-@pytest.fixture
-def freezing(place: Place, how: str) -> Daemon:
-    """A daemon with the kernel's freezer, or one on a host without cgroup2."""
-    if how == "cgroup":
-        return place.start()
-    place.write(cgroup="root")
-    mount = str(place.cgroup.parent)
-    return place.start("unshare", "--mount", "--propagation", "private", "sh", "-c",
-                       WITHOUT_CGROUP2, "sh", mount)
-
-
-def test_a_frozen_session_rests_until_it_is_thawed(
-    freezing: Daemon, place: Place, how: str
-) -> None:
-    """All of it: what it does stops, what it holds stays, and it goes on where it was."""
-    script, file = counts(place)
-    also, second = counts(place, "second")
-    agent = place.agent(f"({also}) & {script}", uid=NOBODY)
-    place["count"].touch()
-    for one in (file, second):
-        one.touch()
-        os.chown(one, NOBODY, NOBODY)
-    assert grows(file)
-    assert grows(second)
-    session = freezing.session(agent.pid)["session"]
-
-    frozen = freezing.ask("agents.freeze", which=session)
-    assert (frozen["sessions"], frozen["how"]) == ([session], how)
-    assert frozen["processes"] >= 2
-    assert freezing.session(agent.pid)["state"] == "frozen"
-    assert rests(file)
-    assert rests(second)
-    again = freezing.ask("agents.freeze", which=session)
-    assert again["how"] == how
-    os.kill(agent.pid, signal.SIGCONT)  # whoever sends it: it stays as it is
-    assert rests(second)
-    until(lambda: rests(file))
-
-    thawed = freezing.ask("agents.thaw", which=session)
-    assert (thawed["sessions"], thawed["how"]) == ([session], how)
-    assert grows(file)
-    assert grows(second)
-    assert freezing.session(agent.pid)["state"] == "running"
-    assert freezing.ask("agents.thaw", which=session)["how"] == ""
-    assert [one.subject for one in place.awaited(Notice, 2)] == ["freeze", "thaw"]
-
-
-def test_a_frozen_session_can_be_killed(freezing: Daemon, place: Place) -> None:
-    """It need not be thawed for that, and does nothing more."""
-    script, file = counts(place)
-    agent = place.agent(f"sleep 1000 & {script}")
-    assert grows(file)
-    freezing.tree(agent.pid, 3)
-    freezing.ask("agents.freeze", which="stub")
-    before = file.stat().st_size
-    assert freezing.ask("agents.kill", which="stub")["processes"] >= 2
-    assert agent.wait(PATIENCE) == -signal.SIGKILL
-    assert file.stat().st_size == before
-    assert not any(is_there(pid) for pid in place.pids())
-    until(lambda: not freezing.sessions)
-
-
-def test_a_storm_of_forks_is_frozen(freezing: Daemon, place: Place) -> None:
-    """Nobody who is forked meanwhile gets away: the same processes are there a while later."""
-    agent = place.agent(f"exec python3 -I -c '{STORM}'")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
-    until(lambda: len(freezing.session(agent.pid)["processes"]) >= 4)
-    freezing.ask("agents.freeze", which=str(agent.pid))
-    before = {pid for pid in place.pids() if is_there(pid)}
-    assert rests(place["key"])
-    assert {pid for pid in place.pids() if is_there(pid)} == before
-    freezing.ask("agents.kill", which=str(agent.pid))
-    assert not any(is_there(pid) for pid in place.pids())
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_what_a_daemon_that_is_gone_had_frozen_can_go_on(
-    freezing: Daemon, place: Place, number: signal.Signals
-) -> None:
-    """No session stays frozen because nobody is left who knows of it: the next one thaws it."""
-    script, file = counts(place)
-    agent = place.agent(script)
-    assert grows(file)
-    freezing.session(agent.pid)
-    freezing.ask("agents.freeze", which="stub")
-    freezing.process.send_signal(number)
-    freezing.wait()
-    daemon = place.start()
-    daemon.session(agent.pid)
-    daemon.ask("agents.thaw", which="stub")
-    assert grows(file)
-    assert daemon.session(agent.pid)["state"] == "running"
-
-
-def test_whom_a_killed_daemon_had_frozen_is_told(place: Place) -> None:
-    """The next one lets them go on, and the journal says whom."""
-    killed = place.start()
-    script, file = counts(place)
-    agent = place.agent(script)
-    assert grows(file)
-    killed.session(agent.pid)
-    killed.ask("agents.freeze", which="stub")
-    killed.process.kill()
-    killed.wait()
-    assert rests(file)
-    place.start()
-    assert grows(file)
-    until(lambda: thawed(place))
-    assert str(agent.pid) in thawed(place)[0]
-
-
-def thawed(place: Place) -> list[str]:
-    return [one.text for one in place.frames(Notice) if one.subject == "thaw"]
-
-
-# Pausing. ----------------------------------------------------------------------------------------
-
-
-def test_a_paused_rule_does_not_act_until_it_is_resumed(daemon: Daemon, place: Place) -> None:
-    """Who asked for it is in the journal, and when it ends in the answer."""
-    paused = daemon.ask("rules.pause", rule="test.key", seconds=600)
-    assert paused["rule"] == "test.key"
-    agent = place.agent(f"cat {place['key']} && echo started; read line")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "the key\n"
-    assert agent.stdout.readline() == "started\n"
-    assert daemon.ask("rules.pause", rule="test.key", seconds=0)["until_at"] == 0
-    assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
-    said = [one.text for one in place.awaited(Notice, 2) if one.subject == "pause"]
-    assert said[0].startswith("test.key is paused for 600 s, by uid 0")
-    assert said[1].startswith("test.key acts again")

@@ -90,6 +90,7 @@ class Watch:
         self._drained = 0  # ns of boottime: whatever happened before was read
         self._checked = self._swept = self._heard = time.monotonic()
         self.journal_error = ""  # why the journal cannot be written at present
+        self.journal_failed = ""  # ... could not, the last time
         self.take(engine)
 
     def take(self, engine: Engine) -> None:
@@ -318,6 +319,7 @@ class Watch:
         except JournalError as error:
             self.losses.counts["journal"] = self.journal.lost
             before, self.journal_error = self.journal_error, f"{error.message}: {error.remedy}"
+            self.journal_failed = self.journal_error
             if not before:
                 for sink in self.sinks:
                     sink.frame(frames.Notice(subject="journal", text=self.journal_error))

@@ -359,6 +359,10 @@ class Daemon:
             )
         if watch.journal_error:
             found.append(watch.journal_error)
+        elif failures := self._journal.failures:
+            found.append(
+                f"the journal failed {failures} times, the last time: {watch.journal_failed}"
+            )
         if lost := sum(watch.losses.counts.values()):
             found.append(f"{lost} records were lost: agentwatch events shows the gaps")
         if failed := sum(watch.enforcement.failures.values()):

@@ -16,6 +16,7 @@ from pathlib import Path
 from agentwatch.control.connection import Poller
 from agentwatch.control.server import Stream
 from agentwatch.errors import AgentwatchError
+from agentwatch.events import ProcessKey
 
 AT_ONCE = 4
 PIECE = 256 << 10  # bytes passed on in one go
@@ -44,8 +45,12 @@ class History:
             message = f"{AT_ONCE} others are reading the journal through the daemon"
             raise AgentwatchError(message, "try again in a moment")
 
-    def begin(self, stream: Stream, uid: int, since: int) -> None:
-        """Begins to send a person's part of the journal from `since` (ns since the epoch) on."""
+    def begin(self, stream: Stream, uid: int, since: int, session: ProcessKey | None) -> None:
+        """Begins to send a person's part of the journal from `since` (ns since the epoch) on.
+
+        session: only of this one.
+        """
+        only = ["--session", str(session.pid), str(session.start)] if session else []
         process = subprocess.Popen(
             [
                 *_python(),
@@ -53,6 +58,7 @@ class History:
                 f"--journal={self._directory}",
                 f"--uid={uid}",
                 f"--since={since}",
+                *only,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

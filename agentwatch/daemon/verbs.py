@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -111,6 +112,13 @@ class Verbs:
 
     def _id(self, session: ProcessKey) -> str:
         return session.id(self._host.boot_id)
+
+    def _key(self, text: str) -> ProcessKey:
+        """A session by its id, be it over. Raises UsageError for what is none."""
+        found = re.fullmatch(r"[0-9a-f-]*:(\d{1,10}):(\d{1,20})", text)
+        if found is None:
+            raise UsageError(f"{text} is no session's id", "BOOT-ID:PID:START-TIME")
+        return ProcessKey(int(found[1]), int(found[2]))
 
     def _done(self, sessions: list[Session], count: int, how: str = "") -> wire.Reply:
         ids = [self._id(one.key) for one in sessions]
@@ -286,17 +294,14 @@ class Verbs:
 
     def _events(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
         asked = request.optional("session", str)
-        session = None
-        if asked:
-            found = [one for one in self._visible(peer) if self._id(one.key) == asked]
-            if not found:
-                remedy = "agentwatch agents list has the sessions there are"
-                raise UsageError(f"no session of yours is called {asked}", remedy)
-            session = found[0].key
-        if not request.args.get("follow", True):
+        session = self._key(asked) if asked else None
+        if request.args.get("follow", True) is False:
             self._history.check()
             since = request.optional("since", int) or 0
-            self._history.begin(connection.stream(), peer.uid, since)
+            self._history.begin(connection.stream(), peer.uid, since, session)
             return None
+        if session is not None and session not in [one.key for one in self._visible(peer)]:
+            remedy = "agentwatch agents list has the sessions there are"
+            raise UsageError(f"no session of yours is called {asked}", remedy)
         self._feed.subscribe(connection.stream(), View(peer.uid, session))
         return None

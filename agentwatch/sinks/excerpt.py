@@ -58,8 +58,12 @@ def records_of(data: bytes, sees: Sees) -> Records | None:
     return Records(count=len(kept), data=b"".join(kept)) if kept else None
 
 
-def excerpt(directory: Path, uid: int, since: int = 0) -> Iterator[Part]:
+def excerpt(
+    directory: Path, uid: int, since: int = 0, session: ProcessKey | None = None
+) -> Iterator[Part]:
     """A chain's frames that a person may see, from a moment on (ns since the epoch).
+
+    session: only of this one, beside what is of none.
 
     Headers, and what says whose a session is, come from before it as well. Frames that do not
     decode are left out: whoever wants to know asks root to verify. Raises JournalError and
@@ -69,8 +73,10 @@ def excerpt(directory: Path, uid: int, since: int = 0) -> Iterator[Part]:
     owners: dict[ProcessKey, int] = {}
     file: Path | None = None
 
-    def sees(session: ProcessKey) -> bool:
-        return uid == 0 or owners.get(session) == uid
+    def sees(other: ProcessKey) -> bool:
+        if session is not None and other != session:
+            return False
+        return uid == 0 or owners.get(other) == uid
 
     for item in examine(chain, live=True):
         if isinstance(item, Problem):

@@ -27,7 +27,7 @@ from agentwatch.recognition import Recognition
 from agentwatch.sessions import Sessions
 from agentwatch.sinks import frames
 from agentwatch.sinks.journal import Journal
-from agentwatch.sinks.metrics import DelayCounter
+from agentwatch.sinks.metrics import DurationCounter
 from agentwatch.sinks.redact import Redactor
 
 POLL = 0.020  # s between two looks at the rings when nothing wakes us
@@ -74,7 +74,8 @@ class Watch:
         self.probes, self.engine, self.journal, self.host = probes, engine, journal, host
         self.sinks = tuple(sinks)
         self.lineage = Lineage(processes.image_now)
-        self.delays = DelayCounter()
+        self.delays = DurationCounter()  # from probe to journal
+        self.turns = DurationCounter()  # of whoever's loop `step` is part of
         self.redactor = Redactor.load()
         self.quiet_agents: frozenset[str] = frozenset()  # of whom only findings are journaled
         self._namespace = Namespace(mounts)

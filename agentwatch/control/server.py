@@ -65,7 +65,9 @@ class Server:
     @property
     def subscribers(self) -> int:
         """Connections that are streams."""
-        return sum(c.state is State.STREAMING for c in self._connections.values())
+        # A copy: a scrape asks, too, from a thread of its own.
+        connections = tuple(self._connections.values())
+        return sum(one.state is State.STREAMING for one in connections)
 
     def ready(self, fd: int, mask: int) -> None:
         """Handles what the poller said of a descriptor: one request, or a piece of one."""

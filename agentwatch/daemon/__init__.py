@@ -11,11 +11,10 @@ import os
 import resource
 import select
 import signal
-import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,16 @@ from agentwatch.daemon.denials import Denials
 from agentwatch.daemon.feed import Feed
 from agentwatch.daemon.history import History
 from agentwatch.daemon.policy import Loaded, Reloading, Result, load
+from agentwatch.daemon.signals import Signals
+from agentwatch.daemon.status import Policy, Status
 from agentwatch.daemon.verbs import Verbs
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
-from agentwatch.kernel.probes import HOOKS, Probes
-from agentwatch.losses import STAGES
+from agentwatch.kernel.probes import Probes
 from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
-from agentwatch.policy.levels import Host, level
+from agentwatch.policy.levels import Host
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
@@ -90,10 +90,8 @@ class Daemon:
         self._feed = Feed(self._journal, self._watch.sessions)
         self._findings: Findings | None = None
         stack.callback(self._close_findings)
-        self._started = self._reloaded = time.time_ns()
-        self._loaded = loaded
-        self._reload_error = ""
-        self._restart: tuple[str, ...] = ()
+        now = time.time_ns()
+        self._policy = Policy(loaded, now, now)
         self._reloading = Reloading(self._host)
         stack.callback(self._reloading.close)
         self._history = History(self._journal.directory, self._poller)
@@ -104,7 +102,7 @@ class Daemon:
             self._denials,
             self._history,
             this_host(),
-            self._status,
+            Status(self._watch, self._server, self._policy),
             self._ask_reload,
         )
         self._apply(loaded)
@@ -201,8 +199,8 @@ class Daemon:
 
     # Signals.
 
-    def _signals(self) -> _Signals:
-        return _Signals((*STOPPING, signal.SIGHUP))
+    def _signals(self) -> Signals:
+        return Signals((*STOPPING, signal.SIGHUP))
 
     def _received(self, wake: int) -> None:
         with suppress(BlockingIOError):
@@ -240,7 +238,7 @@ class Daemon:
             "rules": len(loaded.engine.ruleset.rules),
             "seconds": loaded.seconds,
             "warnings": [dataclasses.asdict(one) for one in loaded.warnings],
-            "restart": list(self._restart),
+            "restart": list(self._policy.restart),
         }
 
     # Policy.
@@ -254,9 +252,9 @@ class Daemon:
             self._reload_failed(result)
         else:
             changed = self.config.reload(result.config)
-            self._restart = changed.restart
+            self._policy.restart = changed.restart
             self.config = changed.config
-            self._put_in_force(result)
+            self._put_in_force(replace(result, config=changed.config))
         for tell in waiting:
             tell(result)
         if again:
@@ -268,20 +266,21 @@ class Daemon:
             error.diagnostics[0] if isinstance(error, RuleErrors) and error.diagnostics else None
         )
         where = f": {first.file}:{first.line}:{first.column}: {first.message}" if first else ""
-        self._reload_error = f"{error.message}{where}"
+        self._policy.error = f"{error.message}{where}"
         engine = self._watch.engine
         self._watch.say(
             frames.Reload(
                 generation=engine.generation,
                 rules=len(engine.ruleset.rules),
                 ok=False,
-                message=self._reload_error,
+                message=self._policy.error,
             )
         )
 
     def _put_in_force(self, loaded: Loaded) -> None:
-        identities = _identities(self._loaded)
-        self._loaded, self._reload_error, self._reloaded = loaded, "", time.time_ns()
+        identities = _identities(self._policy.loaded)
+        self._policy.loaded, self._policy.error = loaded, ""
+        self._policy.since = time.time_ns()
         self._apply(loaded)
         self._watch.take(loaded.engine)
         engine = loaded.engine
@@ -308,79 +307,12 @@ class Daemon:
         jsonl = [JsonLines(self._findings, watch.say)] if self._findings else []
         watch.sinks = (self._denials, self._feed, *jsonl)
 
-    # What there is to know.
-
-    def _status(self) -> Mapping[str, Any]:
-        watch, engine, journal = self._watch, self._watch.engine, self._journal
-        attached = watch.probes.attached()
-        rules = engine.ruleset.rules
-        levels = Counter(str(level(rule, self._host, engine.mode)) for rule in rules)
-        return {
-            "pid": os.getpid(),
-            "started_at": self._started,
-            "mode": engine.mode,
-            "tier": "signal",
-            "config": str(self.config.path or ""),
-            "hooks": {hook: hook in attached for hook in HOOKS},
-            "rules": {
-                "loaded": len(rules),
-                "levels": dict(levels),
-                "paths": [str(path) for path in self.config.rule_paths],
-                "warnings": len(self._loaded.warnings),
-            },
-            "generation": engine.generation,
-            "reloaded_at": self._reloaded,
-            "reload_error": self._reload_error,
-            "losses": {**dict.fromkeys(STAGES, 0), **watch.losses.counts},
-            "journal": {
-                "directory": str(journal.directory),
-                "sequence": journal.head.sequence,
-                "hash": journal.head.hash.hex(),
-                "bytes": journal.bytes,
-                "segments": journal.segments,
-                "failures": journal.failures,
-                "waiting": journal.waiting,
-                "lost": journal.lost,
-            },
-            "subscribers": self._server.subscribers,
-            "connections": len(self._server),
-            "problems": self._problems(attached),
-        }
-
-    def _problems(self, attached: frozenset[str]) -> list[str]:
-        """What an operator should know first."""
-        watch = self._watch
-        found = [f"the probe {hook} is not attached" for hook in HOOKS if hook not in attached]
-        if self._reload_error:
-            found.append(f"the last reload was refused: {self._reload_error}")
-        if self._restart:
-            found.append(
-                f"changed in the configuration, and wants a restart: {', '.join(self._restart)}"
-            )
-        if watch.journal_error:
-            found.append(watch.journal_error)
-        elif failures := self._journal.failures:
-            found.append(
-                f"the journal failed {failures} times, the last time: {watch.journal_failed}"
-            )
-        if lost := sum(watch.losses.counts.values()):
-            found.append(f"{lost} records were lost: agentwatch events shows the gaps")
-        if failed := sum(watch.enforcement.failures.values()):
-            found.append(f"{failed} kills did not stop what they were meant to stop")
-        if self._server.failure:
-            found.append(f"an answer failed: {self._server.failure}")
-        homeless = [one for one in watch.sessions if not one.told.project]
-        if homeless:
-            pids = ", ".join(str(one.key.pid) for one in homeless[:8])
-            found.append(f"$project is unset, so no rule allows by it, for sessions of {pids}")
-        return found
-
     def _serve_metrics(self, stack: ExitStack) -> None:
         if self.config.metrics is None:
             return
         take = snapshots(
             self._watch,
-            lambda: (self._loaded.seconds, self._reloaded / 1e9),
+            lambda: (self._policy.loaded.seconds, self._policy.since / 1e9),
         )
         server = metrics.serve(self.config.metrics.host, self.config.metrics.port, take)
         stack.callback(server.close)
@@ -400,30 +332,6 @@ def _stop(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-
-
-class _Signals:
-    """Signals as bytes of a descriptor, inside a with statement."""
-
-    def __init__(self, numbers: tuple[signal.Signals, ...]) -> None:
-        self._numbers = numbers
-
-    def __enter__(self) -> int:
-        self._read, self._write = socket.socketpair()
-        for end in (self._read, self._write):
-            end.setblocking(False)
-        self._before: dict[signal.Signals, Any] = {
-            number: signal.signal(number, lambda number, frame: None) for number in self._numbers
-        }
-        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        return self._read.fileno()
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._read.close()
-        self._write.close()
 
 
 def _raise_limits() -> None:

@@ -35,6 +35,7 @@ class Feed:
     def __init__(self, journal: Journal, sessions: Sessions) -> None:
         self._journal, self._sessions = journal, sessions
         self._streams: dict[View, list[Stream]] = {}
+        self.dropped = 0  # frames, of all streams there were
         journal.tap = self._journaled
 
     def subscribe(self, stream: Stream, view: View) -> None:
@@ -72,7 +73,7 @@ class Feed:
             if self._may_see(view, frame):
                 number = frames.NUMBERS[type(frame)]
                 data = data or _encoded(number, frame.time or _now(), frames.encode(frame))
-                _send(streams, data)
+                self._send(streams, data)
 
     def _journaled(self, number: int, at: int, payload: bytes, records: int) -> None:
         """The journal's tap: batches of records."""
@@ -82,7 +83,7 @@ class Feed:
         for view, streams in self._streams.items():
             if view == View(0):
                 whole = whole or _encoded(number, at, payload)
-                _send(streams, whole)
+                self._send(streams, whole)
             else:
                 self._send_part(view, streams, at, payload)
 
@@ -91,7 +92,13 @@ class Feed:
         assert isinstance(batch, frames.Records)
         part = records_of(batch.data, lambda session: self._sees(view, session))
         if part is not None:
-            _send(streams, _encoded(frames.RECORDS, at, frames.encode(part)))
+            self._send(streams, _encoded(frames.RECORDS, at, frames.encode(part)))
+
+    def _send(self, streams: list[Stream], data: bytes) -> None:
+        for stream in streams:
+            before = stream.dropped
+            stream.send(data)
+            self.dropped += stream.dropped - before
 
     def _may_see(self, view: View, frame: frames.Frame) -> bool:
         return may_see(frame, view.uid, lambda session: self._sees(view, session))
@@ -101,11 +108,6 @@ class Feed:
             return False
         found = self._sessions.get(session)
         return view.uid == 0 or (found is not None and found.told.uid == view.uid)
-
-
-def _send(streams: list[Stream], data: bytes) -> None:
-    for stream in streams:
-        stream.send(data)
 
 
 def _encoded(number: int, at: int, payload: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from agentwatch import __version__, processes
@@ -16,6 +16,7 @@ from agentwatch.daemon.access import CHANGING, check
 from agentwatch.daemon.denials import Denials
 from agentwatch.daemon.feed import Feed, View
 from agentwatch.daemon.history import History
+from agentwatch.daemon.status import Status
 from agentwatch.errors import AgentwatchError, UsageError
 from agentwatch.events import ProcessKey
 from agentwatch.sessions import Session
@@ -24,11 +25,10 @@ from agentwatch.sinks.host import Host
 from agentwatch.watch import Watch
 
 Answer = wire.Reply | None
-Status = Callable[[], Mapping[str, Any]]
 
 
 class Verbs:
-    """Answers requests. status: what only the daemon knows. reload: begins one, answers later."""
+    """Answers requests. reload: begins one, answers later."""
 
     def __init__(
         self,
@@ -125,16 +125,7 @@ class Verbs:
         return wire.Reply({"sessions": ids, "processes": count, "how": how})
 
     def _say_status(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
-        agents: dict[str, list[int]] = {}
-        for one in self._visible(peer):
-            of = agents.setdefault(self._watch.lineage.agent(one.key), [0, 0])
-            of[0] += 1
-            of[1] += max(self._watch.lineage.alive(one.key), 0)
-        rows = [
-            {"agent": agent, "sessions": sessions, "processes": count}
-            for agent, (sessions, count) in sorted(agents.items())
-        ]
-        return wire.Reply({"version": __version__, **self._status(), "agents": rows})
+        return wire.Reply({"version": __version__, **self._status.of(self._visible(peer))})
 
     def _list(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
         visible = {one.key: one for one in self._visible(peer)}

@@ -25,7 +25,7 @@ from agentwatch.abi import decode, peek
 from agentwatch.control.client import Client
 from agentwatch.control.wire import Missed, Streamed
 from agentwatch.errors import AgentwatchError
-from agentwatch.events import Event, Open, ProcessKey
+from agentwatch.events import NO_PROCESS, Event, Open, ProcessKey
 from agentwatch.sinks import frames
 from agentwatch.sinks.frames import Frame
 from agentwatch.sinks.reader import Entry, read
@@ -203,9 +203,7 @@ class Place:
         """Starts an agent with a shell script to do. more: as `process` takes them."""
         return self.process(self.program(f"bin/{name}-{self.unique}"), script, **more)
 
-    def process(
-        self, *command: str | Path, uid: int = 0, **more: Any
-    ) -> subprocess.Popen[str]:
+    def process(self, *command: str | Path, uid: int = 0, **more: Any) -> subprocess.Popen[str]:
         """Starts a command that nobody has tagged, in the test's cgroup."""
         enters = f'echo $$ > "{self.cgroup}/cgroup.procs" && exec "$@"'
         prefix = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups") if uid else ()
@@ -235,6 +233,15 @@ class Place:
         """The same, once there are so many: the daemon writes some of them only twice a second."""
         until(lambda: len(self.frames(kind)) >= count, f"{count} {kind.__name__}")
         return self.frames(kind)
+
+    def of_session(self, kind: type[OneFrame], pid: int, count: int = 1) -> list[OneFrame]:
+        """Frames about the session of this pid, once there are so many."""
+
+        def found() -> list[OneFrame]:
+            return [f for f in self.frames(kind) if getattr(f, "session", NO_PROCESS).pid == pid]
+
+        until(lambda: len(found()) >= count, f"{count} {kind.__name__} of {pid}")
+        return found()
 
     def events(self, kind: type[OneEvent]) -> list[OneEvent]:
         return [e.event for e in self.entries() if isinstance(e.event, kind)]

@@ -1,4 +1,4 @@
-"""Sessions are killed, frozen, thawed; rules are paused: all of it, and nothing besides."""
+"""Sessions are killed, frozen, thawed; rules are paused; and the journal says who did that."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import signal
 
 import pytest
 
-from agentwatch.sinks.frames import Notice
+from agentwatch.errors import UsageError
+from agentwatch.sinks.frames import Control, Notice
 from tests.daemon.running import (
     NOBODY,
     PATIENCE,
     Daemon,
     Place,
+    asker,
     counts,
     grows,
     reads,
@@ -79,8 +81,9 @@ def freezing(place: Place, how: str) -> Daemon:
         return place.start()
     place.write(cgroup="root")
     mount = str(place.cgroup.parent)
-    return place.start("unshare", "--mount", "--propagation", "private", "sh", "-c",
-                       WITHOUT_CGROUP2, "sh", mount)
+    return place.start(
+        "unshare", "--mount", "--propagation", "private", "sh", "-c", WITHOUT_CGROUP2, "sh", mount
+    )
 
 
 def test_a_frozen_session_rests_until_it_is_thawed(
@@ -186,6 +189,29 @@ def test_whom_a_killed_daemon_had_frozen_is_told(place: Place) -> None:
 
 def thawed(place: Place) -> list[str]:
     return [one.text for one in place.frames(Notice) if one.subject == "thaw"]
+
+
+def test_who_changed_what_is_in_the_journal(daemon: Daemon, place: Place) -> None:
+    """Who was refused is there too, with uid and pid and what was asked."""
+    agent = place.agent("echo started; read line")
+    daemon.session(agent.pid)
+    person, tagged = asker(place, uid=NOBODY), asker(place, tagged=True)
+    until(lambda: len(daemon.sessions) == 2)
+    assert not person("agents.kill", which=str(agent.pid)).ok
+    assert not tagged("rules.reload").ok
+    daemon.ask("agents.freeze", which=str(agent.pid))
+    with pytest.raises(UsageError):
+        daemon.ask("agents.thaw", which="nobody")
+    said = place.awaited(Control, 4)
+    own = os.getpid()
+    assert [(one.uid, one.pid, one.verb, one.ok) for one in said] == [
+        (NOBODY, person.pid, "agents.kill", False),
+        (0, tagged.pid, "rules.reload", False),
+        (0, own, "agents.freeze", True),
+        (0, own, "agents.thaw", False),
+    ]
+    assert said[0].text == f"which={agent.pid}: agents.kill is for root"
+    assert said[2].text == f"which={agent.pid}"
 
 
 # Pausing. ----------------------------------------------------------------------------------------

@@ -79,8 +79,11 @@ def test_the_tree_of_a_session_shows_who_started_whom(daemon: Daemon, place: Pla
     top = tree.pop(agent.pid)
     assert (top["parent"], top["role"], top["exe"]) == (0, "agent", str(place.stub))
     assert TREE in top["command"]
-    until(lambda: [one["command"] for one in daemon.tree(agent.pid, 4).values()].count(
-        "sleep 1000") == 2)
+    until(
+        lambda: (
+            [one["command"] for one in daemon.tree(agent.pid, 4).values()].count("sleep 1000") == 2
+        )
+    )
     tree = daemon.tree(agent.pid, 4)
     shell = next(one for one in tree.values() if one["command"].startswith("sh -c"))
     sleeps = [one for one in tree.values() if one["command"] == "sleep 1000"]

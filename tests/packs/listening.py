@@ -1,8 +1,8 @@
 """Where stolen bytes would go, a server of downloads, and the metadata address: usage DIRECTORY.
 
-    127.0.0.1:9000      DIRECTORY/sink has every byte that came
-    169.254.169.254:80  DIRECTORY/metadata has every byte that came
-    127.0.0.1:8000      answers every request with DIRECTORY/download, after a while
+127.0.0.1:9000      DIRECTORY/sink has every byte that came
+169.254.169.254:80  DIRECTORY/metadata has every byte that came
+127.0.0.1:8000      answers every request with DIRECTORY/download, after a while
 """
 
 from __future__ import annotations

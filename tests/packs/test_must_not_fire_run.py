@@ -112,8 +112,12 @@ def test_pip_into_a_virtual_environment(work: Work) -> None:
         made.writestr("leaf.py", "value = 7\n")
         about = "leaf-1.0.dist-info"
         made.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: leaf\nVersion: 1.0\n")
-        made.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        made.writestr(f"{about}/RECORD", f"leaf.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+        made.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        made.writestr(
+            f"{about}/RECORD", f"leaf.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n"
+        )
     work(
         "/usr/bin/python3 -m venv .venv",
         f".venv/bin/pip install -q --no-index ./{wheel.name}",
@@ -143,7 +147,7 @@ def test_pytest_with_directories_of_its_own(work: Work) -> None:
 def test_make_and_gcc(work: Work) -> None:
     """Build, run, install into the project, clean up."""
     stage = work.stage
-    stage.write("project/main.c", "#include <stdio.h>\nint main(void) { return puts(\"x\") < 0; }\n")
+    stage.write("project/main.c", '#include <stdio.h>\nint main(void) { return puts("x") < 0; }\n')
     rules = "app: main.o\n\tgcc -o $@ $^\ninstall: app\n\tinstall -D app out/bin/app\n"
     stage.write("project/Makefile", f"{rules}clean:\n\trm -rf app *.o out\n")
     work("make && ./app", "make install && out/bin/app", "make clean")

@@ -1,0 +1,122 @@
+"""What there is to know about the daemon: the answer to `agentwatch status`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentwatch.control.server import Server
+from agentwatch.daemon.policy import Loaded
+from agentwatch.kernel.probes import HOOKS
+from agentwatch.losses import STAGES
+from agentwatch.policy.levels import level
+from agentwatch.sessions import Session
+from agentwatch.watch import Watch
+
+NAMED = 8  # sessions of one problem that are named
+
+
+@dataclass(slots=True)
+class Policy:
+    """What is in force, and how it came about. started, since: ns since the epoch.
+
+    error: why the last reload was refused. restart: keys that were changed and wait for one.
+    """
+
+    loaded: Loaded
+    started: int
+    since: int
+    error: str = ""
+    restart: tuple[str, ...] = ()
+
+
+class Status:
+    """Answers by what is there at that moment."""
+
+    def __init__(self, watch: Watch, server: Server, policy: Policy) -> None:
+        self._watch, self._server, self._policy = watch, server, policy
+
+    def of(self, visible: Iterable[Session]) -> Mapping[str, Any]:
+        """For somebody whose business these sessions are."""
+        watch, engine, policy = self._watch, self._watch.engine, self._policy
+        config, rules = policy.loaded.config, engine.ruleset.rules
+        attached = watch.probes.attached()
+        levels = Counter(str(level(rule, watch.host, engine.mode)) for rule in rules)
+        return {
+            "pid": os.getpid(),
+            "started_at": policy.started,
+            "mode": engine.mode,
+            "tier": "signal",
+            "config": str(config.path or ""),
+            "hooks": {hook: hook in attached for hook in HOOKS},
+            "rules": {
+                "loaded": len(rules),
+                "levels": dict(levels),
+                "paths": [str(path) for path in config.rule_paths],
+                "warnings": len(policy.loaded.warnings),
+            },
+            "generation": engine.generation,
+            "reloaded_at": policy.since,
+            "reload_error": policy.error,
+            "losses": {**dict.fromkeys(STAGES, 0), **watch.losses.counts},
+            "journal": self._journal(),
+            "agents": self._agents(visible),
+            "subscribers": self._server.subscribers,
+            "connections": len(self._server),
+            "problems": [*self._problems(attached), *_homeless(visible)],
+        }
+
+    def _journal(self) -> Mapping[str, Any]:
+        journal = self._watch.journal
+        names = ("bytes", "segments", "failures", "waiting", "lost")
+        return {
+            "directory": str(journal.directory),
+            "sequence": journal.head.sequence,
+            "hash": journal.head.hash.hex(),
+            **{name: getattr(journal, name) for name in names},
+        }
+
+    def _agents(self, visible: Iterable[Session]) -> list[Mapping[str, Any]]:
+        sessions: Counter[str] = Counter()
+        processes: Counter[str] = Counter()
+        for one in visible:
+            agent = self._watch.lineage.agent(one.key)
+            sessions[agent] += 1
+            processes[agent] += max(self._watch.lineage.alive(one.key), 0)
+        return [
+            {"agent": agent, "sessions": sessions[agent], "processes": processes[agent]}
+            for agent in sorted(sessions)
+        ]
+
+    def _problems(self, attached: frozenset[str]) -> list[str]:
+        """What an operator should know first."""
+        watch, policy = self._watch, self._policy
+        found = [f"the probe {hook} is not attached" for hook in HOOKS if hook not in attached]
+        if policy.error:
+            found.append(f"the last reload was refused: {policy.error}")
+        if policy.restart:
+            keys = ", ".join(policy.restart)
+            found.append(f"changed in the configuration, and wants a restart: {keys}")
+        if watch.journal_error:
+            found.append(watch.journal_error)
+        elif times := watch.journal.failures:
+            found.append(f"the journal failed {times} times, the last time: {watch.journal_failed}")
+        if lost := sum(watch.losses.counts.values()):
+            found.append(f"{lost} records were lost: agentwatch events shows the gaps")
+        if failed := sum(watch.enforcement.failures.values()):
+            found.append(f"{failed} kills did not stop what they were meant to stop")
+        if self._server.failure:
+            found.append(f"an answer failed: {self._server.failure}")
+        return found
+
+
+def _homeless(visible: Iterable[Session]) -> list[str]:
+    pids = [str(one.key.pid) for one in visible if not one.told.project]
+    if not pids:
+        return []
+    more = f" and {len(pids) - NAMED} more" if len(pids) > NAMED else ""
+    named = ", ".join(pids[:NAMED])
+    return [f"$project is unset, so no rule allows by it, in the session of {named}{more}"]

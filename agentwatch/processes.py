@@ -37,14 +37,17 @@ def names_now(process: ProcessKey) -> tuple[str, ...]:
 
     The executable, argv[0] where that is a path, and the script of an interpreter.
     """
-    image = image_now(process)
-    if image is None or not image.exe:
+    here = f"/proc/{process.pid}"
+    try:  # without psutil: this is asked of every process there is
+        exe = os.readlink(f"{here}/exe").removesuffix(" (deleted)")
+        argv = os.fsdecode(Path(f"{here}/cmdline").read_bytes()).split("\0")
+        cwd = os.readlink(f"{here}/cwd")
+    except OSError:  # it is gone, or the kernel's own
         return ()
-    exe = image.exe.removesuffix(" (deleted)")
-    names = [exe, *(image.argv[:1] if "/" in "".join(image.argv[:1]) else ())]
+    names = [exe, *(argv[:1] if "/" in argv[0] else ())]
     if INTERPRETER.fullmatch(os.path.basename(exe)):
-        names += [word for word in image.args if not word.startswith("-")][:1]
-    return tuple(dict.fromkeys(os.path.normpath(os.path.join(image.cwd, name)) for name in names))
+        names += [word for word in argv[1:] if word and not word.startswith("-")][:1]
+    return tuple(dict.fromkeys(os.path.normpath(os.path.join(cwd, name)) for name in names))
 
 
 INTERPRETER = re.compile(r"(?:node(?:js)?|bun|deno|python|ruby|perl|php|(?:ba|da|z|k|a)?sh)[\d.]*")

@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -46,6 +47,7 @@ from agentwatch.watch import Watch
 
 TIDY = 60.0  # s between two looks at what of the journal is to be kept
 REVOKE = 1.0  # s between two looks at who may not read events any more
+SWITCH = 0.001  # s that a reload's thread may keep the interpreter from the loop
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -63,7 +65,9 @@ class Daemon:
         probes_loaded: Callable[[], Probes],
     ) -> None:
         self.config, self._notifier, self._host = config, notifier, Host()
+        self._stop = ""
         _raise_limits()
+        sys.setswitchinterval(SWITCH)
         self._poller = stack.enter_context(select.epoll())
         self._server = Server(config.socket, self._answer, self._poller)
         stack.callback(self._server.close, "the daemon is stopping")
@@ -108,7 +112,6 @@ class Daemon:
         self._apply(loaded)
         self._serve_metrics(stack)
         self._tidied = self._revoked = self._fed = time.monotonic()
-        self._stop = ""
 
     # The loop.
 

@@ -171,7 +171,7 @@ FAMILIES = (
         "info",
         ("chain", "sequence", "hash"),
         "Where the chain stands: keep it, and a cut journal is found out.",
-        "kept by Prometheus, it is the proof that nothing was cut off; see [journal.md](journal.md)",
+        "kept elsewhere, it proves that nothing was cut off: see [journal.md](journal.md)",
     ),
     # Who asks.
     Family(
@@ -210,9 +210,7 @@ FAMILIES = (
         "Memory of agentwatch; the rings are mapped, and counted, twice.",
         "steady growth",
     ),
-    Family(
-        "process_open_fds", "gauge", (), "Descriptors that agentwatch holds.", "steady growth"
-    ),
+    Family("process_open_fds", "gauge", (), "Descriptors that agentwatch holds.", "steady growth"),
     Family(
         "process_start_time_seconds",
         "gauge",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -123,6 +124,23 @@ def test_wrong_rules_start_nothing(place: Place) -> None:
     assert not place.socket.exists()
     assert not place.journal.exists()
     assert place.supervisor.told == []
+
+
+def test_a_port_that_is_taken_starts_nothing(place: Place) -> None:
+    """It is named; the journal that was begun is closed, and the socket is gone."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        place.write(metrics=f"127.0.0.1:{port}")
+        daemon = place.start(check=False)
+        assert daemon.wait() == 1
+    assert f"127.0.0.1:{port}" in daemon.err
+    assert "Traceback" not in daemon.err
+    assert not place.socket.exists()
+    assert place.supervisor.told == []
+    if place.journal.exists():
+        assert (place.report().intact, place.report().closed) == (True, True)
 
 
 def test_a_second_daemon_is_refused_and_the_first_goes_on(place: Place) -> None:

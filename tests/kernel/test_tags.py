@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from agentwatch import abi, processes
 from agentwatch.kernel.probes import Probes, Sizes
-from tests.kernel.recording import Gate, Recorder, tell, witness
+from tests.kernel.recording import Gate, Recorder, call, tell, witness
 
 pytestmark = pytest.mark.root
 
@@ -381,6 +382,41 @@ def test_descendants_are_adopted_however_fast_they_fork(recorder: Recorder, gate
     assert first in adopted
     (opened,) = (event for event in seen.opens if event.process.pid == child.told[-1])
     assert opened.session == first
+
+
+CLONE3 = 435
+
+
+def with_pid(pid: int, act: Callable[[], None]) -> int:
+    """A child of ours that has this very pid; its exit status. Raises OSError where it is taken."""
+    wanted = ctypes.c_int(pid)
+    # struct clone_args: exit_signal is its fifth word, set_tid and set_tid_size the ninth and tenth
+    words = [0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0]
+    arguments = (ctypes.c_uint64 * len(words))(*words)
+    result = call(CLONE3, arguments, ctypes.sizeof(arguments))
+    if result == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return os.waitpid(result, 0)[1]
+
+
+def test_who_gets_the_pid_of_a_tagged_process_is_nobodys(recorder: Recorder) -> None:
+    """The tag was of the process, and went with it: not of its number."""
+    seen = recorder.record(opens_null)
+    assert with_pid(seen.session.pid, lambda: forks_and_opens(1)) == 0
+    assert recorder.quiet() == []
+    with witness(opens_null) as other:
+        session = recorder.tag(other)
+        other.go()
+        other.finish()
+        recorder.recording(other)
+        assert session.pid != seen.session.pid
+        assert with_pid(session.pid, opens_null) == 0
+        assert [r.event for r in recorder.quiet() if r.event.process.pid == session.pid] == []
 
 
 def test_a_tag_in_the_mirror_alone_counts(recorder: Recorder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,10 @@ def packs() -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(packs: Path) -> Iterator[Engine]:
+def engine(packs: Path) -> Engine:
     """The packs, with the homes that tests inside rules have."""
     ruleset = load.read_rules([packs], patterns).ruleset
-    yield Engine(homes.at_home(ruleset, homes.TRIAL_HOMES))
+    return Engine(homes.at_home(ruleset, homes.TRIAL_HOMES))
 
 
 def pytest_terminal_summary(

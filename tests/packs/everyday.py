@@ -275,16 +275,16 @@ def installation(story: Story) -> None:
             story.do(NODE, "/usr/lib/node_modules/npm/node_modules/.bin/node-gyp", "rebuild")
             story.do("/usr/bin/python3.11", "gyp_main.py")
             story.do("/usr/bin/make", "BUILDTYPE=Release")
-        with story.run("/usr/bin/git", "ls-remote", "ssh://git@github.com/org/x.git"):
-            with story.run("/usr/bin/ssh", "git@github.com", "git-upload-pack"):
-                story.read(f"{HOME}/.ssh/id_ed25519")
-                story.read(f"{HOME}/.ssh/known_hosts")
+        git = story.run("/usr/bin/git", "ls-remote", "ssh://git@github.com/org/x.git")
+        with git, story.run("/usr/bin/ssh", "git@github.com", "git-upload-pack"):
+            story.read(f"{HOME}/.ssh/id_ed25519")
+            story.read(f"{HOME}/.ssh/known_hosts")
     with story.run("/usr/bin/python3.11", "-m", "pip", "install", "-e", "."):
         story.do("/usr/bin/python3.11", "/tmp/pip-x/setup.py")
         story.write(f"{PROJECT}/.venv/lib/python3.11/site-packages/__editable__.app.pth")
-    with story.run(NODE, NPM, "install", "-g", "@anthropic-ai/claude-code"):
-        with story.run(NODE, "install.cjs"):
-            story.write(f"{HOME}/.npm-global/bin/claude")
+    update = story.run(NODE, NPM, "install", "-g", "@anthropic-ai/claude-code")
+    with update, story.run(NODE, "install.cjs"):
+        story.write(f"{HOME}/.npm-global/bin/claude")
     story.do(CLAUDE, "--version")
 
 

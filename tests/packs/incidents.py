@@ -25,15 +25,15 @@ class Incident:
 
 
 def nx(story: Story) -> None:
-    with story.run(NODE, NPM, "install"):
-        with story.run("/usr/bin/dash", "-c", "node telemetry.js"), story.run(NODE, "telemetry.js"):
-            with story.run(CLAUDE, "--dangerously-skip-permissions", "-p", "find every wallet"):
-                story.do("/usr/bin/find", HOME, "-name", "*wallet*", "-o", "-name", "id_rsa")
-                story.read(f"{HOME}/.ethereum/keystore/UTC--2025")
-            story.do("/usr/bin/gh", "auth", "token")
-            story.read(f"{HOME}/.ssh/id_ed25519")
-            story.write(f"{HOME}/.bashrc")
-            story.do("/usr/bin/gh", "repo", "create", "s1ngularity-repository", "--public")
+    script = story.run("/usr/bin/dash", "-c", "node telemetry.js")
+    with story.run(NODE, NPM, "install"), script, story.run(NODE, "telemetry.js"):
+        with story.run(CLAUDE, "--dangerously-skip-permissions", "-p", "find every wallet"):
+            story.do("/usr/bin/find", HOME, "-name", "*wallet*", "-o", "-name", "id_rsa")
+            story.read(f"{HOME}/.ethereum/keystore/UTC--2025")
+        story.do("/usr/bin/gh", "auth", "token")
+        story.read(f"{HOME}/.ssh/id_ed25519")
+        story.write(f"{HOME}/.bashrc")
+        story.do("/usr/bin/gh", "repo", "create", "s1ngularity-repository", "--public")
 
 
 def shai_hulud(story: Story) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from agentwatch.sinks.frames import Verdict
 from agentwatch.sinks.reader import read
+from tests.kernel.launching import ended_after
 from tests.packs.story import SEVERE
 
 HERE = Path(__file__).resolve().parent
@@ -134,8 +135,17 @@ class Stage:
         agent = [str(self.bin / "claude"), str(self.home / ".steps")]
         people = [str(self.place / "passwd"), str(self.place / "group"), str(self.place)]
         command = [str(HERE / "inside.sh"), *people, str(self.agentwatch), "run", *options, "--"]
-        done = subprocess.run(
-            [*command, *agent],
+        out, err = self._output([*command, *agent])
+        frames = [entry.frame for entry in read(journal)]
+        found = tuple(frame for frame in frames if isinstance(frame, Verdict))
+        run = Run(out, err, found)
+        assert len(run.steps) == len(steps), f"{out}\n{err}"
+        return run
+
+    def _output(self, command: Sequence[str]) -> tuple[str, str]:
+        """stdout and stderr. What does not end in time is ended, with everything it started."""
+        process = subprocess.Popen(
+            command,
             cwd=self.project,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -143,12 +153,9 @@ class Stage:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=PATIENCE,
         )
-        frames = [entry.frame for entry in read(journal)]
-        found = tuple(frame for frame in frames if isinstance(frame, Verdict))
-        assert len(Run(done.stdout, "", ()).steps) == len(steps), f"{done.stdout}\n{done.stderr}"
-        return Run(done.stdout, done.stderr, found)
+        with ended_after(process):
+            return process.communicate(timeout=PATIENCE)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_a_checkout_of_ten_thousand_files(work: Work) -> None:
 
 
 def packed(stage: Stage) -> None:
-    """A package with a script that builds something, as npm packs it, and a project that uses it."""
+    """A package with a script that builds something, as npm packs it, and a project using it."""
     top = stage.home / "dependency" / "package"
     top.mkdir(parents=True)
     scripts = '"scripts": {"install": "node build.js"}, "main": "index.js"'
@@ -185,7 +185,7 @@ def test_a_build_with_cargo_or_go(work: Work) -> None:
 
 
 def test_the_agents_own_state_and_update(work: Work) -> None:
-    """It reads its own login, keeps transcripts and settings, and puts a new version in its place."""
+    """It reads its login, keeps transcripts and settings, puts a new version in its place."""
     stage = work.stage
     stage.write(".claude/.credentials.json", "{}\n", 0o600)
     state = """self:

@@ -232,6 +232,8 @@ PROCESS = Layout(
         ("state", "u32"),
         *_nested("first"),
         *_nested("first_parent"),
+        ("group", "u32"),
+        ("terminal", "u32"),
     ),
 )
 COUNTERS = Layout(
@@ -335,7 +337,8 @@ class Process:
 
     session: it has a tag of it that counts; state: that session's. first: the nearest ancestor that
     was there when agents that run already were first looked for, where it was forked since, and
-    first_parent: that one's parent.
+    first_parent: that one's parent. group, terminal: pids of the leaders of its process group and
+    of its session of a terminal, be they gone.
     """
 
     process: ProcessKey
@@ -344,6 +347,8 @@ class Process:
     state: int
     first: ProcessKey | None = None
     first_parent: ProcessKey | None = None
+    group: int = 0
+    terminal: int = 0
 
 
 def processes(told: bytes) -> list[Process]:
@@ -360,6 +365,8 @@ def processes(told: bytes) -> list[Process]:
             row[6],
             ProcessKey(row[8], row[7]) if row[7] else None,
             ProcessKey(row[11], row[10]) if row[10] else None,
+            row[13],
+            row[14],
         )
         for row in rows
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from agentwatch.engine import Engine, RuleTrace
 from agentwatch.errors import Diagnostic, RuleErrors
 from agentwatch.policy import levels, patterns
 from agentwatch.rules import sample
+from agentwatch.rules.diagnostics import TooMany
 from agentwatch.rules.homes import TRIAL_HOMES, TRIAL_PROJECT, at_home
 from agentwatch.rules.homes import homes as homes_here
 from agentwatch.rules.load import Loaded, read_rules
@@ -72,18 +74,30 @@ def admit(
     Raises RuleErrors with everything that is wrong in any file.
     """
     loaded = read_rules(paths, patterns)
+    with suppress(TooMany):
+        _weigh(loaded, host or levels.Host())
+    if loaded.report.errors_found:
+        raise RuleErrors(loaded.report.all)
+    ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
+    return Admitted(ruleset, loaded.warnings)
+
+
+def _weigh(loaded: Loaded, host: levels.Host) -> None:
+    """Reports rules that do not hold on this host, and tests that fail."""
     report = loaded.report
+    closed = {default.kind for default in loaded.ruleset.defaults}
+    closed |= {"read", "change"} if "open" in closed else set()
     for rule in loaded.ruleset.rules:
-        reason = levels.refusal(rule, host or levels.Host())
+        reason = levels.refusal(rule, host)
         if reason:
             report.error("AW310", rule.place, reason)
+        level = levels.level(rule, host)
+        if rule.action == "allow" and level.name == "none" and closed & set(rule.on):
+            text = f"this makes no hole in the default, which stays closed. {level.reason}"
+            report.warning("AW505", rule.place, text)
     for outcome in run_trials(loaded):
         if not outcome.passed:
             report.error("AW401", outcome.trial.place, message(outcome))
-    if report.errors_found:
-        raise RuleErrors(report.all)
-    ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
-    return Admitted(ruleset, loaded.warnings)
 
 
 def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:

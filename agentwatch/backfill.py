@@ -17,8 +17,6 @@ from agentwatch.events import ProcessKey
 from agentwatch.kernel.probes import Probes
 
 LOOKS = 16  # until nothing new is found; each takes milliseconds
-Groups = Callable[[int], tuple[int, int]]
-"""pid -> (process group, session of a terminal); (0, 0) for nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Found:
 
 
 def plan(
-    rows: Iterable[abi.Process], agents: Mapping[ProcessKey, str], groups: Groups
+    rows: Iterable[abi.Process], agents: Mapping[ProcessKey, str]
 ) -> dict[ProcessKey, ProcessKey]:
     """Whose each untagged process is: process -> session, for those that are somebody's.
 
@@ -48,10 +46,10 @@ def plan(
         if owners:
             topmost = min(owners, key=lambda p: p.start)
             _put(found, one, tagged.get(topmost, topmost))
-    leaders = {p.pid: session for p, session in found.items() if p == session}
+    leaders = {p.pid: p for p, session in (*tagged.items(), *found.items()) if p == session}
     for one in free if leaders else ():
         if one.process not in found:
-            orphan = _of_group(one, leaders, known, groups(one.process.pid))
+            orphan = _of_group(one, leaders, known)
             if orphan is not None:
                 _put(found, one, orphan)
     return found
@@ -85,13 +83,11 @@ def _of_group(
     one: abi.Process,
     leaders: Mapping[int, ProcessKey],
     known: Mapping[ProcessKey, abi.Process],
-    place: tuple[int, int],
 ) -> ProcessKey | None:
     """The session of an orphan, by the agent that leads its process group or terminal session."""
-    group, terminal = place
-    if terminal in leaders:
-        return leaders[terminal]
-    session = leaders.get(group)
+    if one.terminal in leaders:
+        return leaders[one.terminal]
+    session = leaders.get(one.group)
     # Of a pipeline, the agent may be the leader and its neighbours not its descendants.
     if session is not None and one.parent != known[session].parent:
         return session
@@ -117,20 +113,22 @@ class Backfill:
         agents: dict[ProcessKey, str] = {}
         members: dict[ProcessKey, dict[ProcessKey, abi.Process]] = defaultdict(dict)
         begun: set[ProcessKey] = set()
+        wanted: dict[ProcessKey, ProcessKey] = {}
         try:
             for _ in range(LOOKS):
                 rows = [one for one in self._probes.census() if one.process.pid != self._own]
                 agents |= self._agents(rows, agents, asked)
-                wanted = plan(rows, agents, processes.group_now)
-                for session in set(wanted.values()) - begun:
+                new = {p: s for p, s in plan(rows, agents).items() if p not in wanted}
+                wanted |= new
+                for session in set(new.values()) - begun:
                     if session in agents and self._begins(session):
                         self._probes.begin(session)
                     begun.add(session)
-                adopted = self._probes.adopt(wanted)
+                adopted = self._probes.adopt(new)
                 for one in adopted:
                     if one.session is not None:
                         members[one.session][one.process] = one
-                if not adopted:
+                if not new and not adopted:
                     break
         finally:
             self._probes.look(False)

@@ -59,12 +59,6 @@ def is_kernel_thread(pid: int) -> bool:
     return bool(fields) and bool(int(fields[6]) & PF_KTHREAD)
 
 
-def group_now(pid: int) -> tuple[int, int]:
-    """(process group, session of a terminal) by the pids of their leaders; (0, 0) for nobody."""
-    fields = _stat(Path(f"/proc/{pid}/stat"))
-    return (int(fields[2]), int(fields[3])) if fields else (0, 0)
-
-
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """Descriptors of a process. files: `r /path`, `rw /path`; connections: `tcp 192.0.2.4:443`.

@@ -48,7 +48,7 @@ class Watched:
     """`agentwatch run OPTIONS -- COMMAND`, begun on construction; `end` waits for it."""
 
     def __init__(self, place: Workplace, options: list[str], command: list[str]) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.journal = Path(place.top / f"journal-{time.monotonic_ns()}")
         given = [*options, f"--journal={self.journal}", f"--metrics=127.0.0.1:{self.port}"]
         self._process = subprocess.Popen(
@@ -91,31 +91,42 @@ class Watched:
 
     def metrics(self) -> dict[tuple[str, str], float]:
         """(name without prefix, value of its one label or "") -> number."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as reply:
-            text = reply.read().decode()
-        return {(name, label): float(number) for name, label, number in _METRIC.findall(text)}
+        return metrics_at(self.port)
 
     def cpu(self) -> float:
         """Seconds of CPU it used so far, COMMAND's not among them."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        return cpu_of(self.pid)
 
     def memory(self) -> Memory:
-        ring = rss = pss = 0.0
-        for block in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", _smaps(self.pid), flags=re.M):
-            found = dict(re.findall(r"^(Rss|Pss): +(\d+) kB", block, re.M))
-            rss += int(found.get("Rss", 0)) / 1024
-            pss += int(found.get("Pss", 0)) / 1024
-            if "bpf" in block.partition("\n")[0]:
-                ring += int(found.get("Rss", 0)) / 1024
-        return Memory(rss, pss, ring)
+        return memory_of(self.pid)
 
 
-def _smaps(pid: int) -> str:
-    return Path(f"/proc/{pid}/smaps").read_text()
+def metrics_at(port: int) -> dict[tuple[str, str], float]:
+    """(name without prefix, value of its one label or "") -> number; of further labels, nothing."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        text = reply.read().decode()
+    return {(name, label): float(number) for name, label, number in _METRIC.findall(text)}
 
 
-def _free_port() -> int:
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU a process used so far, its children's not among them."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def memory_of(pid: int) -> Memory:
+    ring = rss = pss = 0.0
+    smaps = Path(f"/proc/{pid}/smaps").read_text()
+    for block in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.M):
+        found = dict(re.findall(r"^(Rss|Pss): +(\d+) kB", block, re.M))
+        rss += int(found.get("Rss", 0)) / 1024
+        pss += int(found.get("Pss", 0)) / 1024
+        if "bpf" in block.partition("\n")[0]:
+            ring += int(found.get("Rss", 0)) / 1024
+    return Memory(rss, pss, ring)
+
+
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])

@@ -171,6 +171,8 @@ struct aw_process {	     /* what the iterators tell of one process */
 	__u32 state;			    /* AW_SESSION_* of its session, 0 for none */
 	struct aw_session_key first;	    /* of its aw_origin, zero for none */
 	struct aw_session_key first_parent; /* the same */
+	__u32 group;			    /* the process that leads its process group */
+	__u32 terminal;			    /* ... its session of a terminal; 0: read failed */
 };
 
 struct aw_counters {		    /* per CPU; each only grows */

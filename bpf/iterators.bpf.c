@@ -25,6 +25,8 @@ static __always_inline void tell(struct bpf_iter__task *ctx, struct task_struct 
 		told.session_tgid = subject->tag->session.tgid;
 		told.state = subject->session->state;
 	}
+	told.group = BPF_CORE_READ(task, signal, pids[PIDTYPE_PGID], numbers[0].nr);
+	told.terminal = BPF_CORE_READ(task, signal, pids[PIDTYPE_SID], numbers[0].nr);
 	origin = origin_of(task);
 	if (origin) {
 		told.first = origin->first;

@@ -95,8 +95,17 @@ struct mm_struct {
 	unsigned long arg_start, arg_end;
 };
 
+struct upid {
+	int nr;
+};
+
+struct pid {
+	struct upid numbers[1];
+};
+
 struct signal_struct {
 	atomic_t live;
+	struct pid *pids[4]; /* by PIDTYPE_* */
 	int group_exit_code;
 	unsigned int flags;
 };
@@ -190,6 +199,8 @@ struct bpf_iter__task {
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define TCP_SYN_SENT 2
+#define PIDTYPE_PGID 2
+#define PIDTYPE_SID 3
 #define SIGKILL 9
 #define SIGSTOP 19
 #define SIGNAL_GROUP_EXIT 4

@@ -35,7 +35,7 @@ from agentwatch.daemon.verbs import Verbs
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
 from agentwatch.kernel.probes import Probes
-from agentwatch.measure import snapshots
+from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
 from agentwatch.policy.levels import Host
@@ -76,7 +76,7 @@ class Daemon:
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
         probes = probes_loaded()
-        self._denials = Denials()
+        self._denials, self._tally = Denials(), Tally()
         self._freezer = Freezer.open(config.cgroup)
         self._watch = Watch(
             probes,
@@ -128,7 +128,9 @@ class Daemon:
         self._end()
 
     def _turn(self, wake: int) -> None:
-        for fd, mask in self._poller.poll(self._watch.patience, 64):
+        ready = self._poller.poll(self._watch.patience, 64)
+        begun = time.monotonic()
+        for fd, mask in ready:
             if fd in self._server:
                 self._server.ready(fd, mask)
             elif fd in self._history:
@@ -151,6 +153,7 @@ class Daemon:
         if interval is not None and now - self._fed >= interval:
             self._fed = now
             self._notifier.watchdog()
+        self._watch.turns.observe(time.monotonic() - begun)
 
     def _begin(self) -> None:
         engine = self._watch.engine
@@ -308,7 +311,7 @@ class Daemon:
             self._close_findings()
             self._findings = Findings(config.jsonl, this_host()) if config.jsonl else None
         jsonl = [JsonLines(self._findings, watch.say)] if self._findings else []
-        watch.sinks = (self._denials, self._feed, *jsonl)
+        watch.sinks = (self._denials, self._tally, self._feed, *jsonl)
 
     def _serve_metrics(self, stack: ExitStack) -> None:
         if self.config.metrics is None:
@@ -316,9 +319,16 @@ class Daemon:
         take = snapshots(
             self._watch,
             lambda: (self._policy.loaded.seconds, self._policy.since / 1e9),
+            self._tally,
+            self._desk,
         )
         server = metrics.serve(self.config.metrics.host, self.config.metrics.port, take)
         stack.callback(server.close)
+
+    def _desk(self) -> Desk:
+        server = self._server
+        accepted = not self._policy.error
+        return Desk(len(server), server.subscribers, self._feed.dropped, accepted)
 
     # Ends.
 

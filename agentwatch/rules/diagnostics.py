@@ -41,11 +41,23 @@ CODES = {
     "AW502": "an allow rule that makes no hole",
     "AW503": "an exception or allow rule that rests on what an agent chooses, and never holds",
     "AW504": "a file without rules",
+    "AW505": "an allow rule that makes no hole here, for no probe gives what it asks",
 }
 
 
+MAX_FINDINGS = 1000
+LONGEST_SOURCE = 400  # characters of a line that are shown with a finding
+
+
+class TooMany(Exception):
+    """There are MAX_FINDINGS, which is more than anybody reads: the load ends here."""
+
+
 class Report:
-    """Collects what is found in the files of one load. Each finding is kept once."""
+    """Collects what is found in the files of one load. Each finding is kept once.
+
+    Adding one raises TooMany when there are too many; the last one says so.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, int, int, str, str], Diagnostic] = {}
@@ -65,11 +77,19 @@ class Report:
     def _add(self, severity: str, code: str, place: Place, message: str) -> None:
         lines = self._sources.get(place.file, ())
         source = lines[place.line - 1].rstrip("\r") if 0 < place.line <= len(lines) else ""
+        if len(source) > LONGEST_SOURCE:
+            source = ""
         found = Diagnostic(place.file, place.line, place.column, severity, code, message, source)
         key = (place.file, place.line, place.column, code, message)
         if key not in self._found:
             self._found[key] = found
             self.errors_found += severity == "error"
+        if len(self._found) == MAX_FINDINGS:
+            message = f"there are more than {MAX_FINDINGS} findings; these are the first of them"
+            last = Diagnostic(place.file, 0, 0, "error", "AW103", message)
+            self._found[place.file, 0, 0, "AW103", message] = last
+            self.errors_found += 1
+            raise TooMany
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

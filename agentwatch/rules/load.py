@@ -16,7 +16,7 @@ import agentwatch
 from agentwatch.errors import Diagnostic, RuleErrors
 from agentwatch.rules import meaning
 from agentwatch.rules.conditions import Reader
-from agentwatch.rules.diagnostics import Report, did_you_mean, quote
+from agentwatch.rules.diagnostics import Report, TooMany, did_you_mean, quote
 from agentwatch.rules.homes import at_home
 from agentwatch.rules.lists import RESERVED, Lists
 from agentwatch.rules.model import ACTIONS, Agent, Default, Place, Rule, Ruleset
@@ -84,6 +84,13 @@ def _holds_rules(directory: Path) -> bool:
 def read_rules(paths: Sequence[Path], patterns: Patterns) -> Loaded:
     """Reads and validates. Raises RuleErrors with every finding, warnings included."""
     report = Report()
+    try:
+        return _read_rules(paths, patterns, report)
+    except TooMany:
+        raise RuleErrors(report.all) from None
+
+
+def _read_rules(paths: Sequence[Path], patterns: Patterns, report: Report) -> Loaded:
     files = _files(paths, report)
     documents = tuple((file, _read(file, report)) for file in files)
     sections = tuple(

@@ -36,6 +36,13 @@ def place(agentwatch: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
+def own(agentwatch: Path) -> Iterator[Place]:
+    """The same, where a module's `place` is a shared one."""
+    with made(agentwatch) as place:
+        yield place
+
+
+@pytest.fixture
 def daemon(place: Place) -> Daemon:
     """Watching, with one rule: who reads the key is killed."""
     return place.start()

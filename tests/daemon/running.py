@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -274,7 +275,7 @@ class Place:
             daemon.end()
         self.end_agents()
         for path, _, _ in os.walk(self.cgroup, topdown=False):
-            until(lambda path=path: _removed(Path(path)), f"the end of {path}")
+            until(partial(_removed, Path(path)), f"the end of {path}")
         self.supervisor.close()
 
 
@@ -399,11 +400,11 @@ def asking(place: Place) -> list[str]:
 
 @dataclass
 class Subscriber:
-    """What somebody is sent of `events`, decoded as it arrives. missed: frames, as it is told."""
+    """What somebody is sent of `events`, decoded as it arrives."""
 
     client: Client
     frames: list[Frame] = field(default_factory=list)
-    missed: int = 0
+    missed: int = 0  # frames, as the daemon counts them
     _events: list[Event] = field(default_factory=list)
     _decoded: int = 0
 
@@ -414,8 +415,14 @@ class Subscriber:
 
     def all(self) -> list[Frame]:
         """Everything up to the end of the stream."""
-        until(lambda: self.look() or self.client.ended is not None, "the end of the stream")
+        until(lambda: self.ended, "the end of the stream")
         return self.frames
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the stream has come."""
+        self.look()
+        return self.client.ended is not None
 
     def look(self) -> None:
         """Takes what is there by now."""

@@ -7,12 +7,14 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentwatch.control.client import Client
 from agentwatch.errors import AgentwatchError, UsageError
 from agentwatch.sinks.frames import Kill, Session, SessionEnd
+from agentwatch.sinks.host import this_host
 from tests.daemon.running import (
     NOBODY,
     PATIENCE,
@@ -48,13 +50,13 @@ def refused(answer: Answer, why: str) -> bool:
 
 # Who may. ----------------------------------------------------------------------------------------
 
-ASKING: list[tuple[str, dict[str, object]]] = [
+ASKING: list[tuple[str, dict[str, Any]]] = [
     ("status", {}),
     ("agents.list", {}),
     ("why", {}),
     ("events", {"follow": True}),
 ]
-CHANGING: list[tuple[str, dict[str, object]]] = [
+CHANGING: list[tuple[str, dict[str, Any]]] = [
     ("agents.untag", {"which": "no-such-agent"}),
     ("agents.kill", {"which": "no-such-agent"}),
     ("agents.freeze", {"which": "no-such-agent"}),
@@ -92,10 +94,10 @@ def test_what_an_agent_runs_may_ask_why_and_nothing_else(
     """Root's agents no more than others': not even to be tagged again, or to ask about others."""
     agent = asker(place, uid=uid, tagged=True)
     until(lambda: len(daemon.sessions) == 1)
-    for pid in ({}, {"pid": agent.pid}):
-        assert agent("why", **pid).ok
+    assert agent("why").ok
+    assert agent("why", pid=agent.pid).ok
     untagged = place.process("sleep", "1000")
-    tries = [
+    tries: list[tuple[str, dict[str, Any]]] = [
         *((verb, args) for verb, args in ASKING + CHANGING if verb != "why"),
         ("why", {"pid": untagged.pid}),
         ("agents.tag", {"pid": agent.pid}),
@@ -111,7 +113,7 @@ def test_what_an_agent_runs_may_ask_why_and_nothing_else(
 
 def test_unknown_verbs_and_wrong_arguments_are_answered(daemon: Daemon) -> None:
     """What is missing, what is of another type, and what no daemon knows: each says what to do."""
-    tries: list[tuple[str, dict[str, object], str]] = [
+    tries: list[tuple[str, dict[str, Any], str]] = [
         ("agents.hug", {}, "knows no 'agents.hug'"),
         ("agents.tag", {}, "needs pid"),
         ("agents.tag", {"pid": "1"}, "is text"),
@@ -121,7 +123,8 @@ def test_unknown_verbs_and_wrong_arguments_are_answered(daemon: Daemon) -> None:
         ("rules.pause", {"rule": "test.nothing", "seconds": 5}, "no rule is called"),
         ("rules.pause", {"rule": "test.key"}, "needs seconds"),
         ("why", {"pid": 4194304 * 4}, "is no agent's"),
-        ("events", {"session": "nothing"}, "no session of yours"),
+        ("events", {"session": "nothing"}, "no session's id"),
+        ("events", {"session": f"{this_host().boot_id}:1:1"}, "no session of yours"),
     ]
     with daemon.client() as client:
         for verb, args, says in tries:

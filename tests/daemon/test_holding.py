@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agentwatch.errors import UsageError
 from agentwatch.sinks.frames import Control, Notice
+from tests.daemon.conftest import made
 from tests.daemon.running import (
     NOBODY,
     PATIENCE,
@@ -68,32 +71,42 @@ def test_a_killed_session_ends_while_it_forks_all_the_time(daemon: Daemon, place
 WITHOUT_CGROUP2 = 'umount -l "$1" && shift && exec "$@"'
 
 
-@pytest.fixture(params=["cgroup", "signal"])
+@pytest.fixture(scope="module", params=["cgroup", "signal"])
 def how(request: pytest.FixtureRequest) -> str:
     """What a session is frozen by."""
     return str(request.param)
 
 
-@pytest.fixture
-def freezing(place: Place, how: str) -> Daemon:
+def start(place: Place, how: str) -> Daemon:
     """A daemon with the kernel's freezer, or one on a host without cgroup2."""
     if how == "cgroup":
         return place.start()
     place.write(cgroup="root")
-    mount = str(place.cgroup.parent)
-    return place.start(
-        "unshare", "--mount", "--propagation", "private", "sh", "-c", WITHOUT_CGROUP2, "sh", mount
-    )
+    private = ("unshare", "--mount", "--propagation", "private", "sh", "-c", WITHOUT_CGROUP2, "sh")
+    return place.start(*private, str(place.cgroup.parent))
 
 
-def test_a_frozen_session_rests_until_it_is_thawed(
-    freezing: Daemon, place: Place, how: str
-) -> None:
+@pytest.fixture(scope="module")
+def able(agentwatch: Path, how: str) -> Iterator[Daemon]:
+    """One for all tests of a way to freeze."""
+    with made(agentwatch) as place:
+        yield start(place, how)
+
+
+@pytest.fixture
+def freezing(able: Daemon) -> Iterator[Daemon]:
+    """The same, without sessions at the beginning."""
+    assert able.sessions == []
+    yield able
+    able.forget()
+
+
+def test_a_frozen_session_rests_until_it_is_thawed(freezing: Daemon, how: str) -> None:
     """All of it: what it does stops, what it holds stays, and it goes on where it was."""
+    place = freezing.place
     script, file = counts(place)
     also, second = counts(place, "second")
     agent = place.agent(f"({also}) & {script}", uid=NOBODY)
-    place["count"].touch()
     for one in (file, second):
         one.touch()
         os.chown(one, NOBODY, NOBODY)
@@ -119,11 +132,13 @@ def test_a_frozen_session_rests_until_it_is_thawed(
     assert grows(second)
     assert freezing.session(agent.pid)["state"] == "running"
     assert freezing.ask("agents.thaw", which=session)["how"] == ""
-    assert [one.subject for one in place.awaited(Notice, 2)] == ["freeze", "thaw"]
+    said = [one.subject for one in place.of_session(Notice, agent.pid, 2)]
+    assert said[:2] == ["freeze", "thaw"]
 
 
-def test_a_frozen_session_can_be_killed(freezing: Daemon, place: Place) -> None:
+def test_a_frozen_session_can_be_killed(freezing: Daemon) -> None:
     """It need not be thawed for that, and does nothing more."""
+    place = freezing.place
     script, file = counts(place)
     agent = place.agent(f"sleep 1000 & {script}")
     assert grows(file)
@@ -137,8 +152,9 @@ def test_a_frozen_session_can_be_killed(freezing: Daemon, place: Place) -> None:
     until(lambda: not freezing.sessions)
 
 
-def test_a_storm_of_forks_is_frozen(freezing: Daemon, place: Place) -> None:
+def test_a_storm_of_forks_is_frozen(freezing: Daemon) -> None:
     """Nobody who is forked meanwhile gets away: the same processes are there a while later."""
+    place = freezing.place
     agent = place.agent(f"exec python3 -I -c '{STORM}'")
     assert agent.stdout is not None
     assert agent.stdout.readline() == "started\n"
@@ -153,9 +169,10 @@ def test_a_storm_of_forks_is_frozen(freezing: Daemon, place: Place) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_a_daemon_that_is_gone_had_frozen_can_go_on(
-    freezing: Daemon, place: Place, number: signal.Signals
+    place: Place, how: str, number: signal.Signals
 ) -> None:
     """No session stays frozen because nobody is left who knows of it: the next one thaws it."""
+    freezing = start(place, how)
     script, file = counts(place)
     agent = place.agent(script)
     assert grows(file)
@@ -170,25 +187,27 @@ def test_what_a_daemon_that_is_gone_had_frozen_can_go_on(
     assert daemon.session(agent.pid)["state"] == "running"
 
 
-def test_whom_a_killed_daemon_had_frozen_is_told(place: Place) -> None:
-    """The next one lets them go on, and the journal says whom."""
-    killed = place.start()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_frozen_stays_so_with_the_next_daemon(
+    place: Place, number: signal.Signals
+) -> None:
+    """Who gets the daemon restarted gets nobody free: not a byte is written meanwhile."""
+    daemon = place.start()
     script, file = counts(place)
     agent = place.agent(script)
     assert grows(file)
-    killed.session(agent.pid)
-    killed.ask("agents.freeze", which="stub")
-    killed.process.kill()
-    killed.wait()
+    daemon.session(agent.pid)
+    daemon.ask("agents.freeze", which="stub")
+    before = file.stat().st_size
+    daemon.process.send_signal(number)
+    daemon.wait()
+    again = place.start()
+    assert again.session(agent.pid)["state"] == "frozen"
+    until(lambda: any("before this one" in one.text for one in place.frames(Notice)))
     assert rests(file)
-    place.start()
+    assert file.stat().st_size == before
+    again.ask("agents.thaw", which="stub")
     assert grows(file)
-    until(lambda: thawed(place))
-    assert str(agent.pid) in thawed(place)[0]
-
-
-def thawed(place: Place) -> list[str]:
-    return [one.text for one in place.frames(Notice) if one.subject == "thaw"]
 
 
 def test_who_changed_what_is_in_the_journal(daemon: Daemon, place: Place) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentwatch.events import Exec, Exit, Fork, Open
-from agentwatch.sinks.frames import AgentAdded, Kill, Session, SessionEnd, Verdict
+from agentwatch.sinks.frames import AgentAdded, Gap, Kill, Session, SessionEnd, Verdict
 from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, reads, until
 from tests.kernel.launching import is_there
 
@@ -40,6 +40,18 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture
+def daemon(standing: Daemon) -> Daemon:
+    """One for all of these tests."""
+    return standing
+
+
+@pytest.fixture
+def place(standing: Daemon) -> Place:
+    """Its place."""
+    return standing.place
+
+
 @pytest.mark.parametrize(("uid", "user"), [(0, "root"), (NOBODY, "nobody")])
 def test_an_agent_that_anybody_starts_is_a_session(
     daemon: Daemon, place: Place, uid: int, user: str
@@ -53,7 +65,7 @@ def test_an_agent_that_anybody_starts_is_a_session(
     session = daemon.session(agent.pid)
     assert (session["agents"], session["user"], session["uid"]) == (["stub"], user, uid)
     assert (session["project"], session["state"]) == (str(project), "running")
-    (told,) = place.awaited(Session)
+    (told,) = place.of_session(Session, agent.pid)
     assert (told.agent, told.user, told.uid, told.how) == ("stub", user, uid, "identity")
     assert told.project == str(project)
     assert told.command[1:] == (str(place.stub), TREE)
@@ -104,8 +116,8 @@ def test_whoever_outlives_a_parent_stays_in_the_session(daemon: Daemon, place: P
     assert left["parent"] == 0
     place["gate"].write_text("\n")
     until(lambda: not is_there(left["pid"]), "its end")
-    (kill,) = place.awaited(Kill)
-    assert (kill.process.pid, kill.session.pid, kill.outcome) == (left["pid"], agent.pid, "killed")
+    (kill,) = place.of_session(Kill, agent.pid)
+    assert (kill.process.pid, kill.outcome) == (left["pid"], "killed")
 
 
 def test_rules_apply_to_what_an_agent_started(daemon: Daemon, place: Place) -> None:
@@ -113,10 +125,10 @@ def test_rules_apply_to_what_an_agent_started(daemon: Daemon, place: Place) -> N
     agent = place.agent(f"sh -c '{reads(place)}'; echo started; read line")
     started(agent)
     assert agent.poll() is None
-    (verdict,) = place.awaited(Verdict)
+    (verdict,) = place.of_session(Verdict, agent.pid)
     assert (verdict.rule, verdict.what, verdict.agent) == ("test.key", str(place["key"]), "stub")
     assert (verdict.action, verdict.response, verdict.generation) == ("kill", "kill", 1)
-    (kill,) = place.awaited(Kill)
+    (kill,) = place.of_session(Kill, agent.pid)
     assert kill.outcome == "killed"
     assert kill.process == verdict.process != verdict.session
     assert len(daemon.session(agent.pid)["processes"]) == 1
@@ -129,10 +141,10 @@ def test_rules_do_not_apply_to_anybody_else(daemon: Daemon, place: Place) -> Non
     daemon.session(agent.pid)
     person = place.process("sh", "-c", f"exec 3< {place['key']}; echo started; read line")
     started(person)
-    assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL  # whoever came later is
-    place.awaited(Kill)
+    later = place.agent(reads(place))
+    assert later.wait(PATIENCE) == -signal.SIGKILL
+    place.of_session(SessionEnd, later.pid)
     assert person.poll() is None
-    assert daemon.stop() == 0
     assert person.pid not in {event.process.pid for event in place.events(Open)}
 
 
@@ -144,20 +156,20 @@ def test_an_agent_in_an_agent_belongs_to_both(daemon: Daemon, place: Place) -> N
     assert [one["pid"] for one in daemon.sessions] == [agent.pid]
     roles = {one["role"] for one in daemon.tree(agent.pid, 2).values()}
     assert roles == {"agent"}
-    assert place.frames(AgentAdded) == []  # it was that agent already
+    assert place.frames(AgentAdded) == []  # of that agent it was already
 
 
-def test_an_agent_that_ends_leaves_nothing_behind(place: Place) -> None:
+def test_an_agent_that_ends_leaves_nothing_behind(own: Place) -> None:
     """No session, no tag, no row: in the list, in the counts and in the kernel's own tables."""
     port = free_port()
-    place.write(metrics=f"127.0.0.1:{port}")
-    daemon = place.start()
+    own.write(metrics=f"127.0.0.1:{port}")
+    daemon = own.start()
 
     def scrape() -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
             return str(page.read(), "utf-8")
 
-    agents = [place.agent(TREE) for _ in range(3)]
+    agents = [own.agent(TREE) for _ in range(3)]
     for agent in agents:
         started(agent)
         daemon.tree(agent.pid, 4)
@@ -169,7 +181,7 @@ def test_an_agent_that_ends_leaves_nothing_behind(place: Place) -> None:
     assert number(scrape(), 'agentwatch_map_entries{map="sessions"}') == 0
     assert number(scrape(), 'agentwatch_tagged_processes{agent="stub"}') == 0
     assert daemon.status["agents"] == []
-    ends = place.awaited(SessionEnd, 3)
+    ends = own.awaited(SessionEnd, 3)
     assert {one.session.pid for one in ends} == {agent.pid for agent in agents}
     assert {(one.agent, one.processes) for one in ends} == {("stub", 4)}
 
@@ -178,21 +190,21 @@ def test_all_that_it_did_is_in_the_journal(daemon: Daemon, place: Place) -> None
     """Programs, forks, files and ends of the session, first to last, and nothing lost."""
     agent = place.agent(f"sh -c 'cat {place['other']} > /dev/null'; exit 3")
     assert agent.wait(PATIENCE) == 3
-    place.awaited(SessionEnd)
-    assert daemon.stop() == 0
+    place.of_session(SessionEnd, agent.pid)
     own = [event for event in place.events(Exec) if event.session.pid == agent.pid]
     assert [event.path.rsplit("/", 1)[-1] for event in own if not event.result][-1] == "cat"
-    opened = [event for event in place.events(Open) if event.asked == str(place["other"])]
-    assert [event.session.pid for event in opened] == [agent.pid]
+    opened = [
+        event
+        for event in place.events(Open)
+        if event.asked == str(place["other"]) and event.session.pid == agent.pid
+    ]
+    assert len(opened) == 1
     forks = [event for event in place.events(Fork) if event.session.pid == agent.pid]
     ends = [event for event in place.events(Exit) if event.session.pid == agent.pid]
     assert {one.process for one in ends} >= {opened[0].process}
     assert len(ends) >= len(forks) >= 1
-    assert not any(daemon_losses(place))
-
-
-def daemon_losses(place: Place) -> list[object]:
-    return [e.frame for e in place.entries() if type(e.frame).__name__ == "Gap"]
+    assert place.frames(Gap) == []
+    assert not any(daemon.status["losses"].values())
 
 
 @pytest.mark.parametrize("where", ["sbin/stub-{}", "bin/stub-{}-not"], ids=["place", "name"])
@@ -208,29 +220,30 @@ def test_a_look_alike_leaves_nothing(daemon: Daemon, place: Place, where: str) -
     daemon.session(agent.pid)
     assert [one["pid"] for one in daemon.sessions] == [agent.pid]
     assert person.poll() is None
-    assert daemon.stop() == 0
-    assert {one.session.pid for one in place.frames(Session)} == {agent.pid}
-    told = {entry.event.session.pid for entry in place.entries() if entry.event is not None}
-    assert told == {agent.pid}
+    daemon.ask("agents.kill", which=str(agent.pid))
+    place.of_session(SessionEnd, agent.pid)
+    assert person.pid not in {one.session.pid for one in place.frames(Session)}
+    assert place.events_of(agent.pid)
+    assert place.events_of(person.pid) == []
 
 
-def test_agents_that_run_already_are_found(place: Place) -> None:
+def test_agents_that_run_already_are_found(own: Place) -> None:
     """With all that they have started, by the name they were started under, and what they hold."""
-    agent = place.agent(TREE)
+    agent = own.agent(TREE)
     started(agent)
-    daemon = place.start()
-    assert "1 sessions" in place.supervisor.told[0]
+    daemon = own.start()
+    assert "1 sessions" in own.supervisor.told[0]
     tree = daemon.tree(agent.pid, 4)
     assert tree[agent.pid]["role"] == "agent"
-    (told,) = place.awaited(Session)
+    (told,) = own.awaited(Session)
     assert (told.how, told.agent, told.session.pid) == ("running", "stub", agent.pid)
 
 
-def test_of_agents_that_are_not_wanted_no_session_begins(place: Place) -> None:
+def test_of_agents_that_are_not_wanted_no_session_begins(own: Place) -> None:
     """`agents: []` tags nobody by itself; somebody may still be tagged by hand, and is judged."""
-    place.write(agents=[])
-    daemon = place.start()
-    agent = place.agent(f"echo started; read line; {reads(place)}")
+    own.write(agents=[])
+    daemon = own.start()
+    agent = own.agent(f"echo started; read line; {reads(own)}")
     started(agent)
     assert daemon.sessions == []
     daemon.ask("agents.tag", pid=agent.pid, agent="stub")
@@ -241,12 +254,12 @@ def test_of_agents_that_are_not_wanted_no_session_begins(place: Place) -> None:
     assert agent.wait(PATIENCE) == -signal.SIGKILL
 
 
-def test_findings_are_written_for_log_shippers(place: Place) -> None:
+def test_findings_are_written_for_log_shippers(own: Place) -> None:
     """The kill is a line of `jsonl` as soon as it is made."""
-    findings = place["findings.jsonl"]
-    place.write(jsonl=str(findings))
-    place.start()
-    assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
+    findings = own["findings.jsonl"]
+    own.write(jsonl=str(findings))
+    own.start()
+    assert own.agent(reads(own)).wait(PATIENCE) == -signal.SIGKILL
     until(lambda: "test.key" in text_of(findings))
 
 

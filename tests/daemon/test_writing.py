@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def fill(file: Path) -> None:
     """Takes all the room there is on a file's disk."""
     with file.open("wb", buffering=0) as stream:
         for size in (MIB, 4096):
-            with pytest.raises(OSError, match="No space left"):
+            with suppress(OSError):
                 while True:
                     stream.write(bytes(size))
 
@@ -85,7 +86,7 @@ def test_a_full_disk_stops_no_agent_and_hides_no_decision(crowded: Daemon, place
     agent = place.agent(script)
     session = crowded.session(agent.pid)
     fill(disk / "filler")
-    until(lambda: any("No space left" in one for one in crowded.status["problems"]), "a problem")
+    until(lambda: current(crowded), "a problem")
     status = crowded.status
     assert status["journal"]["failures"] > 0
     assert any(str(place.journal) in one for one in status["problems"])
@@ -94,16 +95,23 @@ def test_a_full_disk_stops_no_agent_and_hides_no_decision(crowded: Daemon, place
 
     assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
     until(lambda: decisions(place, disk) == [Verdict, Kill], "a decision on disk")
-    assert any("No space left" in one for one in crowded.status["problems"])
+    assert current(crowded)
 
     (disk / "filler").unlink()
-    until(lambda: not any("No space" in one for one in crowded.status["problems"]), "recovery")
+    until(lambda: not current(crowded), "recovery")
+    assert any(one.startswith("the journal failed") for one in crowded.status["problems"])
     before = crowded.status["journal"]["sequence"]
     assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
     until(lambda: decisions(place, disk) == [Verdict, Kill] * 2)
     assert crowded.status["journal"]["sequence"] > before
     (report,) = verify(disk)
     assert (report.intact, report.live) == (True, True)
+
+
+def current(daemon: Daemon) -> list[str]:
+    """What `status` says about a disk that is full now."""
+    found = [one for one in daemon.status["problems"] if "No space left" in one]
+    return [one for one in found if not one.startswith("the journal failed")]
 
 
 def decisions(place: Place, directory: Path) -> list[type]:
@@ -120,7 +128,7 @@ def test_a_journal_that_is_removed_is_said_and_made_anew(daemon: Daemon, place: 
     place.awaited(Session)
     until(lambda: place.report().frames > 0)
     shutil.rmtree(place.journal)
-    told = []
+    told: list[str] = []
 
     def is_told() -> bool:
         told.extend(one for one in daemon.status["problems"] if "removed or moved" in one)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agentwatch.sinks.families import FAMILIES
 from agentwatch.sinks.metrics import DURATION_BOUNDS, Durations, Snapshot, page
-from tests.daemon.running import Place, until
 
 TIMES = Durations((1,) * (len(DURATION_BOUNDS) + 1), 9.5)
 FULL = Snapshot(
@@ -55,34 +51,3 @@ def test_promtool_finds_nothing_to_say(promtool: Path) -> None:
     text = page(FULL)
     assert text.count(b"# TYPE") == len(FAMILIES)
     assert check(promtool, text) == (0, b"")
-
-
-@pytest.mark.root
-def test_promtool_finds_nothing_to_say_about_a_daemon(promtool: Path, place: Place) -> None:
-    """Its page at work, with an agent that was killed and a reload: every family is on it."""
-    port = free_port()
-    place.write(metrics=f"127.0.0.1:{port}")
-    daemon = place.start()
-    agent = place.agent(f"cat {place['key']}; sleep 30")
-    daemon.session(agent.pid)
-    daemon.reload()
-
-    def scraped() -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            text: bytes = answer.read()
-        return text
-
-    wanted = (
-        b'agentwatch_decisions_total{action="kill",level="kills-after",rule="test.key"} 1.0',
-        b'agentwatch_sessions{agent="stub",state="running"} 1.0',
-        b'agentwatch_sessions_begun_total{agent="stub"} 1.0',
-        b'agentwatch_reloads_total{outcome="ok"} 1.0',
-        b"agentwatch_last_reload_successful 1.0",
-    )
-    for line in wanted:
-        until(lambda line=line: line in scraped().splitlines(), line.decode())
-    assert check(promtool, scraped()) == (0, b"")
-    for one in FAMILIES:
-        assert f"# TYPE {one.full_name} ".encode() in scraped()
-    turns = next(l for l in scraped().splitlines() if b"loop_turn_seconds_count" in l)
-    assert float(turns.split()[1]) > 0

@@ -13,11 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from agentwatch import abi
 from agentwatch.backfill import plan
-from agentwatch.events import ProcessKey
 from agentwatch.kernel.probes import Probes
-from agentwatch.processes import group_now
 from agentwatch.sinks.frames import Holdings, Session, SessionEnd
 from tests.kernel.test_identity_sessions import Standing
 
@@ -157,13 +154,16 @@ def test_what_a_process_holds_when_it_is_tagged_is_listed(place: Path, marker: s
 
 def test_a_session_that_was_found_ends_as_any_other(place: Path, marker: str) -> None:
     """With its last process, and the kernel's table has it no more."""
-    with agent(place, marker, "sleep 2") as process, standing(place) as watched:
+    os.mkfifo(place / "go")
+    waiting = f"read wait < {place}/go"
+    with agent(place, marker, waiting) as process, standing(place) as watched:
         (session,) = watched.watch.recognition.search()
+        (place / "go").write_text("go\n")
         assert watched.until(lambda: process.poll() is not None)
         ended = watched.sink.frames
         assert watched.until(lambda: any(isinstance(f, SessionEnd) for f in ended))
         (frame,) = (f for f in ended if isinstance(f, SessionEnd))
-        assert (frame.session, frame.agent, frame.processes) == (session.key, "stub", 2)
+        assert (frame.session, frame.agent, frame.processes) == (session.key, "stub", 1)
         assert watched.probes.sessions() == {}
         assert watched.watch.lineage.living() == []
         assert len(watched.watch.sessions) == 0
@@ -189,11 +189,6 @@ def test_a_pid_that_is_named_is_tagged_with_all_it_has_started(place: Path, mark
         process.wait()
 
 
-def row(pid: int, parent: int, **more: ProcessKey) -> abi.Process:
-    """A process that started at its pid."""
-    return abi.Process(ProcessKey(pid, pid), ProcessKey(parent, parent), None, 0, **more)
-
-
 def test_the_kernel_tells_every_process_and_its_parent(probes: Probes) -> None:
     """Exactly once each, with the start that records have."""
     child = subprocess.Popen(["sleep", "60"])
@@ -203,7 +198,7 @@ def test_the_kernel_tells_every_process_and_its_parent(probes: Probes) -> None:
         assert len(rows) == len(own) == 1
         assert rows[0].parent == own[0].process
         assert rows[0].session is None
-        assert plan(probes.census(), {}, group_now) == {}
+        assert plan(probes.census(), {}) == {}
     finally:
         child.kill()
         child.wait()

@@ -136,7 +136,7 @@ def keys_collected(story: Story) -> None:
 
 def home_swept(story: Story) -> None:
     with story.run("/usr/bin/python3.11", "collect.py"):
-        for number in range(8):
+        for number in range(25):
             story.read(f"{HOME}/work/{number}/.env")
 
 

@@ -14,9 +14,9 @@ from tests.packs.incidents import INCIDENTS
 HEAD = """\
 # The packs that ship
 
-{rules} rules and {agents} agents in {files} files, made from the files themselves: a test compares. In
-a rule file, `instead` says what an agent should do; `tests` show what is meant. Change one on your
-machine without touching the file ([rules.md](rules.md), Overrides):
+{rules} rules and {agents} agents in {files} files. This page is made from the files themselves, and
+a test compares. In a rule file, `instead` says what an agent should do, `tests` show what is meant.
+Change a rule on your machine without touching its file ([rules.md](rules.md), Overrides):
 
 ```yaml
 overrides:
@@ -24,19 +24,19 @@ overrides:
   delegation.container-engine: {{enabled: false}}
 ```
 
-`kill` ends the process whose event it was; `deny` prevents where a hook can, and kills where none can,
-unless `else alert` stands beside it. Both are for what cannot be taken back, or is hardly ever meant;
-everything else is an `alert`, and what is merely notable is `low` or `info`. `agentwatch rules list`
-says what each is worth on your machine.
+`kill` ends the process whose event it was; `deny` prevents where a hook can and kills where none
+can, unless `else alert` stands beside it. Both are for what cannot be taken back or is hardly ever
+meant; everything else is an `alert`, and what is merely notable is `low` or `info`. `agentwatch
+rules list` says what each is worth on your machine.
 
 ## How good they are
 
-Two suites, both in [tests/packs](../tests/packs), print recall and precision at the end of each run:
+Two suites in [tests/packs](../tests/packs) print recall and precision at the end of every run:
 
-- **must fire**: {incidents} real incidents as events (`make test-packs` needs no root for these), and
-  with real programs and stand-ins under `agentwatch run`, where the sink and the canary are believed.
-- **must not fire**: ordinary work, as events and with real git, npm, pip, pytest, make, gcc, cargo or
-  go, ssh-agent and gpg: not one finding of severity medium or above.
+- **must fire**: {incidents} real incidents as events, which needs no root, and with real programs
+  and stand-ins under `agentwatch run`, where the sink and the canary are believed.
+- **must not fire**: ordinary work, as events and with real git, npm, pip, pytest, make, gcc, cargo
+  or go, ssh-agent and gpg: not one finding of severity medium or above.
 
 | suite | recall | precision |
 |---|---|---|
@@ -70,7 +70,8 @@ def document(packs: Path) -> str:
 
 
 def _identities(agents: Sequence[Agent]) -> Iterator[str]:
-    yield "\n## identities.yaml\n\nWhich programs are agents, and which files are their own state.\n\n"
+    yield "\n## identities.yaml\n\n"
+    yield "Which programs are agents, and which files are their own state.\n\n"
     yield "| agent | is known by | its own |\n|---|---|---|\n"
     for agent in agents:
         yield f"| {agent.id} | {_codes(agent.exec)} | {_codes(agent.own)} |\n"

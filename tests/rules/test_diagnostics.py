@@ -9,7 +9,7 @@ import pytest
 
 from agentwatch import admission
 from agentwatch.errors import Diagnostic, RuleErrors
-from agentwatch.rules.diagnostics import CODES, Report, render
+from agentwatch.rules.diagnostics import CODES, MAX_FINDINGS, Report, render
 from agentwatch.rules.model import Place
 from agentwatch.rules.read import MAX_BYTES
 
@@ -304,6 +304,15 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         "AW204",
         rule("{op: delete}", "read"),
         ['5:17: error[AW204]: "op" cannot be "delete"; it is open, create or truncate.'],
+    ),
+    (
+        "AW505",
+        rule("{host: example.org}", "connect", "allow", "{hit: {host: example.org}}")
+        + "agents: [{id: stub, exec: '**/bin/stub'}]\ndefaults: {stub: {connect: deny}}\n",
+        [
+            "3:9: warning[AW505]: this makes no hole in the default, which stays closed. "
+            "There is no probe yet for `host`."
+        ],
     ),
     ("AW504", "", ["0:0: warning[AW504]: the file is empty: no rule of it can be in force"]),
     (
@@ -676,3 +685,15 @@ def test_an_anchor_is_fine(tmp_path: Path) -> None:
     """Anchors themselves are YAML that people use."""
     text = rule("{path: &p /x}", test="{hit: {path: *p}}")
     assert found(tmp_path, text) == []
+
+
+def test_findings_have_an_end(tmp_path: Path) -> None:
+    """A file of nothing but mistakes is not answered with a million of them, nor with long lines."""
+    path = tmp_path / "r.yaml"
+    path.write_text("{" + ", ".join(f"k{i}: v" for i in range(5000)) + "}")
+    with pytest.raises(RuleErrors) as caught:
+        admission.admit([path], homes=())
+    told = caught.value.diagnostics
+    assert len(told) == MAX_FINDINGS + 1
+    assert any("more than 1000" in one.message for one in told)
+    assert all(one.source == "" for one in told)

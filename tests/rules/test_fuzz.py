@@ -132,7 +132,7 @@ HOSTILE = {
     "nested braces": RULE.replace("$project/**", "{" * 2000),
     "digits": RULE.replace("hit: {path: /x", "hit: {process.uid: " + "9" * 100_000),
     "quotes": "schema: '" + "''" * 500_000,
-    "keys": "{" + ", ".join(f"k{i}: v" for i in range(50_000)) + "}",
+    "unknown keys": "{" + ", ".join(f"k{i}: v" for i in range(50_000)) + "}",
 }
 
 

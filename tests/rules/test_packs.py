@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agentwatch import admission
@@ -35,7 +37,7 @@ def test_the_tests_in_the_packs_pass(loaded: load.Loaded) -> None:
     """Every one of them."""
     outcomes = admission.run_trials(loaded)
     assert [admission.message(o) for o in outcomes if not o.passed] == []
-    assert len(outcomes) > 100
+    assert len(outcomes) > 700
 
 
 def test_every_rule_that_ships_is_complete(loaded: load.Loaded) -> None:
@@ -45,6 +47,30 @@ def test_every_rule_that_ships_is_complete(loaded: load.Loaded) -> None:
         assert rule.tags, rule.id
         assert all(tag.startswith("attack.t") for tag in rule.tags), rule.id
         assert {"hit", "miss"} <= {trial.expect for trial in rule.trials}, rule.id
+
+
+def test_every_pack_has_one_subject(loaded: load.Loaded) -> None:
+    """Ids begin with the name of their file; no subject is missing."""
+    subjects = {Path(rule.place.file).stem for rule in loaded.ruleset.rules}
+    assert subjects == {"control", "delegation", "destruction", "egress", "execution"} | {
+        *("installs", "persistence", "secrets")
+    }
+    for rule in loaded.ruleset.rules:
+        assert rule.id.split(".")[0] == Path(rule.place.file).stem, rule.id
+
+
+def test_only_what_is_grave_is_stopped(loaded: load.Loaded) -> None:
+    """A deny or kill is of high severity, and says why it may be wrong."""
+    for rule in loaded.ruleset.rules:
+        if rule.action in ("deny", "kill"):
+            assert rule.severity in ("high", "critical"), rule.id
+
+
+def test_every_rule_is_tested_both_ways_more_than_once(loaded: load.Loaded) -> None:
+    """Three tests at least, of everything that stops somebody."""
+    for rule in loaded.ruleset.rules:
+        if rule.action in ("deny", "kill"):
+            assert len(rule.trials) >= 3, rule.id
 
 
 def test_every_agent_has_its_own_state(loaded: load.Loaded) -> None:

@@ -31,6 +31,18 @@ def test_every_program_loads(agentwatch: Path) -> None:
     print(run(agentwatch, "doctor", "--programs"))
 
 
+def test_tags_hold_and_the_daemon_watches(repository: Path) -> None:
+    """Real probes: tags, frozen and ending sessions, agents that run already, the daemon's own."""
+    files = (
+        "tests/kernel/test_tags.py",
+        "tests/kernel/test_running.py",
+        "tests/daemon/test_sessions.py",
+    )
+    chosen = "test_sessions or 0-chain or listed or held or adopted or reconcile or pid_of"
+    pytest = [repository / ".venv" / "bin" / "pytest", "-p", "no:cacheprovider", "-q", "-m", "root"]
+    print(run(*pytest, "-k", chosen, *(repository / name for name in files), timeout=600))
+
+
 def test_the_demonstration_passes(repository: Path) -> None:
     """The agent works, and none of its three bad ideas has an effect."""
     output = run(repository / "demo" / "run", "--watched")

@@ -74,7 +74,7 @@ class Losses:
                 self._sessions.freeze(session.key, why)
             else:
                 ended = self._sessions.end(session.key)
-                text = f"{why}: its {ended} processes were killed"
+                text = f"{why}: its {ended} processes are killed"
                 self._say(frames.Notice(subject="loss", text=text, session=session.key))
         return acted
 

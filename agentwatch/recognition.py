@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agentwatch import processes
+from agentwatch.aside import Aside
 from agentwatch.backfill import Backfill, Found
 from agentwatch.engine import Engine, names_of
 from agentwatch.errors import KernelError
@@ -32,9 +33,10 @@ class Recognition:
         lineage: Lineage,
         redactor: Redactor,
         say: Callable[[frames.Frame], None],
+        aside: Aside,
     ) -> None:
         self._probes, self._sessions, self._lineage = probes, sessions, lineage
-        self._redactor, self._say = redactor, say
+        self._redactor, self._say, self._aside = redactor, say, aside
         self._engine: Engine
         self.identities: frozenset[str] | None = None
 
@@ -82,18 +84,25 @@ class Recognition:
         )
 
     def _say_holdings(self, process: ProcessKey, session: ProcessKey) -> None:
-        """What a process holds from before it was tagged, which no rule was asked about."""
-        held = processes.holdings(process)
-        if held.files or held.connections:
-            self._say(
-                frames.Holdings(
-                    process=process,
-                    session=session,
-                    agent=self._lineage.agent(session),
-                    files=held.files,
-                    connections=held.connections,
+        """What a process holds from before it was tagged, which no rule was asked about.
+
+        Aside: a process may hold so much that looking at it takes its time.
+        """
+        agent = self._lineage.agent(session)
+
+        def say(held: processes.Holdings) -> None:
+            if held.files or held.connections:
+                self._say(
+                    frames.Holdings(
+                        process=process,
+                        session=session,
+                        agent=agent,
+                        files=held.files,
+                        connections=held.connections,
+                    )
                 )
-            )
+
+        self._aside.do(lambda: processes.holdings(process), say)
 
     def settle(self, event: Event) -> ProcessKey | None:
         """Confirms or rejects a session that the kernel began on the strength of one literal.

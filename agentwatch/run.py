@@ -81,10 +81,10 @@ def follow(watch: Watch, ending: Ending, session: ProcessKey) -> int:
 def _pause(watch: Watch, session: ProcessKey) -> None:
     """Stops with all of the session, and goes on with it: none of it runs while nobody watches."""
     stopped = {p for p in watch.probes.tagged(session) if processes.is_stopped(p)}
-    watch.sessions.hold(session)
+    watch.sessions.holding.hold(session)
     os.kill(os.getpid(), signal.SIGSTOP)
     if not watch.enforcement.frozen(session):
-        watch.sessions.let_go(session, stopped)
+        watch.sessions.holding.let_go(session, stopped)
 
 
 def is_for_command(number: int) -> bool:

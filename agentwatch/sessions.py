@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from agentwatch import abi, actions, processes
-from agentwatch.errors import KernelError
+from agentwatch.aside import Aside
 from agentwatch.events import ProcessKey
-from agentwatch.freezer import Freezer
+from agentwatch.holding import Frozen, Holding
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Image, Lineage
 from agentwatch.sinks import frames
@@ -55,9 +55,11 @@ class Sessions:
         probes: Probes,
         lineage: Lineage,
         say: Callable[[frames.Frame], None],
-        freezer: Freezer | None = None,
+        holding: Holding,
+        aside: Aside,
     ) -> None:
-        self._probes, self._lineage, self._say, self._freezer = probes, lineage, say, freezer
+        self._probes, self._lineage, self._say = probes, lineage, say
+        self.holding, self._aside = holding, aside
         self._sessions: dict[ProcessKey, Session] = {}
         self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
 
@@ -117,63 +119,55 @@ class Sessions:
             del self._rejected[next(iter(self._rejected))]
         self._probes.release(key)
 
-    # Holding.
+    # Holding. What takes its time is done aside; `then` is told what came of it.
 
-    def hold(self, key: ProcessKey) -> actions.Held:
-        """Stops all of a session; the probes stop whoever would go on, children included."""
-        self._probes.set_state(key, abi.SESSION_FROZEN)
-        return actions.hold(lambda: self._probes.tagged(key))
-
-    def let_go(self, key: ProcessKey, stopped: Collection[ProcessKey] = ()) -> None:
-        """Lets a held session go on, but for those that were stopped before."""
-        self._probes.set_state(key, abi.SESSION_CONFIRMED)
-        actions.resume(one for one in self._probes.tagged(key) if one not in stopped)
-
-    def freeze(self, key: ProcessKey, why: str, again: bool = False) -> str:
-        """Stops a session until somebody thaws or ends it. How: cgroup | signal.
+    def freeze(
+        self,
+        key: ProcessKey,
+        why: str,
+        again: bool = False,
+        then: Callable[[str], object] = lambda how: None,
+    ) -> None:
+        """Stops a session until somebody thaws or ends it. then: how, cgroup | signal.
 
         again: it was frozen before, so whoever of it is stopped is so for that.
         """
         session = self._sessions.get(key)
-        if session is not None and session.held:
-            return session.held
-        tagged = () if again else self._probes.tagged(key)
-        stopped = {one for one in tagged if processes.is_stopped(one)}
-        held = self.hold(key)
-        how = self._into_cgroup(key, stopped)
-        if session is not None:
-            session.held = how
-        killed = f", {held.killed} killed that could not be held" if held.killed else ""
-        text = f"{why}; {held.stopped} stopped{killed}"
-        self._say(frames.Notice(subject="freeze", text=text, session=key))
-        return how
+        if session is None or session.held:
+            then(session.held if session else "")
+            return
+        session.held = "signal"
+        stopped = self.holding.begin(key)
 
-    def _into_cgroup(self, key: ProcessKey, stopped: Collection[ProcessKey]) -> str:
-        """A frozen cgroup holds without anybody noticing: then the signals are taken back."""
-        if self._freezer is None:
-            return "signal"
-        try:
-            self._freezer.freeze(_name(key), lambda: self._probes.tagged(key))
-        except KernelError as error:
-            self._say(frames.Notice(subject="freeze", text=error.message, session=key))
-            return "signal"
-        self.let_go(key, stopped)
-        return "cgroup"
+        def done(frozen: Frozen) -> None:
+            session.held = frozen.how if session.held else ""
+            killed = f", {frozen.killed} killed that could not be held" if frozen.killed else ""
+            problem = f"; {frozen.problem}" if frozen.problem else ""
+            text = f"{why}; {frozen.stopped} stopped{killed}{problem}"
+            self._say(frames.Notice(subject="freeze", text=text, session=key))
+            then(frozen.how)
 
-    def thaw(self, key: ProcessKey) -> None:
+        self._aside.do(lambda: self.holding.freeze(key, () if again else stopped), done)
+
+    def thaw(self, key: ProcessKey, then: Callable[[str], object] = lambda how: None) -> None:
         """Lets a frozen session go on, also one that was stopped by a daemon before this one."""
         session = self._sessions.get(key)
         if session is None:
+            then("")
             return
-        if session.held == "cgroup" and self._freezer is not None:
-            self._freezer.thaw(_name(key))
-        else:
-            self.let_go(key)
-        session.held = ""
-        self._say(frames.Notice(subject="thaw", text="let go on", session=key))
 
-    def end(self, key: ProcessKey | None = None) -> int:
-        """Kills every process of one session, or of all; how many there were.
+        def done(problem: str) -> None:
+            how, session.held = session.held, ""
+            text = f"let go on{f': {problem}' if problem else ''}"
+            self._say(frames.Notice(subject="thaw", text=text, session=key))
+            then(how)
+
+        self._aside.do(lambda: self.holding.thaw(key), done)
+
+    def end(
+        self, key: ProcessKey | None = None, then: Callable[[int], object] = lambda count: None
+    ) -> int:
+        """Kills every process of one session, or of all; how many there were, `then` as well.
 
         The probes kill whoever is forked meanwhile.
         """
@@ -181,13 +175,8 @@ class Sessions:
         found = {one for each in keys for one in self._probes.tagged(each)}
         for each in keys:
             self._probes.set_state(each, abi.SESSION_ENDING)
-            session = self._sessions.get(each)
-            if session is not None and session.held == "cgroup" and self._freezer is not None:
-                self._freezer.killed(_name(each))
-        wanted = set(keys)
-        actions.end_all(
-            lambda: [one.process for one in self._probes.census() if one.session in wanted]
-        )
+        actions.end(found)
+        self._aside.do(lambda: self.holding.end(keys), lambda _: then(len(found)))
         return len(found)
 
     # The end.
@@ -235,8 +224,8 @@ class Sessions:
     def forget(self, session: Session) -> None:
         """A session is over: nothing of it runs any more, or it is let go unwatched."""
         agent = self._lineage.agent(session.key)
-        if session.held == "cgroup" and self._freezer is not None:
-            self._freezer.thaw(_name(session.key))
+        if session.held:
+            self._aside.do(lambda: self.holding.forget(session.key), lambda _: None)
         self._probes.release(session.key)
         self._say(
             frames.SessionEnd(
@@ -257,10 +246,6 @@ class Sessions:
     def restop(self) -> None:
         """Those of frozen sessions that somebody has let go on, and that make no call."""
         for session in self:
-            if session.held == "signal":
+            if self._probes.is_held(session.key):
                 tagged = self._probes.tagged(session.key)
                 actions.stop(one for one in tagged if not processes.held(one))
-
-
-def _name(key: ProcessKey) -> str:
-    return f"{key.pid}-{key.start}"

@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from agentwatch import abi, actions, processes
+from agentwatch.aside import Aside
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
 from agentwatch.errors import JournalError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.freezer import Freezer
+from agentwatch.holding import Holding
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Lineage
 from agentwatch.losses import Losses
@@ -70,6 +72,7 @@ class Watch:
         freezer: Freezer | None = None,
         on_loss: str = "log",
         identities: frozenset[str] | None = None,
+        threaded: bool = False,
     ) -> None:
         self.probes, self.engine, self.journal, self.host = probes, engine, journal, host
         self.sinks = tuple(sinks)
@@ -79,8 +82,12 @@ class Watch:
         self.redactor = Redactor.load()
         self.quiet_agents: frozenset[str] = frozenset()  # of whom only findings are journaled
         self._namespace = Namespace(mounts)
-        self.sessions = Sessions(probes, self.lineage, self.say, freezer)
-        self.recognition = Recognition(probes, self.sessions, self.lineage, self.redactor, self.say)
+        self.aside = Aside(threaded)
+        holding = Holding(probes, freezer)
+        self.sessions = Sessions(probes, self.lineage, self.say, holding, self.aside)
+        self.recognition = Recognition(
+            probes, self.sessions, self.lineage, self.redactor, self.say, self.aside
+        )
         self.recognition.identities = identities
         self.losses = Losses(probes, self.sessions, self.say, on_loss)
         self.enforcement = Enforcement(
@@ -104,6 +111,7 @@ class Watch:
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
+        self.aside.close()
         self._namespace.close()
 
     # The loop.
@@ -130,11 +138,13 @@ class Watch:
         """Has the rings wake somebody's poller."""
         for ring in (self.probes.lifecycle, self.probes.activity):
             poller.register(ring.fd, select.EPOLLIN | select.EPOLLET)
+        poller.register(self.aside.fileno(), select.EPOLLIN)
 
     def step(self) -> int:
         """Handles what the rings hold; how many records that were."""
         handled = 0
         self._urgent = False
+        self.aside.turn()
         for _ in range(BATCHES):
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             count = self._drain()

@@ -101,6 +101,19 @@ class Place:
         self._started.append(started)
         return started
 
+    def kill(self, pid: int) -> None:
+        """One that `agent` started and that was not reaped; nothing where it has ended."""
+        for one in self._started:
+            if one.pid == pid:
+                one.kill()
+
+    def is_ours(self, pid: int) -> bool:
+        """Whether a process is in our cgroup, or gone."""
+        try:
+            return f"/{self.unique}" in Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            return True
+
     def reap(self) -> None:
         """Those that have ended."""
         self._started = [one for one in self._started if one.poll() is None]
@@ -136,6 +149,10 @@ class Place:
         while (self.cgroup / "cgroup.procs").read_text() and time.monotonic() < limit:
             self.reap()
             time.sleep(0.02)
+
+    def forget(self) -> None:
+        """The journal of the daemons so far."""
+        shutil.rmtree(self.journal, ignore_errors=True)
 
     def close(self) -> None:
         self.quiet()

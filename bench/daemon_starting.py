@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
+from agentwatch.events import Exec
 from agentwatch.sinks import frames
 from agentwatch.sinks.reader import read
 from bench.daemon_place import PATIENCE, Daemon, Place
@@ -49,18 +50,18 @@ def _once(place: Place, daemon: Daemon) -> tuple[float, float, float]:
     finally:
         place.quiet()
         daemon.stop()
+        place.forget()
     return tuple((at - daemon.began) / 1e6 for at in (daemon.ready, found, on_disk))  # type: ignore[return-value]
 
 
 def _told(place: Place, pid: int) -> int:
     """When the session of a process began, once its exec is in the journal; 0 before."""
-    began = 0
+    began, executed = 0, False
     for entry in read(place.journal):
         if isinstance(entry.frame, frames.Session) and entry.frame.session.pid == pid:
             began = entry.frame.began
-        elif entry.event is not None and entry.event.process.pid == pid and began:
-            return began
-    return 0
+        executed |= isinstance(entry.event, Exec) and entry.event.process.pid == pid
+    return began if executed else 0
 
 
 def _both(numbers: list[float]) -> str:

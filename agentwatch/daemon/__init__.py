@@ -88,6 +88,7 @@ class Daemon:
             breaker=Breaker(config.breaker.kills, config.breaker.within),
             freezer=self._freezer,
             on_loss=config.on_loss,
+            threaded=True,
             identities=None if config.agents is None else frozenset(config.agents),
         )
         stack.callback(self._watch.close)
@@ -143,7 +144,7 @@ class Daemon:
         self._server.tick()
         self._history.tick()
         now = time.monotonic()
-        if now - self._revoked >= REVOKE:
+        if self._feed.stale or now - self._revoked >= REVOKE:
             self._revoked = now
             self._feed.revoke(self._refused)
         if now - self._tidied >= TIDY:

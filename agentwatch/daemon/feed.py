@@ -36,6 +36,7 @@ class Feed:
         self._journal, self._sessions = journal, sessions
         self._streams: dict[View, list[Stream]] = {}
         self.dropped = 0  # frames, of all streams there were
+        self.stale = False  # a session has begun: a subscriber may be of it
         journal.tap = self._journaled
 
     def subscribe(self, stream: Stream, view: View) -> None:
@@ -50,6 +51,7 @@ class Feed:
 
     def revoke(self, refused: Callable[[Stream], str]) -> None:
         """Ends streams of those who may not have them any more; refused: why, "" if they may."""
+        self.stale = False
         for view, streams in list(self._streams.items()):
             for stream in streams:
                 reason = "" if stream.closed else refused(stream)
@@ -68,6 +70,7 @@ class Feed:
         """Frames are told before they are written, so that a full disk hides nothing."""
         if not self._streams:
             return
+        self.stale |= isinstance(frame, frames.Session)
         data = b""
         for view, streams in self._streams.items():
             if self._may_see(view, frame):

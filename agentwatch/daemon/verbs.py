@@ -197,30 +197,64 @@ class Verbs:
             raise UsageError(f"process {pid} is a kernel thread", remedy)
 
     def _untag(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
-        found = self._named(str(request.argument("which", str)))
-        count = 0
+        found = self._named(request.argument("which", str))
+        count = self._count(found)
+        self._each(
+            found, self._watch.sessions.thaw, lambda _: self._untagged(found, count), connection
+        )
+        return None
+
+    def _untagged(self, found: list[Session], count: int) -> wire.Reply:
         for one in found:
-            count += len(self._watch.probes.tagged(one.key))
-            self._watch.sessions.thaw(one.key)
-            self._watch.sessions.forget(one)
+            if one.key in self._watch.sessions:
+                self._watch.sessions.forget(one)
         return self._done(found, count)
 
     def _kill(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
-        found = self._named(str(request.argument("which", str)))
-        return self._done(found, sum(self._watch.sessions.end(one.key) for one in found))
+        found = self._named(request.argument("which", str))
+        end = self._watch.sessions.end
+        self._each(found, end, lambda counts: self._done(found, sum(counts)), connection)
+        return None
 
     def _freeze(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
-        found = self._named(str(request.argument("which", str)))
-        hows = {self._watch.sessions.freeze(one.key, f"uid {peer.uid} asked") for one in found}
-        return self._done(found, self._count(found), "+".join(sorted(hows)))
+        found = self._named(request.argument("which", str))
+
+        def freeze(key: ProcessKey, then: Callable[[Any], object]) -> None:
+            self._watch.sessions.freeze(key, f"uid {peer.uid} asked", then=then)
+
+        self._each(found, freeze, lambda hows: self._held(found, hows), connection)
+        return None
 
     def _thaw(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:
-        found = self._named(str(request.argument("which", str)))
-        hows = {one.held for one in found if one.held}
+        found = self._named(request.argument("which", str))
+
+        def thaw(key: ProcessKey, then: Callable[[Any], object]) -> None:
+            self._watch.sessions.thaw(key, then=then)
+            self._watch.enforcement.forget(key)  # the breaker counts anew
+
+        self._each(found, thaw, lambda hows: self._held(found, hows), connection)
+        return None
+
+    def _held(self, found: list[Session], hows: list[str]) -> wire.Reply:
+        return self._done(found, self._count(found), "+".join(sorted({how for how in hows if how})))
+
+    def _each(
+        self,
+        found: list[Session],
+        do: Callable[..., object],
+        answer: Callable[[list[Any]], wire.Reply],
+        connection: Connection,
+    ) -> None:
+        """Does something to each session, beside the loop; answers when all of it is done."""
+        results: list[Any] = []
+
+        def then(result: Any) -> None:
+            results.append(result)
+            if len(results) == len(found):
+                connection.reply(answer(results))
+
         for one in found:
-            self._watch.sessions.thaw(one.key)
-            self._watch.enforcement.forget(one.key)  # the breaker counts anew
-        return self._done(found, self._count(found), "+".join(sorted(hows)))
+            do(one.key, then=then)
 
     def _count(self, sessions: list[Session]) -> int:
         return sum(len(self._watch.probes.tagged(one.key)) for one in sessions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -93,6 +94,7 @@ class Probes:
         self._origins = bpf.map("origins")
         self._adoptees = bpf.map("adoptees")
         self._held: set[ProcessKey] = set()
+        self._lock = threading.Lock()  # states are changed from beside the loop, too
         self._literals = bpf.map("literals")
         self._counters = bpf.per_cpu_map("counters")
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
@@ -191,15 +193,20 @@ class Probes:
 
     def set_state(self, session: ProcessKey, state: int) -> None:
         """One of abi.SESSION_*; frozen and ending ones are held by the probes themselves."""
-        found = self.session(session)
-        if found is None:
-            return
-        if state in HELD:
-            self._held.add(session)
-        else:
-            self._held.discard(session)
-        self._sessions.update(abi.session_key(session), replace(found, state=state).pack())
-        self._set("held", int(bool(self._held)))
+        with self._lock:
+            found = self.session(session)
+            if found is None:
+                return
+            if state in HELD:
+                self._held.add(session)
+            else:
+                self._held.discard(session)
+            self._sessions.update(abi.session_key(session), replace(found, state=state).pack())
+            self._set("held", int(bool(self._held)))
+
+    def is_held(self, session: ProcessKey) -> bool:
+        """Whether the probes stop or kill whatever of it makes a call."""
+        return session in self._held
 
     def confirm(self, session: ProcessKey) -> None:
         """Makes a provisional session one that is acted on."""
@@ -207,9 +214,10 @@ class Probes:
 
     def release(self, session: ProcessKey) -> None:
         """Takes the tag off every process of a session."""
-        self._sessions.delete(abi.session_key(session))
-        self._held.discard(session)
-        self._set("held", int(bool(self._held)))
+        with self._lock:
+            self._sessions.delete(abi.session_key(session))
+            self._held.discard(session)
+            self._set("held", int(bool(self._held)))
 
     def set_literals(self, literals: Iterable[bytes]) -> None:
         """The literal components of all identities (Engine.literals); replaces the ones before."""

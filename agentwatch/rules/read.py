@@ -262,4 +262,12 @@ class _Reader:
                 self.report.error("AW106", key.place, message)
             else:
                 seen[key.value] = key.place.line
-                yield key, value
+                yield key, _behind(key, value)
+
+
+def _behind(key: Text, value: Node) -> Node:
+    """A value that is not there stands behind its key; the parsers put it elsewhere."""
+    if not isinstance(value, Text) or value.value or not value.plain:
+        return value
+    place = Place(key.place.file, key.place.line, key.place.column + len(key.value) + 1)
+    return Text("", True, place)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,8 @@ from agentwatch.control.client import Client
 from agentwatch.errors import AgentwatchError, UsageError
 from agentwatch.sinks.frames import Kill, Session, SessionEnd
 from agentwatch.sinks.host import this_host
-from tests.daemon.running import (
-    NOBODY,
-    PATIENCE,
-    Answer,
-    Daemon,
-    Place,
-    answer_to,
-    asker,
-    forked,
-    reads,
-    until,
-)
+from tests.daemon.peers import Answer, answer_to, asker, forked
+from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, reads, until
 from tests.kernel.launching import is_there
 
 pytestmark = pytest.mark.root
@@ -132,6 +124,21 @@ def test_unknown_verbs_and_wrong_arguments_are_answered(daemon: Daemon) -> None:
                 client.request(verb, **args)
             assert says in error.value.message, verb
             assert error.value.remedy, verb
+
+
+def test_garbage_on_the_socket_disturbs_nobody(daemon: Daemon, place: Place) -> None:
+    """Half a frame, a huge one, no frame at all, and more connections than one person may have."""
+    said = (b"\0\0", b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\1\xc1", b"")
+    with ExitStack() as stack:
+        for number in range(60):
+            one = stack.enter_context(socket.socket(socket.AF_UNIX))
+            one.connect(os.fsencode(place.socket))
+            with suppress(BrokenPipeError, ConnectionResetError):
+                one.send(said[number % len(said)])
+        assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
+        assert daemon.status["pid"] == daemon.pid
+        assert daemon.status["problems"] == []
+    until(lambda: daemon.status["connections"] == 1)
 
 
 # Tagging. ----------------------------------------------------------------------------------------

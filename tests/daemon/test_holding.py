@@ -12,18 +12,8 @@ import pytest
 from agentwatch.errors import UsageError
 from agentwatch.sinks.frames import Control, Notice
 from tests.daemon.conftest import made
-from tests.daemon.running import (
-    NOBODY,
-    PATIENCE,
-    Daemon,
-    Place,
-    asker,
-    counts,
-    grows,
-    reads,
-    rests,
-    until,
-)
+from tests.daemon.peers import asker
+from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, counts, grows, reads, rests, until
 from tests.kernel.launching import is_there
 
 pytestmark = pytest.mark.root
@@ -66,6 +56,19 @@ def test_a_killed_session_ends_while_it_forks_all_the_time(daemon: Daemon, place
     until(lambda: not daemon.sessions, "the end of the session")
     assert not any(is_there(pid) for pid in place.pids())
     assert not any(daemon.status["losses"].values())
+
+
+def test_a_storm_that_runs_already_is_taken_whole(place: Place) -> None:
+    """Nobody is overlooked, those included whose parents ended before the daemon came: they are
+    in the agent's own terminal session, as with an agent that a person starts from a shell.
+    """
+    agent = place.agent(f"python3 -I -c '{STORM}'; :", start_new_session=True)
+    assert agent.stdout is not None
+    assert agent.stdout.readline() == "started\n"
+    daemon = place.start()
+    assert daemon.session(agent.pid)["processes"]
+    daemon.ask("agents.kill", which=str(agent.pid))
+    assert not any(is_there(pid) for pid in place.pids())
 
 
 WITHOUT_CGROUP2 = 'umount -l "$1" && shift && exec "$@"'

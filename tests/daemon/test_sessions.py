@@ -57,7 +57,7 @@ def test_an_agent_that_anybody_starts_is_a_session(
     daemon: Daemon, place: Place, uid: int, user: str
 ) -> None:
     """Whose it is, what was typed and where it works are in the list and in the journal."""
-    project = place["work"]
+    project = place[f"work-{user}"]
     (project / "deep").mkdir(parents=True)
     (project / ".git").mkdir()
     agent = place.agent(TREE, uid=uid, cwd=project / "deep")

@@ -10,7 +10,8 @@ import pytest
 
 from agentwatch.errors import NotRunningError
 from agentwatch.sinks.frames import Control, Header, Holdings, Notice, Resumed, Session, Start, Stop
-from tests.daemon.running import AS_NOBODY, PATIENCE, Daemon, Place, Subscriber, reads, until
+from tests.daemon.peers import Subscriber
+from tests.daemon.running import AS_NOBODY, PATIENCE, Daemon, Place, reads, until
 
 pytestmark = pytest.mark.root
 

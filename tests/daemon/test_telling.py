@@ -13,18 +13,8 @@ import pytest
 
 from agentwatch.sinks.frames import Control, Header, Kill, Session, SessionEnd, Verdict
 from agentwatch.sinks.host import this_host
-from tests.daemon.running import (
-    NOBODY,
-    Asker,
-    Daemon,
-    Place,
-    Subscriber,
-    asker,
-    asking,
-    forked,
-    reads,
-    until,
-)
+from tests.daemon.peers import Asker, Subscriber, asker, asking, forked
+from tests.daemon.running import NOBODY, Daemon, Place, reads, until
 
 pytestmark = pytest.mark.root
 

@@ -688,7 +688,7 @@ def test_an_anchor_is_fine(tmp_path: Path) -> None:
 
 
 def test_findings_have_an_end(tmp_path: Path) -> None:
-    """A file of nothing but mistakes is not answered with a million of them, nor with long lines."""
+    """A file of nothing but mistakes is not answered with a million of them or long lines."""
     path = tmp_path / "r.yaml"
     path.write_text("{" + ", ".join(f"k{i}: v" for i in range(5000)) + "}")
     with pytest.raises(RuleErrors) as caught:

@@ -126,13 +126,13 @@ HOSTILE = {
     "deep flow": "schema: " + "[" * 100_000,
     "deep block": "\n".join(" " * i + "- -" for i in range(1000)),
     "deep mapping": "".join(" " * i + "a:\n" for i in range(2000)),
-    "many rules": RULE.split("rules:\n")[0] + "rules:\n" + "  - {id: a}\n" * 20_000,
-    "many values": "schema: agentwatch/v1\nlists: {a: [" + "x, " * 200_000 + "x]}\n",
+    "many rules": RULE.split("rules:\n")[0] + "rules:\n" + "  - {id: a}\n" * 5_000,
+    "many values": "schema: agentwatch/v1\nlists: {a: [" + "x, " * 50_000 + "x]}\n",
     "braces": RULE.replace("$project/**", "{a,b}" * 500),
     "nested braces": RULE.replace("$project/**", "{" * 2000),
     "digits": RULE.replace("hit: {path: /x", "hit: {process.uid: " + "9" * 100_000),
-    "quotes": "schema: '" + "''" * 500_000,
-    "unknown keys": "{" + ", ".join(f"k{i}: v" for i in range(50_000)) + "}",
+    "quotes": "schema: '" + "''" * 50_000,
+    "unknown keys": "{" + ", ".join(f"k{i}: v" for i in range(10_000)) + "}",
 }
 
 

@@ -1,0 +1,75 @@
+"""Slow work beside the loop: one piece after the other in a thread, and its result in the loop."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+Then = Callable[[], object]
+
+
+class Aside:
+    """Work is done in the order it was given. fileno: readable when `turn` has something to tell.
+
+    threaded: whether there is a thread; without one, work and what follows are done at once.
+    """
+
+    def __init__(self, threaded: bool) -> None:
+        self._work: queue.SimpleQueue[Callable[[], Then] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Then] = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="aside", daemon=True)
+        self._threaded = threaded
+        if threaded:
+            self._thread.start()
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def do(self, work: Callable[[], T], then: Callable[[T], object]) -> None:
+        """Does `work` aside, then `then` with its result in the loop."""
+
+        def both() -> Then:
+            result = work()
+            return lambda: then(result)
+
+        if self._threaded:
+            self._work.put(both)
+        else:
+            both()()
+
+    def turn(self) -> None:
+        """Tells what has been done. Raises what a piece of work raised."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        with suppress(queue.Empty):
+            while True:
+                self._done.get_nowait()()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                then: Then = work()
+            except BaseException as error:
+                then = _raising(error)
+            self._done.put(then)
+            os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Waits for what is being done; what it led to is told no more."""
+        if self._threaded:
+            self._work.put(None)
+            self._thread.join()
+        os.close(self._wake)
+
+
+def _raising(error: BaseException) -> Then:
+    def again() -> object:
+        raise error
+
+    return again

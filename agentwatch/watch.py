@@ -307,8 +307,10 @@ class Watch:
             if self.enforcement.act(event, verdict, agent):
                 self.sessions.freeze(event.session, "too many kills in too short a time")
             session = self.sessions.get(event.session)
-            if session is not None:
-                session.kills += verdict.response == "kill"
+            if session is not None and verdict.response == "kill":
+                session.kills += 1
+                if verdict.scope == "session":
+                    self.sessions.end(event.session)
         return verdict
 
     # Who is told.

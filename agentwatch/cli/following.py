@@ -20,6 +20,7 @@ from typing import Protocol
 import click
 
 from agentwatch.cli.asking import many
+from agentwatch.cli.asking import ask
 from agentwatch.control.client import Client
 from agentwatch.control.wire import Missed, Streamed
 from agentwatch.errors import (
@@ -52,8 +53,10 @@ class Entries(Protocol):
 def available(directory: Path, socket: Path, since: int | None) -> Entries:
     """What there is to read for whoever asks: chains that are readable, else through the daemon.
 
-    since: ns since the epoch, for the daemon. Raises what `read` raises where neither is there.
+    directory: where no daemon says that its journal is elsewhere. since: ns since the epoch, for
+    the daemon. Raises what `read` raises where neither is there.
     """
+    directory = journal_of(socket) or directory
     if os.geteuid() == 0 or os.access(directory / CHAIN, os.R_OK | os.X_OK):
         return read(directory)
     own: Reader | None = None
@@ -68,6 +71,15 @@ def available(directory: Path, socket: Path, since: int | None) -> Entries:
         if own is not None:
             return own
         raise (refused if isinstance(error, NotRunningError) and refused else error) from None
+
+
+def journal_of(socket: Path) -> Path | None:
+    """Where a daemon that runs keeps its journal, with those of runs beside it; None without."""
+    try:
+        found = ask(socket, "status").get("journal", {}).get("directory", "")
+    except AgentwatchError:
+        return None
+    return Path(found).parent if found else None
 
 
 class _Both:

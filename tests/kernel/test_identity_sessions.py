@@ -42,6 +42,15 @@ rules:
     action: kill
     because: It is the key.
     tests: [{{hit: {{path: "{place}/key"}}}}]
+  - id: test.bomb
+    title: The bomb
+    on: read
+    agents: [stub]
+    match: {{path: "{place}/bomb"}}
+    action: kill
+    scope: session
+    because: Nothing of it is to go on.
+    tests: [{{hit: {{path: "{place}/bomb"}}}}]
 """
 
 
@@ -145,6 +154,24 @@ def test_rules_apply_to_a_session_that_began_by_name(standing: Standing) -> None
     assert standing.follow(agent, hold).stdout == "137\n"
     (told,) = (frame for frame in standing.sink.frames if isinstance(frame, Told))
     assert (told.rule, told.agent, told.outcome) == ("test.key", "stub", "killed")
+
+
+def test_a_kill_of_the_whole_session_ends_all_of_it(standing: Standing) -> None:
+    """Whoever reads the bomb, its parent and its siblings die of it; others do not."""
+    (standing.place / "bomb").write_text("tick\n")
+    agent = standing.program("agents", standing.literal)
+    beside = subprocess.Popen(["sleep", "30"])
+    try:
+        read = f"sleep 31 & sh -c 'cat {standing.place}/bomb; sleep 32' & wait; echo survived"
+        done = standing.follow(agent, read)
+        assert (done.returncode, done.stdout.replace("tick\n", "")) == (-signal.SIGKILL, "")
+        (told,) = (frame for frame in standing.sink.frames if isinstance(frame, Told))
+        assert told.rule == "test.bomb"
+        assert standing.probes.tagged(told.session) == []
+        assert beside.poll() is None
+    finally:
+        beside.kill()
+        beside.wait()
 
 
 class Failing(Remembering):

@@ -18,7 +18,7 @@ RATE = 500  # agents a minute
 MINUTES = 5.0
 SAMPLE = 10.0  # s between two comparisons of tags with /proc
 SETTLED = 200_000_000  # ns: a process younger than this may be becoming an agent just now
-KILLED = "sleep 3 & cat /etc/passwd; sleep 30"
+KILLED = "sleep 2 & cat /etc/passwd; sleep 4"
 
 
 def scripts(here: Place) -> tuple[str, ...]:

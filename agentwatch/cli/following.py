@@ -19,8 +19,7 @@ from typing import Protocol
 
 import click
 
-from agentwatch.cli.asking import many
-from agentwatch.cli.asking import ask
+from agentwatch.cli.asking import ask, many
 from agentwatch.control.client import Client
 from agentwatch.control.wire import Missed, Streamed
 from agentwatch.errors import (

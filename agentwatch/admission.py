@@ -58,9 +58,10 @@ def load(
     *,
     homes: Sequence[str] | None = None,
     host: levels.Host | None = None,
+    without_hook: str = "kill",
 ) -> Ruleset:
     """The ruleset of these files, tested. homes: for `~`, this host's without. See admit."""
-    return admit(paths, homes=homes, host=host).ruleset
+    return admit(paths, homes=homes, host=host, without_hook=without_hook).ruleset
 
 
 def admit(
@@ -68,27 +69,29 @@ def admit(
     *,
     homes: Sequence[str] | None = None,
     host: levels.Host | None = None,
+    without_hook: str = "kill",
 ) -> Admitted:
     """Reads, tests and weighs rules. host: which hooks there are; without it, none that prevent.
+    without_hook: for rules that say nothing themselves, as the engine will be told.
 
     Raises RuleErrors with everything that is wrong in any file.
     """
     loaded = read_rules(paths, patterns)
     with suppress(TooMany):
-        _weigh(loaded, host or levels.Host())
+        _weigh(loaded, host or levels.Host(), without_hook)
     if loaded.report.errors_found:
         raise RuleErrors(loaded.report.all)
     ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
     return Admitted(ruleset, loaded.warnings)
 
 
-def _weigh(loaded: Loaded, host: levels.Host) -> None:
+def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
     """Reports rules that do not hold on this host, and tests that fail."""
     report = loaded.report
     closed = {default.kind for default in loaded.ruleset.defaults}
     closed |= {"read", "change"} if "open" in closed else set()
     for rule in loaded.ruleset.rules:
-        reason = levels.refusal(rule, host)
+        reason = levels.refusal(rule, host, without_hook)
         if reason:
             report.error("AW310", rule.place, reason)
         level = levels.level(rule, host)

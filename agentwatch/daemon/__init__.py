@@ -112,7 +112,8 @@ class Daemon:
         )
         self._apply(loaded)
         self._serve_metrics(stack)
-        self._tidied = self._revoked = self._fed = time.monotonic()
+        self._revoked = self._fed = time.monotonic()
+        self._tidied = -TIDY  # at once: a daemon may not live for long
 
     # The loop.
 
@@ -147,6 +148,7 @@ class Daemon:
         if self._feed.stale or now - self._revoked >= REVOKE:
             self._revoked = now
             self._feed.revoke(self._refused)
+            self._history.revoke(self._refused)
         if now - self._tidied >= TIDY:
             self._tidied = now
             self._watch.written(self._journal.tidy)

@@ -9,7 +9,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,14 @@ class History:
                 reading.stream.pass_on(piece)
             else:
                 reading.stream.finish()
+                self._end(fd)
+
+    def revoke(self, refused: Callable[[Stream], str]) -> None:
+        """Ends what is sent to those who may not have it any more; refused: why, "" if they may."""
+        for fd, reading in list(self._readings.items()):
+            reason = "" if reading.stream.closed else refused(reading.stream)
+            if reason:
+                reading.stream.end(reason)
                 self._end(fd)
 
     def tick(self) -> None:

@@ -26,7 +26,7 @@ Value: TypeAlias = str | int | tuple[str, ...]
 
 REMEMBERED = 8192
 LONGEST_REMEMBERED = 512  # characters, so that what is remembered has a bound in bytes too
-SET_MEMORY = 64 << 20
+SET_MEMORY = 32 << 20
 _EVERYTHING = b"(?s:.*)"
 
 

@@ -66,12 +66,20 @@ def name_of(answer: str) -> str:
     return {"kill": "kills-after", "alert": "detects"}.get(answer, "")
 
 
-def refusal(rule: Rule, host: Host) -> str | None:
-    """Why a rule that insists on being prevented (`without_hook: refuse`) cannot be loaded here."""
-    if rule.action != "deny" or rule.without_hook != "refuse":
+def refusal(rule: Rule, host: Host, without_hook: str = "kill") -> str | None:
+    """Why a rule that insists on being prevented (`without_hook: refuse`) cannot be loaded here.
+
+    without_hook: what the host says for rules that say nothing themselves.
+    """
+    if rule.action != "deny" or (rule.without_hook or without_hook) != "refuse":
         return None
+    who = (
+        f"rule {rule.id} says"
+        if rule.without_hook
+        else f"for rule {rule.id} this host's setting is"
+    )
     return (
-        f"rule {rule.id} says `without_hook: refuse`, and {', '.join(rule.on)} cannot be prevented "
+        f"{who} `without_hook: refuse`, and {', '.join(rule.on)} cannot be prevented "
         "here: write `without_hook: kill` or `alert`"
     )
 

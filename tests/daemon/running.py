@@ -27,7 +27,7 @@ from agentwatch.sinks.verify import ChainReport, verify
 from tests.kernel.launching import eventually
 
 NOBODY = 65534
-PATIENCE = 15  # s that anything may take
+PATIENCE = 60  # s that anything may take
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
 OneFrame = TypeVar("OneFrame", bound=Frame)

@@ -171,11 +171,11 @@ def test_a_storm_of_forks_is_frozen(freezing: Daemon) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_what_a_daemon_that_is_gone_had_frozen_can_go_on(
-    place: Place, how: str, number: signal.Signals
+def test_what_a_gone_daemon_had_stopped_by_signals_can_go_on(
+    place: Place, number: signal.Signals
 ) -> None:
     """No session stays frozen because nobody is left who knows of it: the next one thaws it."""
-    freezing = start(place, how)
+    freezing = start(place, "signal")
     script, file = counts(place)
     agent = place.agent(script)
     assert grows(file)

@@ -133,6 +133,8 @@ COMMANDS = """\
 """
 
 LINES = (
+    # What node-gyp has make do.
+    ("LD_LIBRARY_PATH=/tmp/x/lib.host; export LD_LIBRARY_PATH; g++ -c x", ("/usr/bin/g++", "-c")),
     ("curl -s https://example.org/x.json | python3 -m json.tool", ("/usr/bin/python3.11", "-m")),
     ("curl -s https://example.org/x | grep token", ("/usr/bin/grep", "token")),
     ("env | grep PATH", ("/usr/bin/grep", "PATH")),
@@ -255,6 +257,8 @@ def files(story: Story) -> None:
         story.read(f"{HOME}/.ssh/id_ed25519")
     with story.run("/usr/bin/gpg-agent", "--daemon"):
         story.read(f"{HOME}/.gnupg/private-keys-v1.d/0A1B.key")
+    with story.run("/usr/bin/perl", "/usr/bin/psql", "--version"):
+        story.read("/etc/shadow")
     with story.run("/usr/bin/gh", "pr", "list"):
         story.read(f"{HOME}/.config/gh/hosts.yml")
 

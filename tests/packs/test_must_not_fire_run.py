@@ -141,7 +141,7 @@ def test_pytest_with_directories_of_its_own(work: Work) -> None:
     text = "def test_it(tmp_path, monkeypatch):\n    monkeypatch.setenv('HOME', str(tmp_path))\n"
     text += "    key = tmp_path / 'key.pem'\n    key.write_text('x')\n    assert key.read_text()\n"
     stage.write("project/test_it.py", text)
-    work("PYTHONPATH=~/lib /usr/bin/python3 -m pytest -q --basetemp=/tmp/claude-$$ .")
+    work("PYTHONPATH=~/lib /usr/bin/python3 -m pytest -q --basetemp=$HOME/temporary .")
 
 
 def test_make_and_gcc(work: Work) -> None:

@@ -8,7 +8,10 @@ import pytest
 
 from agentwatch import admission
 from agentwatch.engine import Engine
+from agentwatch.errors import RuleErrors
+from agentwatch.policy import patterns
 from agentwatch.rules import fields, sample
+from agentwatch.rules.load import read_rules
 from agentwatch.rules.model import KINDS, Condition, Match, Place, Rule, Ruleset
 
 VALUES = {
@@ -79,3 +82,25 @@ def test_the_reference_in_the_documentation_is_the_table(repository: Path) -> No
     assert fields.reference() in page
     assert fields.kinds_reference() in page
     assert tuple(fields.ABOUT_KINDS) == KINDS
+
+
+def test_every_example_in_the_documentation_is_read(repository: Path, tmp_path: Path) -> None:
+    """Parts of files are put where they belong; what they say of agents and lists is made up."""
+    page = (repository / "docs" / "rules.md").read_text()
+    blocks = [part.split("```")[0] for part in page.split("```yaml\n")[2:]]
+    assert len(blocks) >= 4
+    agent = "agents: [{id: claude-code, exec: '**/claude/versions/*', own: '~/.claude/**'}]\n"
+    for block in blocks:
+        path = tmp_path / "r.yaml"
+        if block.startswith("tests:"):
+            lines = "".join(f"    {line}\n" for line in block.splitlines())
+            block = f"  - id: a\n    on: read\n    match: {{path: /x}}\n    action: alert\n{lines}"
+            block += "    because: b\n"
+        text = "schema: agentwatch/v1\n" + ("" if block.startswith("agents:") else agent)
+        path.write_text(text + ("rules:\n" if block.startswith("  - ") else "") + block)
+        try:
+            said = read_rules([path], patterns).report.all
+        except RuleErrors as error:
+            said = error.diagnostics
+        # Overrides name rules of files that are not here.
+        assert {one.code for one in said if one.severity == "error"} <= {"AW302"}, path.read_text()

@@ -751,6 +751,19 @@ def test_only_candidates_are_looked_at() -> None:
     assert [candidate.rule.id for candidate in found] == ["any", "r7"]
 
 
+def test_many_rules_on_one_program_are_told_apart_by_their_arguments() -> None:
+    """What a program is says little where two hundred rules are about it."""
+    rules = [
+        rule("deny", on="exec", name=f"r{i}", path="**/curl", args__has=f"*host{i}.example*")
+        for i in range(200)
+    ]
+    judged = engine(*rules)
+    policy = judged._policy("codex", None)
+    event = ran("/usr/bin/curl", "curl", "https://host7.example.org/")
+    found = policy.tables[("exec",)].candidates(Masks(policy.fields, event, actor()))
+    assert [candidate.rule.id for candidate in found] == ["r7"]
+
+
 # Counts, pauses, modes, scope --------------------------------------------------------------------
 
 

@@ -155,3 +155,103 @@ def test_words_have_no_components() -> None:
     """A `*` in a plain word goes over anything, slashes included."""
     found = PatternIndex([patterns.expression("a*z", WORD)], WORD)
     assert found.bits("a/b.c z") == 1
+
+
+# Looking for literals first ----------------------------------------------------------------------
+
+TRICKY = [
+    "/home/*/.ssh/**",
+    "**/.env{,.*}",
+    "**/*.pem",
+    "/tmp/**",
+    "**/node_modules/{a,b}/**",
+    "**",
+    "/??",
+    "**/[ab]c",
+    "~/.aws/**",
+    "~",
+]
+
+
+def with_literals(globs: list[str], homes: tuple[str, ...], *modifiers: str) -> PatternIndex:
+    return PatternIndex(
+        [patterns.expression(glob, PATH, modifiers, homes) for glob in globs],
+        PATH,
+        literals=[patterns.literals([glob], PATH, modifiers) for glob in globs],
+    )
+
+
+@pytest.mark.parametrize("modifiers", [(), ("nocase",)])
+def test_looking_for_literals_first_changes_nothing(modifiers: tuple[str, ...]) -> None:
+    """The bits are those of asking every pattern, of any case and of every home."""
+    homes = ("/root", "/home/dev", "/home/a[b")
+    found = with_literals(TRICKY, homes, *modifiers)
+    parts = ["home", "dev", ".ssh", ".SSH", ".env", ".env.x", "x.pem", "tmp", "node_modules", "ac"]
+    parts += ["root", "a[b", ".aws", "a", "b"]
+    rng = random.Random(6)
+    set_bits = 0
+    for _ in range(1500):
+        path = "/" + "/".join(rng.choices(parts, k=rng.randint(0, 5)))
+        assert found.bits(path) == found.slowly(path), path
+        set_bits |= found.bits(path)
+    assert set_bits == (1 << len(TRICKY)) - 1
+    assert 0 < len(found._together) < len(TRICKY)
+
+
+def test_few_patterns_are_asked_of_a_value() -> None:
+    """Of a thousand patterns those whose literal is in it are compiled and asked, and no others."""
+    found = with_literals([f"**/name-{i}-x/**" for i in range(1000)], ())
+    assert found.bits("/srv/name-7-x/y") == 1 << 7
+    assert found.bits("/srv/other") == 0
+    assert found._asked.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "separator", "modifiers", "told"),
+    [
+        (["**/.ssh/id_*"], PATH, (), (".ssh/id_",)),
+        (["**/*.{pem,key}"], PATH, (), (".pem/", ".key/")),
+        (["~/.aws/**"], PATH, (), ("/.aws/",)),
+        (["~"], PATH, (), ()),
+        (["**"], PATH, (), ()),
+        (["{abc,*}"], PATH, (), ()),
+        (["push **"], ARGV, (), ("push\0",)),
+        (["--force*"], ARGV, ("has",), ("--force",)),
+        (["rm -rf"], ARGV, ("contains",), ("-rf",)),
+        (["*.example.com"], patterns.HOST, (), (".example.com.",)),
+        (["x+"], PATH, ("re",), ()),
+    ],
+)
+def test_literals_are_what_every_covered_value_has(
+    values: list[str], separator: str, modifiers: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    """The longest of each alternative; none where one of them has none worth looking for."""
+    assert patterns.literals(values, separator, modifiers) == told
+
+
+def test_the_literals_of_a_row_of_tokens_are_its_longest() -> None:
+    """An argv given as a list."""
+    assert patterns.literals(["push", "--force", "*"], ARGV, (), True) == ("--force\0",)
+
+
+def test_regular_expressions_without_memory_are_asked_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An RE2 set that answers nothing has said nothing."""
+    searches = {0: Search("a+b"), 1: Search("^c$", one=True)}
+    found = PatternIndex([patterns.NEVER, patterns.NEVER], ARGV, searches)
+    expected = found.bits(("aab", "c"))
+
+    class Exhausted:
+        def Match(self, subject: bytes) -> list[int]:
+            return []
+
+    monkeypatch.setattr(found, "_lines", Exhausted())
+    monkeypatch.setattr(found, "_tokens", Exhausted())
+    assert found._scan(("aab", "c")) == expected == 0b11
+
+
+def test_two_indexes_are_one() -> None:
+    """The second one's bits stand behind the first one's."""
+    joined = index.JoinedIndex(path_index(["/a", "/b"]), path_index(["/b", "/c"]), 2)
+    assert [joined.bits(path) for path in ("/a", "/b", "/c", "/d")] == [0b0001, 0b0110, 0b1000, 0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agentwatch.policy.levels import LEVELS, Host, Level, level, refusal, response
+from agentwatch.rules import fields
 from agentwatch.rules.model import Condition, Match, Place, Rule
 
 HERE = Place("test.yaml", 1, 1)
@@ -108,3 +111,33 @@ def test_a_rule_that_insists_on_prevention_is_refused() -> None:
         assert part in message
     assert refusal(rule("deny"), HOST) is None
     assert refusal(rule("kill", without_hook="refuse"), HOST) is None
+    silent = replace(rule("deny"), without_hook="")
+    assert "this host" in (refusal(silent, HOST, "refuse") or "")
+    assert refusal(silent, HOST) is None
+    assert refusal(rule("deny", without_hook="kill"), HOST, "refuse") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "whole", "name"),
+    [
+        ("", "enforce", "kills-after"),
+        ("observe", "enforce", "detects"),
+        ("enforce", "observe", "kills-after"),
+    ],
+)
+def test_a_rules_own_mode_is_what_its_level_is_about(own: str, whole: str, name: str) -> None:
+    """And so is the host's without_hook where the rule has none."""
+    assert level(replace(rule("kill"), mode=own), HOST, whole).name == name
+    silent = replace(rule("deny"), mode=own, without_hook="")
+    found = level(silent, HOST, whole, "alert")
+    assert found.name == "detects"
+    if name == "kills-after":
+        assert "this host's setting" in found.reason
+
+
+@pytest.mark.parametrize("kind", sorted(fields.UNPROBED_KINDS))
+def test_a_kind_without_a_probe_is_worth_nothing_alone(kind: str) -> None:
+    """Beside one that has a probe, the reason says what is missing."""
+    assert level(rule("kill", (kind,)), HOST).name == "none"
+    both = level(rule("kill", ("exec", kind)), HOST)
+    assert (both.name, f"`{kind}`" in both.reason) == ("kills-after", True)

@@ -16,7 +16,7 @@ rooted  = $(as_root) $(pytest) -p no:cacheprovider
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
                packaging/apt/source tests/completeness/work.sh \
-               tests/completeness/pip.sh tests/completeness/npm.sh \
+               tests/completeness/pip.sh tests/completeness/npm.sh tests/packs/inside.sh \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
                -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu
@@ -81,7 +81,7 @@ test-abi: build
 
 ##: test-rules: the rule language, and the packs that ship with the tests inside them
 test-rules: build
-	$(pytest) -m "not root and not completeness and not vm" tests/rules
+	$(pytest) -m "not root and not completeness and not vm" tests/rules tests/packs
 	$(BIN)/agentwatch rules test rules
 
 ##: test-root: real probes on this kernel, and the demonstration

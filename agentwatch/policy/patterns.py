@@ -18,22 +18,30 @@ like others. Brackets and braces are written out before anything else is looked 
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 import re2
 
-PATH, HOST, ARGV, WORD = "/", ".", "\0", ""
-"""What parts the components of a value; a WORD has no parts."""
+from agentwatch.policy.globs import (
+    ANY_COMPONENTS,
+    ARGV,
+    MAX_CHARACTERS,
+    PATH,
+    REMEMBERED,
+    REMEMBERED_CHARACTERS,
+    WORD,
+    Atom,
+    Component,
+    PatternError,
+    rows,
+)
 
-MAX_CHARACTERS = 4096  # of what somebody wrote; a project's name may make it longer
-MAX_ALTERNATIVES = 1024
-MAX_EXPANDED = 1 << 20  # characters of all alternatives together
-MAX_DEPTH = 16
+__all__ = (
+    *("ARGV", "HOST", "NEVER", "PATH", "WORD", "PatternError", "check", "check_regex", "escape"),
+    *("expression", "literal_component", "literals", "matches", "quote", "sequence", "subject"),
+)
+
 LITERAL_BYTES = 63
 SHORTEST_LITERAL = 3
 NEVER = r"[^\x{0}-\x{10FFFF}]"
@@ -47,30 +55,6 @@ _GENERIC = """
 """
 GENERIC = frozenset(_GENERIC.split())
 """Components too common to tell an agent's programs from anybody's."""
-
-
-class PatternError(ValueError):
-    """A malformed pattern; the message is for the person who wrote it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """One element of a component. kind: text (some characters), any (`?`), many (`*`), set, or a
-    parser's mark.
-
-    ranges: of a set, first and last character of each; its text is "!" when it is negated.
-    """
-
-    kind: str
-    text: str = ""
-    ranges: tuple[tuple[str, str], ...] = ()
-
-
-Component = tuple[Atom, ...]
-ANY_COMPONENTS: Component = (Atom("**"),)
-# By what parts components: the characters that mean themselves wherever they stand.
-_PLAIN = {cut: re.compile(rf"[^\\\[{{}}?*,\x00{cut or ''}]+") for cut in ("/", ".", " ", None)}
-_MARKS = {"{": Atom("{"), ",": Atom(","), "}": Atom("}"), "?": Atom("any"), "*": Atom("many")}
 
 
 def check(text: str, separator: str = PATH) -> str | None:
@@ -94,51 +78,20 @@ def check_regex(text: str) -> str | None:
     return None
 
 
-def rows(text: str, separator: str = PATH) -> tuple[tuple[Component, ...], ...]:
-    """The alternatives a glob's braces stand for, each a row of components.
-
-    Raises PatternError.
-    """
-    known = _ROWS.get((text, separator))
-    if known is not None:
-        return known
-    if not text:
-        raise PatternError("the pattern is empty")
-    atoms = tuple(_atoms(text, separator))
-    alternatives, end = _expand(atoms, 0, 0)
-    if end < len(atoms):
-        raise PatternError("`}` without `{`: write `\\}` for the character")
-    found = tuple(_row(alternative, separator) for alternative in alternatives)
-    if len(found) * len(text) <= _REMEMBERED_CHARACTERS:
-        _remember(_ROWS, (text, separator), found)
-    return found
-
-
 def _body(text: str, separator: str) -> str:
     """The expression of a glob without modifiers."""
     known = _BODIES.get((text, separator))
     if known is None:
         known = _alternatives(rows(text, separator), separator)
-        if len(known) <= _REMEMBERED_CHARACTERS:
-            _remember(_BODIES, (text, separator), known)
+        if len(known) <= REMEMBERED_CHARACTERS:
+            if len(_BODIES) >= REMEMBERED:
+                _BODIES.clear()
+            _BODIES[text, separator] = known
     return known
 
 
-_Known = TypeVar("_Known")
-
-
-def _remember(known: dict[tuple[str, str], _Known], key: tuple[str, str], found: _Known) -> None:
-    if len(known) >= _REMEMBERED:
-        known.clear()
-    known[key] = found
-
-
-# A pattern is read when it is checked, compiled for tests, compiled for the host and looked at for
-# literals. Only short ones are remembered: a few kilobytes of braces can stand for a megabyte.
-_ROWS: dict[tuple[str, str], tuple[tuple[Component, ...], ...]] = {}
+# Short ones of those made before, for the same reason as rows are remembered.
 _BODIES: dict[tuple[str, str], str] = {}
-_REMEMBERED = 8192
-_REMEMBERED_CHARACTERS = 4096
 
 
 def expression(
@@ -273,138 +226,6 @@ def escape(text: str) -> str:
     """A glob that covers exactly this text."""
     return "".join(f"\\{char}" if char in "\\*?[]{}, " else char for char in text)
 
-
-# Reading ----------------------------------------------------------------------------------------
-
-
-def _atoms(text: str, separator: str) -> Iterator[Atom]:
-    """The elements of a glob; separators and braces are marks."""
-    cut = {ARGV: " ", WORD: None}.get(separator, separator)
-    plain = _PLAIN[cut]
-    depth = position = 0
-    while position < len(text):
-        if run := plain.match(text, position):
-            yield Atom("text", run[0])
-            position = run.end()
-            continue
-        char = text[position]
-        position += 1
-        if char == "\0":
-            raise PatternError("a NUL character cannot be part of any value")
-        if char == "\\":
-            if position == len(text):
-                raise PatternError("`\\` at the end escapes nothing: write `\\\\` for it")
-            yield Atom("text", text[position])
-            position += 1
-        elif char == "[":
-            atom, position = _set(text, position, separator)
-            yield atom
-        elif char == cut:
-            yield Atom("cut")
-        elif char in "{}?*" or (char == "," and depth):
-            depth += {"{": 1, "}": -1}.get(char, 0)
-            yield _MARKS[char]
-        else:
-            yield Atom("text", char)
-
-
-def _set(text: str, position: int, separator: str) -> tuple[Atom, int]:
-    """The set whose `[` is before position, and where it ends."""
-    start = position
-    negated = text[position : position + 1] == "!"
-    if text[position : position + 1] == "^":
-        raise PatternError("`[^` does not negate: write `[!` (or `[\\^` for the character)")
-    position += negated
-    ranges: list[tuple[str, str]] = []
-    while text[position : position + 1] != "]" or not ranges:
-        if text[position : position + 2] == "[:":
-            raise PatternError("`[:class:]` is not known: write the characters, like `[a-z]`")
-        low, position = _member(text, position)
-        high = low
-        if text[position : position + 1] == "-" and text[position + 1 : position + 2] != "]":
-            high, position = _member(text, position + 1)
-        if low > high:
-            raise PatternError(f"the range `{low}-{high}` in a set runs backwards")
-        ranges.append((low, high))
-    cut = separator or "\0"
-    if not negated and any(low <= cut <= high and low == high for low, high in ranges):
-        raise PatternError(f"`[{text[start:position]}]`: no component has a `{cut}` in it")
-    return Atom("set", "!" if negated else "", tuple(ranges)), position + 1
-
-
-def _member(text: str, position: int) -> tuple[str, int]:
-    if text[position : position + 1] == "\\":
-        position += 1
-    if position >= len(text):
-        raise PatternError("`[` is not closed: write `\\[` for the character")
-    return text[position], position + 1
-
-
-def _expand(atoms: Sequence[Atom], position: int, depth: int) -> tuple[list[tuple[Atom, ...]], int]:
-    """The alternatives of one level of braces from position, and where the level ends."""
-    if depth > MAX_DEPTH:
-        raise PatternError(f"braces are nested more than {MAX_DEPTH} deep")
-    done: list[tuple[Atom, ...]] = []
-    parts: list[list[tuple[Atom, ...]]] = []
-    while position < len(atoms) and atoms[position].kind != "}":
-        if atoms[position].kind == "{":
-            inner, position = _expand(atoms, position + 1, depth + 1)
-            if position == len(atoms):
-                raise PatternError("`{` is not closed: write `\\{` for the character")
-            parts.append(inner)
-            position += 1
-        elif atoms[position].kind == ",":
-            done, parts = done + _product(parts), []
-            position += 1
-        else:
-            end = position
-            while end < len(atoms) and atoms[end].kind not in "{,}":
-                end += 1
-            parts.append([tuple(atoms[position:end])])
-            position = end
-    done += _product(parts)
-    if len(done) > MAX_ALTERNATIVES:
-        raise PatternError(f"the braces stand for more than {MAX_ALTERNATIVES} alternatives")
-    return done, position
-
-
-def _product(parts: Sequence[Sequence[tuple[Atom, ...]]]) -> list[tuple[Atom, ...]]:
-    """One of each part, in every combination; refused before it is written out if it is absurd."""
-    count = math.prod(len(part) for part in parts)
-    longest = sum(max(map(_length, part)) for part in parts)
-    if count > MAX_ALTERNATIVES:
-        raise PatternError(f"the braces stand for more than {MAX_ALTERNATIVES} alternatives")
-    if count > 1 and count * longest > MAX_EXPANDED:
-        raise PatternError(f"the braces stand for more than {MAX_EXPANDED} characters")
-    return [tuple(itertools.chain.from_iterable(row)) for row in itertools.product(*parts)]
-
-
-def _length(atoms: Sequence[Atom]) -> int:
-    return sum(len(atom.text) or 1 for atom in atoms)
-
-
-def _row(atoms: Sequence[Atom], separator: str) -> tuple[Component, ...]:
-    """The components between the cuts; runs of spaces in an argv pattern are one cut."""
-    row: list[list[Atom]] = [[]]
-    for atom in atoms:
-        if atom.kind == "cut":
-            row.append([])
-        else:
-            row[-1].append(atom)
-    components = [_component(part) for part in row if part or separator != ARGV]
-    return tuple(components)
-
-
-def _component(atoms: Sequence[Atom]) -> Component:
-    kinds = [atom.kind for atom in atoms]
-    if kinds == ["many", "many"]:
-        return ANY_COMPONENTS
-    if any(pair == ("many", "many") for pair in itertools.pairwise(kinds)):
-        raise PatternError("`**` stands for whole components: write `*` here, or part it off")
-    return tuple(atoms)
-
-
-# Writing ----------------------------------------------------------------------------------------
 
 NUL = r"\x{0}"
 _ROW_OF_TOKENS = f"(?:[^{NUL}]*{NUL})*"

@@ -113,7 +113,7 @@ def test_an_agents_name_is_checked_before_anything_runs(standing: Daemon) -> Non
 
 def test_inside_an_agent_it_is_refused(standing: Daemon) -> None:
     """What an agent runs is watched already, and begins no session of its own."""
-    file = standing.place["ran"]
+    file = standing.place["inside"]
     line = f"{standing.place.agentwatch} run -- touch {file}; echo $?"
     environment = {**os.environ, "AGENTWATCH_SOCKET": str(standing.place.socket)}
     agent = standing.place.agent(line, env=environment, stderr=subprocess.PIPE)

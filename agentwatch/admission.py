@@ -8,7 +8,7 @@ rules ask for a hook that is missing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,13 +70,17 @@ def admit(
     homes: Sequence[str] | None = None,
     host: levels.Host | None = None,
     without_hook: str = "kill",
+    begun: Callable[[Ruleset], object] = lambda ruleset: None,
 ) -> Admitted:
     """Reads, tests and weighs rules. host: which hooks there are; without it, none that prevent.
-    without_hook: for rules that say nothing themselves, as the engine will be told.
+    without_hook: for rules that say nothing themselves, as the engine will be told. begun: told
+    what was read, if it is well written, before it is tested.
 
     Raises RuleErrors with everything that is wrong in any file.
     """
     loaded = read_rules(paths, patterns)
+    if not loaded.report.errors_found:
+        begun(loaded.ruleset)
     with suppress(TooMany):
         _weigh(loaded, host or levels.Host(), without_hook)
     if loaded.report.errors_found:

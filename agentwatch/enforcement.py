@@ -81,7 +81,7 @@ class Enforcement:
         kills = verdict.response == "kill"
         tried = event.process in self._kills or bool(self._ends.get(event.process))
         sent = self._kill(event.process) if kills else actions.Sent(True)
-        outcome = "observed" if self._engine.mode == "observe" else "alerted"
+        outcome = "observed" if verdict.mode == "observe" else "alerted"
         if kills:
             outcome = "killed" if sent.ok else "too late" if sent == actions.GONE else "failed"
         rule = verdict.rule or DEFAULT

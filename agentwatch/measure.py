@@ -19,7 +19,6 @@ from agentwatch.events import Event, ProcessKey
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.lineage import Actor
 from agentwatch.losses import STAGES
-from agentwatch.policy.levels import level
 from agentwatch.sinks import frames
 from agentwatch.sinks.metrics import Snapshot
 from agentwatch.watch import Watch
@@ -80,7 +79,7 @@ def snapshots(
         head = journal.head
         none = dict.fromkeys(_known(watch), 0)
         processes = Counter(_agent(watch, one.session) for one in watch.lineage.living())
-        levels = Counter(str(level(r, watch.host, engine.mode)) for r in engine.ruleset.rules)
+        levels = Counter(str(engine.level(r, watch.host)) for r in engine.ruleset.rules)
         return Snapshot(
             sessions=_sessions(watch),
             sessions_begun={**none, **tally.sessions} if tally else {},

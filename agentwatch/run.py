@@ -113,7 +113,7 @@ def _settle(watch: Watch) -> None:
     while time.monotonic() - quiet < SETTLE and time.monotonic() < limit:
         if watch.step() or watch.enforcement.waiting:
             quiet = time.monotonic()
-        time.sleep(0.005)
+        time.sleep(min(0.005, watch.patience))
     watch.check()
 
 

@@ -37,8 +37,8 @@ BUSY_POLL = 0.002  # s, while records that may be acted on keep coming
 QUIET_POLL = 0.050  # s, when nothing came for QUIET
 IDLE_POLL = 0.5  # s, when besides there is nobody to watch: a program like an agent's wakes us
 QUIET = 1.0  # s
-BATCH = 1 << 20  # bytes of a ring handled in one go: bounds how late a kill can be
-BATCHES = 8  # in one step, before others get their turn
+BATCH = 1 << 18  # bytes of a ring handled in one go: bounds how late a kill can be
+SLICE = 0.010  # s of a step, and a batch more, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
 SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
 
@@ -94,7 +94,7 @@ class Watch:
             engine, host, self.redactor, self.say, breaker or actions.Breaker()
         )
         self._failed: list[Exception] = []  # while handling records of the batch at hand
-        self._urgent = False
+        self._urgent = self._behind = False  # behind: a ring holds more than a batch
         self._drained = 0  # ns of boottime: whatever happened before was read
         self._checked = self._swept = self._heard = time.monotonic()
         self.journal_error = ""  # why the journal cannot be written at present
@@ -119,6 +119,8 @@ class Watch:
     @property
     def patience(self) -> float:
         """Seconds until the next step, if nothing wakes us before."""
+        if self._behind:
+            return 0
         if self._urgent:
             return BUSY_POLL
         if time.monotonic() - self._heard < QUIET:
@@ -141,25 +143,33 @@ class Watch:
         poller.register(self.aside.fileno(), select.EPOLLIN)
 
     def step(self) -> int:
-        """Handles what the rings hold; how many records that were."""
+        """Handles what the rings hold, for a SLICE of time; how many records that were."""
         handled = 0
         self._urgent = False
         self.aside.turn()
-        for _ in range(BATCHES):
+        rings, begun = (self.probes.activity, self.probes.lifecycle), time.monotonic()
+        while True:
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            count = self._drain()
-            handled += count
-            if not count:
+            # What comes while a batch is handled waits for the next step, where it is a larger one.
+            self._behind = any(ring.pending > BATCH for ring in rings)
+            handled += self._drain()
+            if not self._behind:
                 self._drained = now
                 break
-        else:
-            self._urgent = True  # there is more
+            if time.monotonic() - begun >= SLICE:
+                break
         if handled:
             self._heard = time.monotonic()
             self.written(self.journal.flush)
         if time.monotonic() - self._checked >= CHECK:
             self.check()
         return handled
+
+    def catch_up(self, seconds: float) -> None:
+        """Steps until the rings are empty, for so long at most."""
+        limit = time.monotonic() + seconds
+        while self.step() and time.monotonic() < limit:
+            pass
 
     def _drain(self) -> int:
         # Activity first: whatever led to it is in the lifecycle ring by the time that is read.

@@ -1,11 +1,15 @@
 """The numbers of docs/numbers.md, measured again on this machine. Needs root.
 
-python -m bench                                        all of it, five minutes
+python -m bench                                        all of it, a quarter of an hour
 python -m bench open|rate|judge|kill|start|engine      one of them
+python -m bench daemon [--seconds N]                   a daemon's start; idle for N seconds
+python -m bench churn [--minutes N]                    agents that come and go
+python -m bench follow [--seconds N]                   many who follow events
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
@@ -13,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import killing, opening, pacing, starting
+from bench import churn, daemon, daemon_following, daemon_idling, killing, opening, pacing, starting
 from bench.workplace import REPOSITORY, Workplace, say, workplace
 
 
@@ -22,18 +26,29 @@ def engine(place: Workplace) -> None:
     subprocess.run([sys.executable, REPOSITORY / "bench" / "engine.py"], check=False)
 
 
-PARTS: dict[str, Callable[[Workplace], None]] = {
-    "open": opening.measure,
-    "rate": lambda place: pacing.measure(place, 101_000, 30, pack=False),
-    "judge": lambda place: pacing.measure(place, 20_200, 20, pack=True),
-    "kill": killing.measure,
-    "start": starting.measure,
-    "engine": engine,
+Part = Callable[[Workplace, argparse.Namespace], None]
+PARTS: dict[str, Part] = {
+    "open": lambda place, _: opening.measure(place),
+    "rate": lambda place, _: pacing.measure(place, 101_000, 30, pack=False),
+    "judge": lambda place, _: pacing.measure(place, 20_200, 20, pack=True),
+    "kill": lambda place, _: killing.measure(place),
+    "start": lambda place, _: starting.measure(place),
+    "engine": lambda place, _: engine(place),
+    "daemon": lambda _, how: daemon.measure(how.seconds or daemon_idling.SECONDS),
+    "churn": lambda _, how: churn.measure(how.minutes),
+    "follow": lambda place, how: daemon_following.measure(
+        place, how.seconds or daemon_following.SECONDS
+    ),
 }
 
 
-def main(wanted: list[str]) -> int:
-    if os.geteuid() != 0 or not set(wanted) <= set(PARTS):
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", usage=__doc__)
+    parser.add_argument("parts", nargs="*")
+    parser.add_argument("--minutes", type=float, default=churn.MINUTES)
+    parser.add_argument("--seconds", type=int)
+    how = parser.parse_args(arguments)
+    if os.geteuid() != 0 or not set(how.parts) <= set(PARTS):
         print((__doc__ or "").strip(), file=sys.stderr)
         return 2
     stats = Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip()
@@ -42,9 +57,9 @@ def main(wanted: list[str]) -> int:
     if stats != "0":
         say("kernel.bpf_stats_enabled is on: every run of a probe costs more than it need")
     with workplace() as place:
-        for name in wanted or PARTS:
+        for name in how.parts or PARTS:
             say()
-            PARTS[name](place)
+            PARTS[name](place, how)
     return 0
 
 

@@ -83,32 +83,42 @@ def _churn(here: Place, running: Daemon, seen: Seen, minutes: float) -> None:
     over = threading.Event()
     scraper = threading.Thread(target=_scrape, args=(running, seen, over))
     scraper.start()
-    begun = time.monotonic()
-    sampled, noted = begun, 0
-    doomed: list[tuple[float, int]] = []
-    work = scripts(here)
+    begun, launcher = time.monotonic(), _Launcher(here, seen)
+    compared = noted = begun
+    _note(running, seen, 0)
     while (now := time.monotonic()) < begun + minutes * 60:
-        if seen.started <= (now - begun) * RATE / 60:
-            script = work[seen.started % len(work)]
-            started = here.agent(script)
-            seen.started += 1
-            if script == KILLED:
-                doomed.append((now + 1, started.pid))
-        while doomed and doomed[0][0] < now:
-            here.kill(doomed.pop(0)[1])
-        if now - sampled >= SAMPLE:
-            sampled = now
+        launcher.turn(now)
+        if now - compared >= SAMPLE:
+            compared = now
             _compare(here, running, seen)
-        if (now - begun) // 60 > noted - 1 or not seen.levels:
-            noted = int((now - begun) // 60) + 1
+        if now - noted >= 60:
+            noted = now
             _note(running, seen, now - begun)
-        here.reap()
         time.sleep(0.01)
-    for _, pid in doomed:
-        here.kill(pid)
+    launcher.turn(now + 1)
     over.set()
     scraper.join()
     _note(running, seen, time.monotonic() - begun)
+
+
+class _Launcher:
+    """Starts agents in time, and kills those whose turn it is."""
+
+    def __init__(self, here: Place, seen: Seen) -> None:
+        self._here, self._seen, self._scripts = here, seen, scripts(here)
+        self._begun = time.monotonic()
+        self._doomed: list[tuple[float, int]] = []  # when, which
+
+    def turn(self, now: float) -> None:
+        if self._seen.started < (now - self._begun) * RATE / 60:
+            script = self._scripts[self._seen.started % len(self._scripts)]
+            agent = self._here.agent(script)
+            self._seen.started += 1
+            if script == KILLED:
+                self._doomed.append((now + 0.9, agent.pid))
+        while self._doomed and self._doomed[0][0] < now:
+            self._here.kill(self._doomed.pop(0)[1])
+        self._here.reap()
 
 
 def _note(running: Daemon, seen: Seen, seconds: float) -> None:

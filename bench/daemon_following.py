@@ -1,10 +1,9 @@
-"""Many who follow what happens, and one of them that does not read: does the loop wait for anybody?"""
+"""Many who follow what happens, one of whom does not read: does the loop wait for anybody?"""
 
 from __future__ import annotations
 
 import multiprocessing
 import select
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from agentwatch.control.client import Client
 from agentwatch.control.wire import Missed, Streamed
 from agentwatch.errors import NotRunningError
-from bench.daemon_place import Place, daemon, place, turns
+from bench.daemon_place import daemon, place, turns
 from bench.watched import kept
 from bench.workplace import Workplace, say
 
@@ -28,7 +27,7 @@ TARGET = 50  # ms
 
 @dataclass(slots=True)
 class Taken:
-    """What subscribers were sent: frames, bytes of them, and how many they were told they missed."""
+    """What a subscriber was sent. missed: frames, as it was told."""
 
     frames: int = 0
     bytes: int = 0
@@ -54,8 +53,7 @@ def measure(work: Workplace, seconds: int = SECONDS, subscribers: int = SUBSCRIB
             asker = _Aside(_ask, here.socket, over)
             time.sleep(1)
             before, used, begun = running.metrics(), running.cpu(), time.monotonic()
-            agent = here.agent(f"{work.program('pace')} {RATE} {seconds} {work.tree}")
-            agent.wait()
+            here.agent(f"{work.program('pace')} {RATE} {seconds} {work.tree}").wait()
             took = time.monotonic() - begun
             used = (running.cpu() - used) / took
             time.sleep(1)
@@ -64,22 +62,20 @@ def measure(work: Workplace, seconds: int = SECONDS, subscribers: int = SUBSCRIB
             answers, readings = asker.result(), readers.result()
             told = _all_of(slow)
         journal = kept(here.journal)
-    made = after["events_total", "open"] - before["events_total", "open"]
-    say(f"{subscribers} follow, one of them does not read; {made / took:,.0f} opens a second")
-    say(f"  status    {len(answers):,} answers, one asked for each {ASK * 1e3:g} ms")
-    say(f"            {_spread(answers)}, slowest (under {TARGET})")
-    say(f"  loop      {turns(_since(before, after))}")
-    say(f"  agentwatch {used * 100:.0f} % of one CPU, {_sent(readings) / took / 1e6:.0f} MB/s sent")
+    found = _since(before, after)
+    rate = found["events_total", "open"] / took
+    say(f"{subscribers} follow, one of them does not read; {rate:,.0f} opens a second")
+    say(f"  status    {_spread(answers)} (under {TARGET})")
+    say(f"            of {len(answers):,} answers, one asked for each {ASK * 1e3:g} ms")
+    say(f"  loop      {turns(found)}")
+    sent = sum(one.bytes for one in readings) / took / 1e6
+    say(f"  agentwatch {used * 100:.0f} % of one CPU, {sent:.0f} MB/s sent")
     say(f"  loss      {journal.lost} told, {journal.holes} holes, {journal.problems} problems")
     missed = sum(one.missed for one in readings)
-    say(f"  readers   {readings[0].frames:,} frames each, {missed} missed by all")
-    say(f"  the slow  {told.frames:,} frames, {told.missed:,} told as missed")
-    dropped = int(after["control_dropped_frames_total", ""])
+    say(f"  readers   {readings[0].frames:,} frames each; {missed:,} missed by all of them")
+    dropped = int(found["control_dropped_frames_total", ""])
+    say(f"  the slow  {told.frames:,} frames, then that it missed {told.missed:,}")
     say(f"            {dropped:,} dropped, as the daemon counts")
-
-
-def _sent(readings: list[Taken]) -> int:
-    return sum(one.bytes for one in readings)
 
 
 def _since(
@@ -89,10 +85,10 @@ def _since(
 
 
 def _spread(seconds: list[float]) -> str:
-    cut = statistics.quantiles(seconds, n=1000)
-    found = (cut[499], cut[989], cut[998], max(seconds))
+    ordered = sorted(seconds)
+    found = [ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99, 0.999, 1)]
     half, most, nearly, worst = (f"{one * 1e3:.1f}" for one in found)
-    return f"ms: median {half}, 99 % {most}, 99.9 % {nearly}, {worst}"
+    return f"ms: median {half}, 99 % {most}, 99.9 % {nearly}, slowest {worst}"
 
 
 class _Aside:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -239,14 +240,14 @@ def daemon(here: Place, rules: Path) -> Iterator[Daemon]:
 
 
 def turns(metrics: dict[tuple[str, str], float]) -> str:
-    """The histogram of the loop's turns in one line: how many took how long, from 10 ms on."""
+    """The loop's turns in one line: how many there were, and how many took how long."""
     buckets = sorted(
         (float(bound), int(count))
         for (name, bound), count in metrics.items()
         if name == "loop_turn_seconds_bucket"
     )
     parts = [f"{buckets[-1][1]:,} turns"]
-    for (low, below), (_, upto) in zip(buckets, buckets[1:], strict=False):
+    for (low, below), (high, upto) in pairwise(buckets):
         if low >= 0.01 and upto > below:
-            parts.append(f"{upto - below:,} above {low * 1e3:g} ms")
+            parts.append(f"{upto - below:,} of {low * 1e3:g} to {high * 1e3:g} ms")
     return ", ".join(parts)

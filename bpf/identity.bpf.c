@@ -11,30 +11,38 @@ struct scan {
 	u32 len, size, hit;
 };
 
+/* Word by word: of a char array, clang would clear every byte by itself, in each of many states. */
+static __always_inline void literal_clear(char *literal)
+{
+	u64 *words = (u64 *)literal;
+
+#pragma unroll
+	for (int i = 0; i < AW_LITERAL_MAX / 8; i++)
+		words[i] = 0;
+}
+
 static __always_inline void scan_component(struct scan *scan)
 {
 	if (scan->size && scan->size < AW_LITERAL_MAX &&
 	    bpf_map_lookup_elem(&literals, scan->literal))
 		scan->hit = 1;
 	scan->size = 0;
-	__builtin_memset(scan->literal, 0, AW_LITERAL_MAX);
+	literal_clear(scan->literal);
 }
 
 static long scan_byte(u32 index, struct scan *scan)
 {
-	char byte;
+	bool done = index >= scan->len || index >= 2 * AW_PATH_MAX - SHORT;
+	char byte = '/';
 
-	if (index >= scan->len || index >= 2 * AW_PATH_MAX - SHORT) {
-		scan_component(scan);
-		return 1;
-	}
-	if (index == scan->path_end || index == scan->asked_end)
-		scan_component(scan);
 	/* The bound above is below the record's own size. */
-	byte = scan->text[index];
-	if (byte == '/') {
+	if (!done)
+		byte = scan->text[index];
+	if (byte == '/' || index == scan->path_end || index == scan->asked_end)
 		scan_component(scan);
-	} else {
+	if (done)
+		return 1;
+	if (byte != '/') {
 		if (scan->size < AW_LITERAL_MAX)
 			scan->literal[scan->size & (AW_LITERAL_MAX - 1)] = byte;
 		scan->size++;
@@ -53,7 +61,7 @@ static __always_inline bool is_candidate(struct aw_record *record, struct aw_wal
 		.len = len,
 	};
 
-	__builtin_memset(walk->literal, 0, AW_LITERAL_MAX);
+	literal_clear(walk->literal);
 	bpf_loop(2 * AW_PATH_MAX, scan_byte, &scan, 0);
 	return scan.hit;
 }

@@ -19,7 +19,7 @@ struct aw_record {
 
 struct aw_walk {
 	char path[AW_PATH_MAX + 256]; /* filled from the end; a name may be read past it */
-	char literal[AW_LITERAL_MAX];
+	char literal[AW_LITERAL_MAX] __attribute__((aligned(8)));
 };
 
 struct {

@@ -19,7 +19,7 @@ import click
 from agentwatch import command as commands
 from agentwatch import processes
 from agentwatch import run as running
-from agentwatch.admission import load
+from agentwatch.admission import admit
 from agentwatch.cli import report, through_daemon
 from agentwatch.cli.live import live_view
 from agentwatch.engine import Engine
@@ -38,6 +38,7 @@ from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.policy.levels import Host
 from agentwatch.project import project_of
+from agentwatch.rules.diagnostics import render
 from agentwatch.rules.load import default_paths
 from agentwatch.rules.model import Ruleset
 from agentwatch.sinks import frames, metrics
@@ -240,7 +241,8 @@ class _Watched:
         begun = time.monotonic()
         host = Host()
         paths = [Path(path) for path in options.rules] or default_paths()
-        ruleset = load(paths, host=host)
+        admitted = admit(paths, host=host)
+        ruleset = admitted.ruleset
         engine = Engine(ruleset, mode=options.mode or "enforce", generation=1)
         compiled = time.monotonic() - begun
         agents = _agents(options.agent, ruleset)
@@ -275,6 +277,8 @@ class _Watched:
             take = snapshots(self._watch, lambda: (compiled, loaded))
             server = metrics.serve(*_address(options.metrics), take)
             stack.callback(server.close)
+        for warning in admitted.warnings:
+            self._screen.write(render(warning) + "\n")
         self._begin(options, pid, person, agents)
 
     def _begin(

@@ -32,6 +32,7 @@ from agentwatch.daemon.policy import Loaded, Reloading, Result, load
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
 from agentwatch.daemon.verbs import Verbs
+from agentwatch.engine import literals_of
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
 from agentwatch.kernel.probes import Probes
@@ -39,6 +40,7 @@ from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
 from agentwatch.policy.levels import Host
+from agentwatch.rules.model import Ruleset
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
@@ -71,7 +73,9 @@ class Daemon:
         self._poller = stack.enter_context(select.epoll())
         self._server = Server(config.socket, self._answer, self._poller)
         stack.callback(self._server.close, "the daemon is stopping")
-        loaded = load(config, self._host)
+        loaded = load(
+            config, self._host, begun=lambda rules: self._tag_already(rules, probes_loaded)
+        )
         mounts = Mounts.read()
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
@@ -114,6 +118,14 @@ class Daemon:
         self._serve_metrics(stack)
         self._revoked = self._fed = time.monotonic()
         self._tidied = -TIDY  # at once: a daemon may not live for long
+
+    def _tag_already(self, rules: Ruleset, probes_loaded: Callable[[], Probes]) -> None:
+        """Agents that start while the rules are tested are tagged; what they do waits in the rings.
+
+        Whatever else is wrong is found out later, and then the probes go, too.
+        """
+        if self.config.agents is None or self.config.agents:
+            probes_loaded().set_literals(literals_of(rules.agents))
 
     # The loop.
 
@@ -196,7 +208,7 @@ class Daemon:
 
     def _end(self) -> None:
         """What is watched goes on unwatched, and the journal says so."""
-        self._watch.step()
+        self._watch.catch_up(1.0)
         for session in self._watch.sessions:
             text = "the daemon stops: from here on it is not watched"
             self._watch.say(frames.Notice(subject="release", text=text, session=session.key))

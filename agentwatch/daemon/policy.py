@@ -14,6 +14,7 @@ from agentwatch.config import Config
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError, ConfigErrors, Diagnostic
 from agentwatch.policy.levels import Host
+from agentwatch.rules.model import Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,18 @@ class Loaded:
     seconds: float
 
 
-def load(config: Config, host: Host, before: Engine | None = None) -> Loaded:
-    """Raises RuleErrors, ConfigErrors: then nothing has changed."""
-    begun = time.monotonic()
-    admitted = admit(config.rule_paths, host=host)
+def load(
+    config: Config,
+    host: Host,
+    before: Engine | None = None,
+    begun: Callable[[Ruleset], object] = lambda ruleset: None,
+) -> Loaded:
+    """Raises RuleErrors, ConfigErrors: then nothing has changed.
+
+    begun: told what was read, before it is tested.
+    """
+    started = time.monotonic()
+    admitted = admit(config.rule_paths, host=host, without_hook=config.without_hook, begun=begun)
     wrong = config.check_agents([agent.id for agent in admitted.ruleset.agents])
     if wrong:
         raise ConfigErrors(wrong)
@@ -40,7 +49,7 @@ def load(config: Config, host: Host, before: Engine | None = None) -> Loaded:
         without_hook=config.without_hook,
         memory=before.memory if before else None,
     )
-    return Loaded(config, engine, admitted.warnings, time.monotonic() - begun)
+    return Loaded(config, engine, admitted.warnings, time.monotonic() - started)
 
 
 Result = Loaded | AgentwatchError

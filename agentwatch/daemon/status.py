@@ -12,7 +12,6 @@ from agentwatch.control.server import Server
 from agentwatch.daemon.policy import Loaded
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.losses import STAGES
-from agentwatch.policy.levels import level
 from agentwatch.sessions import Session
 from agentwatch.watch import Watch
 
@@ -44,7 +43,7 @@ class Status:
         watch, engine, policy = self._watch, self._watch.engine, self._policy
         config, rules = policy.loaded.config, engine.ruleset.rules
         attached = watch.probes.attached()
-        levels = Counter(str(level(rule, watch.host, engine.mode)) for rule in rules)
+        levels = Counter(str(engine.level(rule, watch.host)) for rule in rules)
         return {
             "pid": os.getpid(),
             "started_at": policy.started,

@@ -26,6 +26,7 @@ import re2
 from agentwatch.policy.globs import (
     ANY_COMPONENTS,
     ARGV,
+    HOST,
     MAX_CHARACTERS,
     PATH,
     REMEMBERED,
@@ -38,8 +39,23 @@ from agentwatch.policy.globs import (
 )
 
 __all__ = (
-    *("ARGV", "HOST", "NEVER", "PATH", "WORD", "PatternError", "check", "check_regex", "escape"),
-    *("expression", "literal_component", "literals", "matches", "quote", "sequence", "subject"),
+    "ARGV",
+    "HOST",
+    "NEVER",
+    "PATH",
+    "WORD",
+    "PatternError",
+    "check",
+    "check_regex",
+    "escape",
+    "expression",
+    "is_at_home",
+    "literal_component",
+    "literals",
+    "matches",
+    "quote",
+    "sequence",
+    "subject",
 )
 
 LITERAL_BYTES = 63

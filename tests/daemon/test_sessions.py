@@ -70,8 +70,8 @@ def test_an_agent_that_anybody_starts_is_a_session(
     assert told.project == str(project)
     assert told.command[1:] == (str(place.stub), TREE)
     assert told.session.pid == agent.pid
-    (row,) = daemon.status["agents"]
-    assert row == {"agent": "stub", "sessions": 1, "processes": 4}
+    row = {"agent": "stub", "sessions": 1, "processes": 4}
+    until(lambda: daemon.status["agents"] == [row], "the four of them in the status")
 
 
 def test_how_it_is_frozen_is_what_the_list_calls_how(daemon: Daemon, place: Place) -> None:

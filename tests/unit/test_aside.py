@@ -64,10 +64,8 @@ def test_what_goes_wrong_is_raised_in_the_loop(aside: Aside) -> None:
     aside.do(fails, done.append)
     aside.do(lambda: 1, done.append)
     assert select.select([aside], [], [], 5)[0]
-    deadline = time.monotonic() + 5
     with pytest.raises(ValueError, match="not this"):
-        while time.monotonic() < deadline:
-            aside.turn()
+        aside.turn()
     turn(aside, done, 1)
     assert done == [1]
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,7 @@ def test_alerts_and_observing_hurt_nobody(victim: subprocess.Popen[bytes]) -> No
     """Only a response of kill sends a signal; in observe mode the outcome says so."""
     for mode, outcome in (("enforce", "alerted"), ("observe", "observed")):
         acting = Acting(mode)
-        assert not acting.act(key_of(victim.pid), ALERT)
+        assert not acting.act(key_of(victim.pid), replace(ALERT, mode=mode))
         assert acting.verdicts[0].outcome == outcome
         assert acting.enforcement.decisions == {("a.key", "alert", "detects"): 1}
         assert not acting.kills

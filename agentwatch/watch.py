@@ -146,7 +146,7 @@ class Watch:
         """Handles what the rings hold, for a SLICE of time; how many records that were."""
         handled = 0
         self._urgent = False
-        self.aside.turn()
+        self._take_results()
         rings, begun = (self.probes.activity, self.probes.lifecycle), time.monotonic()
         while True:
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -170,6 +170,14 @@ class Watch:
         limit = time.monotonic() + seconds
         while self.step() and time.monotonic() < limit:
             pass
+
+    def _take_results(self) -> None:
+        """Of work beside the loop: what failed there is told, and does not end the loop."""
+        try:
+            self.aside.turn()
+        except Exception as error:
+            text = f"what was begun has failed: {type(error).__name__}: {error}"
+            self.say(frames.Notice(subject="failure", text=text))
 
     def _drain(self) -> int:
         # Activity first: whatever led to it is in the lifecycle ring by the time that is read.

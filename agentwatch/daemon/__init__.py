@@ -309,7 +309,11 @@ class Daemon:
             frames.Reload(generation=engine.generation, rules=len(engine.ruleset.rules), ok=True)
         )
         if _identities(loaded) != identities:
-            self._watch.recognition.search()
+            try:
+                self._watch.recognition.search()
+            except AgentwatchError as error:  # the rules are in force all the same
+                text = f"agents that run already were not looked for: {error.message}"
+                self._watch.say(frames.Notice(subject="failure", text=text))
 
     def _apply(self, loaded: Loaded) -> None:
         """What of the configuration is not the engine's."""

@@ -215,7 +215,7 @@ def test_the_summary_names_what_goes_on_and_what_was_not_written() -> None:
     summary = Screen().summary(3, ("sleep (process 9)", "\x1b[2J (process 8)"), 2)
     assert "exit code 3" in summary
     assert "left      sleep (process 9)\n" in summary
-    assert "\\x1b[2J (process 8) goes on" in summary
+    assert "\\x1b[2J (process 8)" in summary
     assert "2 not written" in summary
     assert "journal  /j/run-1" in summary
 

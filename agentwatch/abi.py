@@ -248,6 +248,7 @@ COUNTERS = Layout(
         ("mirror_full", "u64"),
         ("doomed", "u64"),
         ("reconciled", "u64"),
+        ("unbegun", "u64"),
         ("unlabelled", "u64"),
     ),
 )
@@ -280,6 +281,7 @@ class Counters:
     mirror_full: int = 0
     doomed: int = 0
     reconciled: int = 0
+    unbegun: int = 0
     unlabelled: int = 0
 
 
@@ -398,6 +400,12 @@ def session_of(record: bytes | memoryview) -> ProcessKey:
     return ProcessKey(pid, start)
 
 
+def process_of(record: bytes | memoryview) -> ProcessKey:
+    """Whose record it is, without decoding the rest."""
+    return ProcessKey(_TGID(record, 32)[0], _TIME(record, 40)[0])
+
+
+_TGID = struct.Struct("<I").unpack_from
 _PEEK = struct.Struct("<IHH").unpack_from
 _TIME = struct.Struct("<Q").unpack_from
 _SESSION = struct.Struct("<QI").unpack_from

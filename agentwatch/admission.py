@@ -21,7 +21,7 @@ from agentwatch.rules.diagnostics import TooMany
 from agentwatch.rules.homes import TRIAL_HOMES, TRIAL_PROJECT, at_home
 from agentwatch.rules.homes import homes as homes_here
 from agentwatch.rules.load import Loaded, read_rules
-from agentwatch.rules.model import Rule, Ruleset, Trial
+from agentwatch.rules.model import Condition, Default, Rule, Ruleset, Trial
 
 _TRIED_TOGETHER = 32
 
@@ -47,10 +47,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A load that may be put in force. ruleset: `~` written out. warnings: of the files."""
+    """A load that may be put in force. ruleset: `~` written out. warnings: of the files.
+    background: files that were read only because the others name what they define.
+    """
 
     ruleset: Ruleset
     warnings: tuple[Diagnostic, ...] = ()
+    background: tuple[str, ...] = ()
+
+    def is_named(self, one: Rule | Default) -> bool:
+        """Whether it stands in a file that was named, or is overridden there."""
+        overridden = isinstance(one, Rule) and one.overridden is not None
+        return overridden or one.place.file not in self.background
 
 
 def load(
@@ -71,14 +79,16 @@ def admit(
     host: levels.Host | None = None,
     without_hook: str = "kill",
     begun: Callable[[Ruleset], object] = lambda ruleset: None,
+    background: Sequence[Path] = (),
 ) -> Admitted:
     """Reads, tests and weighs rules. host: which hooks there are; without it, none that prevent.
     without_hook: for rules that say nothing themselves, as the engine will be told. begun: told
-    what was read, if it is well written, before it is tested.
+    what was read, if it is well written, before it is tested. background: see rules.load; never
+    for rules that are to be in force.
 
     Raises RuleErrors with everything that is wrong in any file.
     """
-    loaded = read_rules(paths, patterns)
+    loaded = read_rules(paths, patterns, background)
     if not loaded.report.errors_found:
         begun(loaded.ruleset)
     with suppress(TooMany):
@@ -86,7 +96,7 @@ def admit(
     if loaded.report.errors_found:
         raise RuleErrors(loaded.report.all)
     ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
-    return Admitted(ruleset, loaded.warnings)
+    return Admitted(ruleset, loaded.warnings, loaded.background)
 
 
 def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
@@ -102,6 +112,11 @@ def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
         if rule.action == "allow" and level.name == "none" and closed & set(rule.on):
             text = f"this makes no hole in the default, which stays closed. {level.reason}"
             report.warning("AW505", rule.place, text)
+        for name, match in rule.unless if level.name != "none" else ():
+            unseen = levels.unseen(match, rule.on)
+            if unseen:
+                text = f'the exception "{name}" spares nothing here. {unseen}'
+                report.warning("AW505", rule.place, text)
     for outcome in run_trials(loaded):
         if not outcome.passed:
             report.error("AW401", outcome.trial.place, message(outcome))
@@ -167,13 +182,31 @@ def _judged(rule: Rule, trial: Trial, engine: Engine, made: sample.Sample) -> Ou
     got = "hit" if any(hit.rule == rule.id for hit in verdict.matches) else "miss"
     traces = engine.explain(made.event, made.actor).rules if got != trial.expect else ()
     why = "".join(f"; {reason(trace)}" for trace in traces if trace.rule.id == rule.id)
+    if got == "hit" and why:
+        why += _not_carved(rule)
     return Outcome(rule, trial, made.kind, got, why)
+
+
+def _not_carved(rule: Rule) -> str:
+    """A hint at the exception that was probably meant to hold, or ""."""
+    for name, match in rule.unless:
+        for condition in match.conditions:
+            if hint := _row_of_tokens(condition):
+                return f'; of the exception "{name}": {condition.field}{hint}'
+    return ""
+
+
+def _row_of_tokens(condition: Condition) -> str:
+    """What is easily overlooked about a list of arguments, or ""."""
+    several = condition.sequence and len(condition.values) > 1
+    return " (a list is one row of tokens; for some one of them, |has)" if several else ""
 
 
 def reason(trace: RuleTrace) -> str:
     """What became of a rule, in words: why it did not match, or that it did."""
     if trace.failed is not None:
-        return f"{condition_name(trace.failed.field, trace.failed.modifiers)} does not match"
+        name = condition_name(trace.failed.field, trace.failed.modifiers)
+        return f"{name} does not match{_row_of_tokens(trace.failed)}"
     if trace.unless is not None:
         return f'the exception "{trace.unless}" carves it out'
     if trace.outcome == "counting":

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from agentwatch.errors import AgentwatchError
+
+WAITING_MAX = 4096  # pieces of work
+
 T = TypeVar("T")
 Then = Callable[[], object]
 
@@ -32,16 +36,21 @@ class Aside:
         return self._wake
 
     def do(self, work: Callable[[], T], then: Callable[[T], object]) -> None:
-        """Does `work` aside, then `then` with its result in the loop."""
+        """Does `work` aside, then `then` with its result in the loop.
+
+        Raises AgentwatchError where too much waits to be done.
+        """
 
         def both() -> Then:
             result = work()
             return lambda: then(result)
 
-        if self._threaded:
+        if not self._threaded:
+            both()()
+        elif self._work.qsize() < WAITING_MAX:
             self._work.put(both)
         else:
-            both()()
+            raise AgentwatchError(f"{WAITING_MAX} pieces of work wait already", "try again later")
 
     def turn(self) -> None:
         """Tells what has been done. Raises what a piece of work raised."""
@@ -61,8 +70,11 @@ class Aside:
             os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
-        """Waits for what is being done; what it led to is told no more."""
+        """Waits for what is being done; what waits is not begun, and nothing is told any more."""
         if self._threaded:
+            with suppress(queue.Empty):
+                while True:
+                    self._work.get_nowait()
             self._work.put(None)
             self._thread.join()
         os.close(self._wake)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from agentwatch import abi, processes
 from agentwatch.events import ProcessKey
@@ -29,23 +30,25 @@ class Found:
 
 
 def plan(
-    rows: Iterable[abi.Process], agents: Mapping[ProcessKey, str]
+    rows: Iterable[abi.Process],
+    agents: Mapping[ProcessKey, str],
+    owned: Mapping[ProcessKey, ProcessKey] = MappingProxyType({}),
 ) -> dict[ProcessKey, ProcessKey]:
     """Whose each untagged process is: process -> session, for those that are somebody's.
 
-    agents: processes that are agents. A session is named after the topmost of them; what descends
-    from a tagged process belongs to that one's session. Ancestors that are gone are named as well
-    where what they forked meanwhile is known by them.
+    agents: processes that are agents. owned: process -> session, as it was before. A session is
+    named after the topmost of them; what descends from a tagged process belongs to that one's.
+    Ancestors that are gone are named as well where what they forked meanwhile is known by them.
     """
     known = {one.process: one for one in rows}
     tagged = {p: one.session for p, one in known.items() if one.session and not _passing(one)}
     found: dict[ProcessKey, ProcessKey] = {}
     free = [one for p, one in known.items() if p not in tagged]
     for one in free:
-        owners = [p for p in _line(one, known) if p in tagged or p in agents]
+        owners = [p for p in _line(one, known) if p in tagged or p in agents or p in owned]
         if owners:
             topmost = min(owners, key=lambda p: p.start)
-            _put(found, one, tagged.get(topmost, topmost))
+            _put(found, one, tagged.get(topmost) or owned.get(topmost, topmost))
     leaders = {p.pid: p for p, session in (*tagged.items(), *found.items()) if p == session}
     for one in free if leaders else ():
         if one.process not in found:
@@ -84,14 +87,16 @@ def _of_group(
     leaders: Mapping[int, ProcessKey],
     known: Mapping[ProcessKey, abi.Process],
 ) -> ProcessKey | None:
-    """The session of an orphan, by the agent that leads its process group or terminal session."""
+    """The session of an orphan, by the agent that leads its process group or terminal session.
+
+    Who has a parent that is alive in the same group is no orphan: it is whose that one is.
+    """
+    parent = known.get(one.parent)
+    if parent is not None and parent.process.pid > 1 and parent.terminal == one.terminal:
+        return None
     if one.terminal in leaders:
         return leaders[one.terminal]
-    session = leaders.get(one.group)
-    # Of a pipeline, the agent may be the leader and its neighbours not its descendants.
-    if session is not None and one.parent != known[session].parent:
-        return session
-    return None
+    return leaders.get(one.group)
 
 
 class Backfill:
@@ -103,8 +108,14 @@ class Backfill:
         """own: the pid that is never tagged: this process."""
         self._probes, self._identify, self._own = probes, identify, own
 
-    def search(self, asked: Mapping[int, str] | None = None) -> list[Found]:
-        """Tags every agent that runs (or, with `asked`, these pids: pid -> agent, "" for none).
+    def search(
+        self,
+        asked: Mapping[ProcessKey, str] | None = None,
+        owned: Mapping[ProcessKey, ProcessKey] = MappingProxyType({}),
+    ) -> list[Found]:
+        """Tags every agent that runs (or, with `asked`, these: process -> agent, "" for none).
+
+        owned: processes of sessions that there were before: process -> session.
 
         The probes' `look` is on meanwhile and off afterwards. Sessions of what was found are
         confirmed in the kernel; whoever calls begins them. Raises KernelError without room.
@@ -118,10 +129,11 @@ class Backfill:
             for _ in range(LOOKS):
                 rows = [one for one in self._probes.census() if one.process.pid != self._own]
                 agents |= self._agents(rows, agents, asked)
-                new = {p: s for p, s in plan(rows, agents).items() if p not in wanted}
+                new = {p: s for p, s in plan(rows, agents, owned).items() if p not in wanted}
                 wanted |= new
                 for session in set(new.values()) - begun:
-                    if session in agents and self._begins(session):
+                    known = session in agents or session in owned.values()
+                    if known and self._begins(session):
                         self._probes.begin(session)
                     begun.add(session)
                 adopted = self._probes.adopt(new)
@@ -145,7 +157,7 @@ class Backfill:
         self,
         rows: Iterable[abi.Process],
         known: Mapping[ProcessKey, str],
-        asked: Mapping[int, str] | None,
+        asked: Mapping[ProcessKey, str] | None,
     ) -> dict[ProcessKey, str]:
         """Agents among the processes that are nobody's yet."""
         found = {}
@@ -153,8 +165,8 @@ class Backfill:
             if one.process in known or (one.session is not None and not _passing(one)):
                 continue
             if asked is not None:
-                if one.process.pid in asked:
-                    found[one.process] = asked[one.process.pid]
+                if one.process in asked:
+                    found[one.process] = asked[one.process]
             elif agent := self._identify(processes.names_now(one.process)):
                 found[one.process] = agent
         return found

@@ -293,7 +293,7 @@ class Engine:
             response=response,
             level=levels.name_of(response),
             severity="medium",
-            because=_DEFAULT_BECAUSE[kind].format(agent=agent),
+            because=_DEFAULT_BECAUSE[kind].format(agent=agent or "this session"),
             default=True,
             matches=matches,
             mode=self.mode,

@@ -109,6 +109,10 @@ class Freezer:
             remedy = "stop it by signals, or see whether cgroups below it are used up"
             raise KernelError(f"{session} cannot be frozen: {error}", remedy) from None
 
+    def inside(self, session: str) -> frozenset[int]:
+        """The pids in a session's frozen cgroup; none where it is not frozen."""
+        return frozenset(_pids(self._place(session)))
+
     def thaw(self, session: str) -> int:
         """Lets a session go on, in the cgroups it came from; how many processes. 0: not frozen.
 

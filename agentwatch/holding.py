@@ -10,7 +10,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from agentwatch import abi, actions, processes
-from agentwatch.errors import KernelError
 from agentwatch.events import ProcessKey
 from agentwatch.freezer import Freezer
 from agentwatch.kernel.probes import Probes
@@ -62,8 +61,8 @@ class Holding:
             return Frozen("signal", held.stopped, held.killed)
         try:
             self._freezer.freeze(_name(key), lambda: self._probes.tagged(key))
-        except KernelError as error:
-            return Frozen("signal", held.stopped, held.killed, error.message)
+        except Exception as error:  # whatever it is, the session is held and its end is told
+            return Frozen("signal", held.stopped, held.killed, str(error))
         self._in_cgroups.add(key)
         self.let_go(key, stopped)
         return Frozen("cgroup", held.stopped, held.killed)
@@ -97,9 +96,19 @@ class Holding:
         self._in_cgroups.discard(key)
         try:
             self._freezer.thaw(_name(key))
-        except KernelError as error:
-            return error.message
+        except Exception as error:  # whatever it is, somebody waits for an answer
+            return str(error)
         return ""
+
+    def keep(self, key: ProcessKey) -> bool:
+        """Freezes again whoever was moved out of the frozen cgroup; whether there was anybody."""
+        if key not in self._in_cgroups or self._freezer is None:
+            return False
+        inside = self._freezer.inside(_name(key))
+        if all(one.pid in inside for one in self._probes.tagged(key)):
+            return False
+        self.freeze(key, ())
+        return True
 
     def forget(self, key: ProcessKey) -> None:
         """Nothing of it is left, or it goes on unwatched: then not frozen."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
+from agentwatch.events import NO_PROCESS, Event, Exec, Exit, Fork, ProcessKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,23 @@ class Lineage:
         self._alive: Counter[ProcessKey] = Counter()  # processes of a session
 
     def begin(
-        self, session: ProcessKey, project: str | None, image: Image | None, agents: tuple[str, ...]
+        self,
+        session: ProcessKey,
+        project: str | None,
+        image: Image | None,
+        agents: tuple[str, ...],
+        above: Sequence[Image] = (),
     ) -> None:
-        """A session: its first process, the image it has now, the agents it is known to be."""
+        """A session: its first process, the image it has now, the agents it is known to be.
+
+        above: what its ancestors run, nearest first; they are of no session.
+        """
         self._projects[session] = project
         self._agents[session] = agents
-        self._enter(_Process(session, session, (), agents, [(0, image)]))
+        parents = tuple(
+            _Process(NO_PROCESS, NO_PROCESS, (), (), [(0, one)]) for one in above[: self.ANCESTORS]
+        )
+        self._enter(_Process(session, session, parents, agents, [(0, image)]))
 
     def join(
         self, process: ProcessKey, parent: ProcessKey, session: ProcessKey, image: Image | None
@@ -246,7 +257,13 @@ class Lineage:
     def project(self, session: ProcessKey) -> str | None:
         return self._projects.get(session)
 
+    def session(self, process: ProcessKey) -> ProcessKey | None:
+        """The session of a process that is known."""
+        found = self._processes.get(process)
+        return found.session if found else None
+
     def parent(self, process: ProcessKey) -> ProcessKey | None:
         """The parent of a process, where that is known and of its session."""
         found = self._processes.get(process)
-        return found.parents[0].key if found and found.parents else None
+        above = found.parents[0].key if found and found.parents else NO_PROCESS
+        return None if above == NO_PROCESS else above

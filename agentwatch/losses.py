@@ -45,7 +45,9 @@ class Losses:
             ring = 0 if kind in _LIFECYCLE else 1
             self.gap("ring", count, ring, acted)
             self.gap("scratch", now.unrecorded[kind] - seen.unrecorded[kind], ring)
-        self.gap("tag", now.doomed - seen.doomed + now.unlabelled - seen.unlabelled, 0)
+        untagged = (now.doomed, now.unbegun, now.unlabelled)
+        before = (seen.doomed, seen.unbegun, seen.unlabelled)
+        self.gap("tag", sum(untagged) - sum(before), 0)
         skipped = self._skipped()
         return skipped or any(lost[kind] for kind in _LIFECYCLE)
 

@@ -138,6 +138,11 @@ def _rank(row: tuple[bool, bytes, bytes]) -> tuple[bool, int]:
     return not own, -len(root) if own else len(root)
 
 
+def unescape(field: str) -> str:
+    """The same, of text with undecodable bytes as surrogate escapes."""
+    return os.fsdecode(_unescape(os.fsencode(field)))
+
+
 def _unescape(field: bytes) -> bytes:
     r"""proc(5) writes space, tab, newline and backslash as \ooo."""
     return field.decode("unicode_escape").encode("latin-1") if b"\\" in field else field

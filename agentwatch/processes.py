@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -19,106 +15,90 @@ from agentwatch.lineage import Image
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # ns; /proc tells starts to this precision
 PF_KTHREAD = 0x00200000  # linux/sched.h
-HELD_MAX = 4096  # descriptors of one process that are listed
+PROC_MAX = 1 << 16  # bytes read of a file of /proc that its process may lengthen
+WORDS_MAX = 256
 
 
 def image_now(process: ProcessKey) -> Image | None:
     """What a process runs; None when it is gone or not ours to see."""
+    here = f"/proc/{process.pid}"
     try:
-        found = psutil.Process(process.pid)
-        with found.oneshot():
-            return Image(found.exe(), None, tuple(found.cmdline()), found.cwd(), found.uids().real)
-    except (psutil.Error, OSError):
+        exe, cwd = os.readlink(f"{here}/exe"), os.readlink(f"{here}/cwd")
+        uid = _real_uid(_beginning(f"{here}/status"))
+    except (OSError, ValueError, IndexError):
         return None
+    return Image(exe.removesuffix(" (deleted)"), None, _argv(process.pid), cwd, uid)
 
 
 def names_now(process: ProcessKey) -> tuple[str, ...]:
     """What an identity is looked for under when the exec was not seen: () when it is gone.
 
-    The executable, argv[0] where that is a path, and the script of an interpreter.
+    The executable, argv[0], and the script of an interpreter. argv is what the process says of
+    itself: one that calls itself `claude`, as programs in node do, is looked for in its own PATH.
     """
-    here = f"/proc/{process.pid}"
-    try:  # without psutil: this is asked of every process there is
-        exe = os.readlink(f"{here}/exe").removesuffix(" (deleted)")
-        argv = os.fsdecode(Path(f"{here}/cmdline").read_bytes()).split("\0")
-        cwd = os.readlink(f"{here}/cwd")
-    except OSError:  # it is gone, or the kernel's own
+    image = image_now(process)
+    if image is None or not image.exe:
         return ()
-    names = [exe, *(argv[:1] if "/" in argv[0] else ())]
-    if INTERPRETER.fullmatch(os.path.basename(exe)):
-        names += [word for word in argv[1:] if word and not word.startswith("-")][:1]
-    return tuple(dict.fromkeys(os.path.normpath(os.path.join(cwd, name)) for name in names))
+    names = [image.exe, *(word for word in image.argv[:1] if "/" in word)]
+    if INTERPRETER.fullmatch(os.path.basename(image.exe)):
+        names += [word for word in image.args if word and not word.startswith("-")][:1]
+        title = "".join(image.argv[:1])
+        if title and "/" not in title:
+            names += [os.path.join(place, title) for place in _search_path(process.pid)]
+    return tuple(dict.fromkeys(os.path.normpath(os.path.join(image.cwd, name)) for name in names))
+
+
+def _beginning(path: str) -> bytes:
+    """PROC_MAX bytes of a file of /proc at most: prctl(PR_SET_MM) makes argv of any length."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, PROC_MAX)
+    finally:
+        os.close(fd)
+
+
+def _argv(pid: int) -> tuple[str, ...]:
+    with suppress(OSError):
+        told = _beginning(f"/proc/{pid}/cmdline")
+        words = told.removesuffix(b"\0").split(b"\0", WORDS_MAX) if told else []
+        return tuple(map(os.fsdecode, words[:WORDS_MAX]))
+    return ()
+
+
+def _real_uid(status: bytes) -> int:
+    """Raises ValueError, IndexError for what is no status."""
+    return int(status[status.index(b"\nUid:") :].split(maxsplit=2)[1])
+
+
+def _search_path(pid: int) -> list[str]:
+    """The directories of a process's own PATH, from the environment it was started with."""
+    with suppress(OSError):
+        for entry in _beginning(f"/proc/{pid}/environ").split(b"\0"):
+            if entry.startswith(b"PATH="):
+                return os.fsdecode(entry[5:]).split(":")[:WORDS_MAX]
+    return []
 
 
 INTERPRETER = re.compile(r"(?:node(?:js)?|bun|deno|python|ruby|perl|php|(?:ba|da|z|k|a)?sh)[\d.]*")
+
+
+def above_now(pid: int) -> tuple[Image, ...]:
+    """What the ancestors of a process run, nearest first, as far as they can be told; 8 at most."""
+    found: list[Image] = []
+    for _ in range(8):
+        fields = _stat(Path(f"/proc/{pid}/stat"))
+        pid = int(fields[1]) if fields else 0
+        image = image_now(ProcessKey(pid, 0)) if pid > 1 else None
+        if image is None:
+            break
+        found.append(image)
+    return tuple(found)
 
 
 def is_kernel_thread(pid: int) -> bool:
     """proc(5): field 9 has the kernel's flags of a task."""
     fields = _stat(Path(f"/proc/{pid}/stat"))
     return bool(fields) and bool(int(fields[6]) & PF_KTHREAD)
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """Descriptors of a process. files: `r /path`, `rw /path`; connections: `tcp 192.0.2.4:443`.
-
-    No file system is asked anything: what is held may be one that does not answer.
-    """
-
-    files: tuple[str, ...] = ()
-    connections: tuple[str, ...] = ()
-
-
-def holdings(process: ProcessKey) -> Holdings:
-    """What a process holds open now; nothing when it is gone. At most HELD_MAX of each."""
-    files, sockets = [], False
-    for fd in islice(_directory(f"/proc/{process.pid}/fd"), HELD_MAX):
-        with suppress(OSError):
-            target = os.readlink(f"/proc/{process.pid}/fd/{fd}")
-            sockets |= target.startswith("socket:")
-            if target.startswith("/"):
-                files.append(f"{_access(process.pid, fd)} {target}")
-    return (
-        Holdings(tuple(sorted(set(files))), _connections(process.pid) if sockets else ())
-        if runs(process)
-        else Holdings()
-    )
-
-
-def _directory(path: str) -> list[str]:
-    with suppress(OSError):
-        return os.listdir(path)
-    return []
-
-
-def _access(pid: int, fd: str) -> str:
-    """r, w or rw, from the octal flags of fdinfo."""
-    with suppress(OSError, ValueError, IndexError):
-        flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:")[1].split()[0]
-        return ("r", "w", "rw", "rw")[int(flags, 8) & os.O_ACCMODE]
-    return "?"
-
-
-def _connections(pid: int) -> tuple[str, ...]:
-    """Of sockets that have a peer, or a name of their own."""
-    found = []
-    with suppress(psutil.Error, OSError):
-        one: Any  # of a unix socket, the places are paths
-        process = psutil.Process(pid)
-        # The old name, of psutil before 6, is what Debian 12 has.
-        connections = getattr(process, "net_connections", None) or process.connections
-        for one in connections("all")[:HELD_MAX]:
-            place = one.raddr or one.laddr
-            if not place:
-                continue
-            if one.family == socket.AF_UNIX:
-                found.append(f"unix {place}")
-            else:
-                kind = "tcp" if one.type == socket.SOCK_STREAM else "udp"
-                where = f"[{place.ip}]" if ":" in place.ip else place.ip
-                found.append(f"{kind} {'' if one.raddr else 'on '}{where}:{place.port}")
-    return tuple(sorted(set(found)))
 
 
 def key_now(pid: int) -> ProcessKey | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import pwd
 from pathlib import Path
 
-from agentwatch.mounts import MOUNTINFO
+from agentwatch.mounts import MOUNTINFO, unescape
 
 SHARED_PLACES = frozenset({"/", "/tmp", "/var/tmp"})
 REMOTE = ("nfs", "cifs", "smb", "fuse", "autofs", "ceph", "afs", "9p", "coda", "lustre")
@@ -18,7 +19,7 @@ def project_of(cwd: Path, home: str) -> str | None:
 
     None where that would be a place everything is in: /, a home directory, a shared scratch one.
     """
-    top = next((d for d in (cwd, *cwd.parents) if (d / ".git").exists()), cwd)
+    top = next((d for d in (cwd, *cwd.parents) if os.path.lexists(d / ".git")), cwd)
     return None if str(top) in SHARED_PLACES | _homes() | {home} else str(top)
 
 
@@ -45,7 +46,7 @@ def project_here(cwd: str, home: str) -> str | None:
     if not cwd.startswith("/"):
         return None
     try:
-        if answers_at_once(cwd, MOUNTINFO.read_text(errors="surrogateescape")):
+        if answers_at_once(cwd, os.fsdecode(MOUNTINFO.read_bytes())):
             return project_of(Path(cwd), home)
     except OSError:
         pass
@@ -56,7 +57,7 @@ def answers_at_once(path: str, mountinfo: str) -> bool:
     """Whether no file system on the way to `path` is a remote or a user's own one."""
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
-        point, kind = fields.split(" ")[4], rest.split(" ")[0]
+        point, kind = unescape(fields.split(" ")[4]), rest.split(" ")[0]
         under = path == point or path.startswith(point.rstrip("/") + "/")
         if under and point != "/" and kind.startswith(REMOTE):
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from agentwatch import processes
@@ -12,10 +12,11 @@ from agentwatch.backfill import Backfill, Found
 from agentwatch.engine import Engine, names_of
 from agentwatch.errors import KernelError
 from agentwatch.events import Event, Exec, ProcessKey
+from agentwatch.holdings import Holdings, holdings
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Lineage
 from agentwatch.project import home_of, project_here
-from agentwatch.sessions import Session, Sessions
+from agentwatch.sessions import Left, Session, Sessions
 from agentwatch.sinks import frames
 from agentwatch.sinks.redact import Redactor
 
@@ -33,10 +34,10 @@ class Recognition:
         lineage: Lineage,
         redactor: Redactor,
         say: Callable[[frames.Frame], None],
-        aside: Aside,
+        listing: Aside,
     ) -> None:
         self._probes, self._sessions, self._lineage = probes, sessions, lineage
-        self._redactor, self._say, self._aside = redactor, say, aside
+        self._redactor, self._say, self._listing = redactor, say, listing
         self._engine: Engine
         self.identities: frozenset[str] | None = None
 
@@ -50,10 +51,12 @@ class Recognition:
         agent = self._engine.identify(names)
         return agent if self.identities is None or agent in self.identities else None
 
-    def search(self, asked: Mapping[int, str] | None = None, project: str = "") -> list[Session]:
+    def search(
+        self, asked: Mapping[ProcessKey, str] | None = None, project: str = ""
+    ) -> list[Session]:
         """Tags agents that run already and begins their sessions; those.
 
-        asked: instead of those the identities cover, these pids: pid -> agent, "" for none.
+        asked: instead of those the identities cover, these: process -> agent, "" for none.
         project: of their sessions, "" to work it out. Raises KernelError without room in the maps.
         """
         backfill = Backfill(self._probes, self.identify, os.getpid())
@@ -65,6 +68,31 @@ class Recognition:
             for one in found.processes:
                 self._sessions.join(one)
                 self._say_holdings(one.process, found.session)
+        return begun
+
+    def resume(self, left: Iterable[Left]) -> list[Session]:
+        """Goes on with sessions that there were before, of whom processes still run; those."""
+        known = {one.session: one for one in left}
+        owned = {process: one.session for one in known.values() for process in one.members}
+        begun = []
+        for found in Backfill(self._probes, self.identify, os.getpid()).search({}, owned):
+            one = known.get(found.session)
+            if one is None or found.session in self._sessions:
+                continue
+            image = processes.image_now(found.session)
+            begun.append(
+                self._sessions.begin(
+                    found.session,
+                    how="running",
+                    agents=one.agents,
+                    project=one.project or None,
+                    image=image,
+                    uid=one.uid,
+                    command=self._redactor.argv(image.argv) if image else (),
+                )
+            )
+            for process in found.processes:
+                self._sessions.join(process)
         return begun
 
     def _begin_running(self, found: Found, how: str, project: str) -> Session:
@@ -90,7 +118,7 @@ class Recognition:
         """
         agent = self._lineage.agent(session)
 
-        def say(held: processes.Holdings) -> None:
+        def say(held: Holdings) -> None:
             if held.files or held.connections:
                 self._say(
                     frames.Holdings(
@@ -102,7 +130,7 @@ class Recognition:
                     )
                 )
 
-        self._aside.do(lambda: processes.holdings(process), say)
+        self._listing.do(lambda: holdings(process), say)
 
     def settle(self, event: Event) -> ProcessKey | None:
         """Confirms or rejects a session that the kernel began on the strength of one literal.
@@ -119,7 +147,9 @@ class Recognition:
             return None
         if event.process != session:
             return self._begin_anew(event, agent)
-        self._probes.confirm(session)
+        # Where it was taken back a moment ago for what the process ran before, it begins anew.
+        if not self._probes.confirm(session):
+            return self._begin_anew(event, agent)
         self._begin(event, agent)
         return session
 
@@ -143,14 +173,15 @@ class Recognition:
         """
         process = event.process
         try:
-            self._probes.begin(process)
-            adopted = self._probes.adopt({process: process})
+            found = Backfill(self._probes, self.identify, os.getpid()).search({process: agent})
         except (OSError, KernelError):
-            adopted = []
-        if process not in (one.process for one in adopted):
-            self._probes.release(process)
+            found = []
+        mine = [one for one in found if one.session == process]
+        if not mine:
             return None
         self._begin(event, agent)
+        for one in mine[0].processes:  # what it has forked by now
+            self._sessions.join(one)
         return process
 
     def settle_late(self, key: ProcessKey) -> None:
@@ -159,5 +190,5 @@ class Recognition:
         if agent is None:
             self._sessions.reject(key)
             return
-        self._probes.confirm(key)
-        self._begin_running(Found(key, agent, ()), "identity", "")
+        if self._probes.confirm(key):
+            self._begin_running(Found(key, agent, ()), "identity", "")

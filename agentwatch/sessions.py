@@ -39,6 +39,17 @@ class Session:
     gone_since: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A session as the last daemon knew it. members: its processes, by then."""
+
+    session: ProcessKey
+    agents: tuple[str, ...]
+    project: str
+    uid: int
+    members: tuple[ProcessKey, ...]
+
+
 def user_name(uid: int) -> str:
     """The name of a user; the number where it has none."""
     try:
@@ -62,6 +73,7 @@ class Sessions:
         self.holding, self._aside = holding, aside
         self._sessions: dict[ProcessKey, Session] = {}
         self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
+        self._doubted: dict[ProcessKey, int] = {}  # of those, that still have their tag: since when
 
     def __contains__(self, session: ProcessKey) -> bool:
         return session in self._sessions
@@ -108,16 +120,27 @@ class Sessions:
             began=now,
         )
         session = self._sessions[key] = Session(key, told)
-        self._lineage.begin(key, project, image, agents)
+        self._lineage.begin(key, project, image, agents, processes.above_now(key.pid))
         self._say(told)
         return session
 
     def reject(self, key: ProcessKey) -> None:
-        """A provisional session that turned out to be nobody's: the tag comes off all of it."""
+        """A provisional session that turned out to be nobody's: let_off takes the tag off."""
         self._rejected[key] = None
         if len(self._rejected) > REJECTED:
             del self._rejected[next(iter(self._rejected))]
-        self._probes.release(key)
+        self._doubted[key] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def let_off(self, drained: int) -> None:
+        """Takes the tag off what was rejected, once nothing is left to read of it.
+
+        Not before: somebody of it may have become an agent by now. drained: ns of boottime, all is
+        read up to it.
+        """
+        for key in [key for key, since in self._doubted.items() if since < drained]:
+            del self._doubted[key]
+            if key not in self._sessions:
+                self._probes.release(key)
 
     # Holding. What takes its time is done aside; `then` is told what came of it.
 
@@ -235,6 +258,22 @@ class Sessions:
         self._lineage.forget(session.key)
         del self._sessions[session.key]
 
+    def left(self) -> list[Left]:
+        """For whoever goes on after us."""
+        members: dict[ProcessKey, list[ProcessKey]] = {}
+        for one in self._lineage.living():
+            members.setdefault(one.session, []).append(one.process)
+        return [
+            Left(
+                one.key,
+                self._lineage.agents(one.key),
+                one.told.project,
+                one.told.uid,
+                tuple(members.get(one.key, ())),
+            )
+            for one in self
+        ]
+
     def losses(self) -> Iterable[tuple[Session, int]]:
         """Sessions with records lost since the last time, and how many."""
         for session in self:
@@ -246,6 +285,16 @@ class Sessions:
     def restop(self) -> None:
         """Those of frozen sessions that somebody has let go on, and that make no call."""
         for session in self:
-            if self._probes.is_held(session.key):
+            if session.held == "cgroup":
+                self._keep(session)
+            elif self._probes.is_held(session.key):
                 tagged = self._probes.tagged(session.key)
                 actions.stop(one for one in tagged if not processes.held(one))
+
+    def _keep(self, session: Session) -> None:
+        def done(out: bool) -> None:
+            if out:
+                text = "processes were moved out of its frozen cgroup, and are frozen again"
+                self._say(frames.Notice(subject="freeze", text=text, session=session.key))
+
+        self._aside.do(lambda: self.holding.keep(session.key), done)

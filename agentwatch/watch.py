@@ -37,7 +37,7 @@ BUSY_POLL = 0.002  # s, while records that may be acted on keep coming
 QUIET_POLL = 0.050  # s, when nothing came for QUIET
 IDLE_POLL = 0.5  # s, when besides there is nobody to watch: a program like an agent's wakes us
 QUIET = 1.0  # s
-BATCH = 1 << 18  # bytes of a ring handled in one go: bounds how late a kill can be
+BATCH = 1 << 16  # bytes of a ring handled in one go: bounds how late a kill can be
 SLICE = 0.010  # s of a step, and a batch more, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
 SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
@@ -82,11 +82,11 @@ class Watch:
         self.redactor = Redactor.load()
         self.quiet_agents: frozenset[str] = frozenset()  # of whom only findings are journaled
         self._namespace = Namespace(mounts)
-        self.aside = Aside(threaded)
+        self.aside, self.listing = Aside(threaded), Aside(threaded)
         holding = Holding(probes, freezer)
         self.sessions = Sessions(probes, self.lineage, self.say, holding, self.aside)
         self.recognition = Recognition(
-            probes, self.sessions, self.lineage, self.redactor, self.say, self.aside
+            probes, self.sessions, self.lineage, self.redactor, self.say, self.listing
         )
         self.recognition.identities = identities
         self.losses = Losses(probes, self.sessions, self.say, on_loss)
@@ -111,7 +111,8 @@ class Watch:
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
-        self.aside.close()
+        for aside in (self.aside, self.listing):
+            aside.close()
         self._namespace.close()
 
     # The loop.
@@ -140,7 +141,8 @@ class Watch:
         """Has the rings wake somebody's poller."""
         for ring in (self.probes.lifecycle, self.probes.activity):
             poller.register(ring.fd, select.EPOLLIN | select.EPOLLET)
-        poller.register(self.aside.fileno(), select.EPOLLIN)
+        for aside in (self.aside, self.listing):
+            poller.register(aside.fileno(), select.EPOLLIN)
 
     def step(self) -> int:
         """Handles what the rings hold, for a SLICE of time; how many records that were."""
@@ -155,6 +157,7 @@ class Watch:
             handled += self._drain()
             if not self._behind:
                 self._drained = now
+                self.sessions.let_off(now)
                 break
             if time.monotonic() - begun >= SLICE:
                 break
@@ -175,6 +178,7 @@ class Watch:
         """Of work beside the loop: what failed there is told, and does not end the loop."""
         try:
             self.aside.turn()
+            self.listing.turn()
         except Exception as error:
             text = f"what was begun has failed: {type(error).__name__}: {error}"
             self.say(frames.Notice(subject="failure", text=text))
@@ -210,8 +214,17 @@ class Watch:
         rejected = self.sessions.rejected
         if not rejected and not self.quiet_agents:
             return activity
-        kept = [record for record in activity if abi.session_of(record) not in rejected]
-        return [record for record in kept if not self._is_quiet(abi.session_of(record))]
+        kept = []
+        for record in activity:
+            session = abi.session_of(record)
+            if session in rejected:
+                own = self.lineage.session(abi.process_of(record))
+                if own is None or own not in self.sessions:
+                    continue
+                session, record = own, _moved(record, own)
+            if not self._is_quiet(session):
+                kept.append(record)
+        return kept
 
     def _is_quiet(self, session: ProcessKey) -> bool:
         return bool(self.quiet_agents) and self.lineage.agent(session) in self.quiet_agents
@@ -260,12 +273,13 @@ class Watch:
     def _lifecycle(self, record: memoryview) -> bytes | memoryview | None:
         """Handles one record; what of it goes into the journal, None for nothing."""
         event = abi.decode(record, self._name)
-        if event.provisional and event.session not in self.sessions:
-            session = self.recognition.settle(event)
-            if session is None:
-                return None
-            if session != event.session:
-                event, record = replace(event, session=session), _moved(record, session)
+        session = self._owner(event)
+        if session is None:
+            return None
+        if session != event.session:
+            event, record = replace(event, session=session), _moved(record, session)
+            if isinstance(event, Fork):
+                self.probes.adopt({event.child: session})
         if isinstance(event, Exec):
             self._executed(event)
         elif isinstance(event, Fork):
@@ -275,6 +289,18 @@ class Watch:
         if self._is_quiet(event.session):
             return None
         return self.redactor.record(bytes(record)) if isinstance(event, Exec) else record
+
+    def _owner(self, event: Event) -> ProcessKey | None:
+        """The session that an event is of; None for nobody's.
+
+        What an agent did before it was known to be one has the mark of what had started it.
+        """
+        if not event.provisional or event.session in self.sessions:
+            return event.session
+        session = self.lineage.session(event.process)
+        if session is not None and session in self.sessions:
+            return session
+        return self.recognition.settle(event)
 
     def _forked(self, event: Fork) -> None:
         self.lineage.fork(event)
@@ -313,8 +339,11 @@ class Watch:
 
     def _activity(self, record: memoryview) -> None:
         event = abi.decode(record, self._name)
-        if event.provisional and event.session not in self.sessions:
+        session = self._owner(event)
+        if session is None:
             return
+        if session != event.session:
+            event = replace(event, session=session)
         actor = self.lineage.actor(event)
         self._tell(event, actor, self._judge(event, actor))
 

@@ -185,6 +185,7 @@ struct aw_counters {		    /* per CPU; each only grows */
 	__u64 mirror_full;	    /* children that got no tag in the mirror */
 	__u64 doomed;		    /* children with neither, killed at their first hook */
 	__u64 reconciled;	    /* tasks tagged late, after skipped runs of the fork probe */
+	__u64 unbegun;		    /* programs like an agent's, and no room for one more session */
 	__u64 unlabelled;	    /* children with no room in origins while we look for agents */
 };
 

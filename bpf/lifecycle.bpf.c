@@ -205,7 +205,7 @@ static __always_inline bool session_begin(struct task_struct *task, struct aw_su
 	tag.since = provisional.since = bpf_ktime_get_boot_ns();
 	if (bpf_map_update_elem(&sessions, &tag.session, &provisional, BPF_ANY) ||
 	    tag_set(task, &tag)) {
-		COUNT(untracked);
+		COUNT(unbegun);
 		return false;
 	}
 	return tagged(task, subject);

@@ -33,7 +33,7 @@ struct {
 /* A tag counts while its session is here: one delete takes it off the whole tree. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 32768);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct aw_session_key);
 	__type(value, struct aw_session);

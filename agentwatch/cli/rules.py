@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from agentwatch import admission
-from agentwatch.admission import Outcome
+from agentwatch.admission import Admitted, Outcome
 from agentwatch.cli.rules_daemon import pause, reload, resume
 from agentwatch.cli.rules_explain import explain
 from agentwatch.cli.rules_new import new
 from agentwatch.cli.rules_reading import (
+    BEHIND,
     HERE,
+    admit,
     admitted,
     as_json,
     coloured,
@@ -25,13 +27,14 @@ from agentwatch.cli.rules_reading import (
     near,
     output_option,
     paths_argument,
-    refuse,
+    read,
 )
 from agentwatch.cli.rules_show import fields, schema, show
 from agentwatch.errors import Diagnostic, RuleErrors
-from agentwatch.policy import levels, patterns
-from agentwatch.rules.load import default_paths, read_rules
-from agentwatch.rules.model import Rule, Ruleset
+from agentwatch.policy import levels
+from agentwatch.rules.model import Default, Match, Rule
+
+_FEW = 3  # rules that are worth nothing are told by name
 
 
 @click.group()
@@ -39,7 +42,7 @@ def rules() -> None:
     """Check, test, list and explain rules; have the daemon reload or pause them.
 
     PATHs are rule files or directories of them; without any, the installed rules, or those that
-    ship.
+    ship. Files that name agents or rules of the shipped packs are read beside them.
     """
 
 
@@ -53,14 +56,14 @@ for _command in (explain, fields, new, pause, reload, resume, schema, show):
 def check(paths: tuple[Path, ...], output: str) -> None:
     """Validate rules and run the tests inside them; exit 1 on any error."""
     try:
-        let_in = admission.admit(paths or default_paths())
+        let_in = admit(paths)
     except RuleErrors as error:
         _findings(error.diagnostics, None, output)
         sys.exit(error.exit_code)
-    _findings(let_in.warnings, let_in.ruleset, output)
+    _findings(let_in.warnings, let_in, output)
 
 
-def _findings(found: tuple[Diagnostic, ...], ruleset: Ruleset | None, output: str) -> None:
+def _findings(found: tuple[Diagnostic, ...], let_in: Admitted | None, output: str) -> None:
     errors = sum(one.severity == "error" for one in found)
     if output == "json":
         click.echo(as_json([dataclasses.asdict(one) for one in found]))
@@ -68,9 +71,28 @@ def _findings(found: tuple[Diagnostic, ...], ruleset: Ruleset | None, output: st
     for one in found:
         click.echo(coloured(one))
     what = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
-    if ruleset is not None:
-        what = f"{count(len(ruleset.rules), 'rule')} in {count(len(ruleset.files), 'file')}: {what}"
-    click.echo(what, err=True)
+    if let_in is None:
+        click.echo(what, err=True)
+        return
+    behind = let_in.background
+    rules = [rule for rule in let_in.ruleset.rules if rule.place.file not in behind]
+    files = len(let_in.ruleset.files) - len(behind)
+    what = f"{count(len(rules), 'rule')} in {count(files, 'file')}: {what}"
+    click.echo(what + f", {BEHIND}" * bool(behind), err=True)
+    _worth_nothing(rules)
+
+
+def _worth_nothing(rules: list[Rule]) -> None:
+    """Says which rules can never match today."""
+    ids = [rule.id for rule in rules if levels.level(rule, HERE).name == "none"]
+    if ids:
+        are = "rule is" if len(ids) == 1 else "rules are"
+        which = f": {', '.join(ids)}" if len(ids) <= _FEW else ""
+        click.echo(
+            f"{len(ids)} {are} worth none here, for there is no probe yet "
+            f"(rules list says why){which}",
+            err=True,
+        )
 
 
 @rules.command()
@@ -78,10 +100,7 @@ def _findings(found: tuple[Diagnostic, ...], ruleset: Ruleset | None, output: st
 @output_option
 def test(paths: tuple[Path, ...], output: str) -> None:
     """Run the tests inside rules; exit 1 when one fails."""
-    try:
-        loaded = read_rules(paths or default_paths(), patterns)
-    except RuleErrors as error:
-        refuse(error, output)
+    loaded = read(paths, output)
     outcomes = admission.run_trials(loaded)
     failed = sum(not outcome.passed for outcome in outcomes)
     if output == "json":
@@ -122,8 +141,11 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 @mode_option
 def list_(paths: tuple[Path, ...], output: str, mode: str) -> None:
     """List rules with what each is worth on this host: its level, and why."""
-    ruleset = admitted(paths, output)
-    rows = [_row(rule, mode) for rule in (*ruleset.rules, *ruleset.disabled)]
+    let_in = admitted(paths, output)
+    ruleset = let_in.ruleset
+    rules = (*ruleset.rules, *ruleset.disabled)
+    rows = [_row(rule, mode) for rule in rules if let_in.is_named(rule)]
+    rows += [_default_row(d, mode) for d in ruleset.defaults if let_in.is_named(d)]
     rows.sort(key=lambda row: (ruleset.files.index(row["file"]), row["line"]))
     if output == "json":
         click.echo(as_json(rows))
@@ -172,3 +194,9 @@ def _row(rule: Rule, mode: str) -> dict[str, Any]:
     if rule.overridden is not None:
         row["overridden"] = f"{rule.overridden.file}:{rule.overridden.line}"
     return row
+
+
+def _default_row(default: Default, mode: str) -> dict[str, Any]:
+    """As a rule without conditions; no id of a rule has a colon."""
+    name = f"default:{default.agent}"
+    return _row(Rule(name, (default.kind,), Match(()), default.action, default.place), mode)

@@ -26,6 +26,7 @@ from agentwatch.policy import levels, patterns
 from agentwatch.rules import fields, sample
 from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report
+from agentwatch.rules.homes import TRIAL_HOMES
 from agentwatch.rules.lists import Lists
 from agentwatch.rules.model import KINDS, Place, Ruleset
 from agentwatch.rules.read import Items, Node, Table, Text
@@ -36,9 +37,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def _field_options(command: _Command) -> _Command:
     """An option for every field of the language, and for an event as JSON."""
-    about = {field.name: field.about for field in fields.FIELDS}
-    for name in reversed(about):
-        option = click.option(f"--{name}", name.replace(".", "_"), help=about[name])
+    given = {field.name: None for field in fields.FIELDS if not field.follows}
+    for name in reversed(given):
+        option = click.option(f"--{name}", name.replace(".", "_"), help=fields.about(name))
         command = option(command)
     return command
 
@@ -72,7 +73,7 @@ def explain(
 
     --args and the like part their tokens as a shell does.
     """  # noqa: D301  # click wants the character, not its escape
-    ruleset = admitted(paths, output)
+    ruleset = admitted(paths, output).ruleset
     kind, node = _event_of(on, event, given)
     values = _validated(kind, node, ruleset)
     engine = Engine(ruleset, mode=mode)
@@ -85,10 +86,20 @@ def explain(
     if output == "json":
         click.echo(as_json(shown if len(shown) > 1 else shown[0]))
         return
+    elsewhere = _home_elsewhere(values, ruleset)
     for number, one in enumerate(shown):
         if len(shown) > 1:
             click.echo(("\n" if number else "") + ("opened for reading:", "for writing:")[number])
         _show_explained(one)
+        if elsewhere and not one["rules"]:
+            click.echo(f"  ~ is every home of this host: {elsewhere} is one in tests only")
+
+
+def _home_elsewhere(values: dict[str, Any], ruleset: Ruleset) -> str:
+    """The home of tests that the event names and this host does not have, or ""."""
+    named = (str(value) for name, value in values.items() if fields.is_path(name))
+    below = [home for value in named for home in TRIAL_HOMES if f"{value}/".startswith(f"{home}/")]
+    return next((home for home in below if home not in ruleset.homes), "")
 
 
 def _explained(found: Explanation, ruleset: Ruleset, mode: str, everything: bool) -> dict[str, Any]:

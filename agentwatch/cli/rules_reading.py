@@ -11,13 +11,15 @@ from typing import Any, NoReturn
 import click
 
 from agentwatch import admission
+from agentwatch.admission import Admitted
 from agentwatch.cli import wants_colour
 from agentwatch.errors import Diagnostic, RuleErrors
-from agentwatch.policy import levels
+from agentwatch.policy import levels, patterns
 from agentwatch.rules.diagnostics import render
-from agentwatch.rules.load import default_paths
-from agentwatch.rules.model import MODES, Ruleset
+from agentwatch.rules.load import Loaded, default_paths, packs, read_rules
+from agentwatch.rules.model import MODES
 
+BEHIND = "with the shipped packs as background"
 HERE = levels.Host()  # no probe can prevent yet, on any host
 
 paths_argument = click.argument(
@@ -27,12 +29,33 @@ output_option = click.option("-o", "--output", type=click.Choice(["text", "json"
 mode_option = click.option("--mode", type=click.Choice(MODES), default="enforce")
 
 
-def admitted(paths: tuple[Path, ...], output: str) -> Ruleset:
-    """The rules of these files, or of the installed ones; exits where they are refused."""
+def admit(paths: tuple[Path, ...]) -> Admitted:
+    """The rules of these files, the packs behind them if they name what only those define; or the
+    installed ones. Raises RuleErrors.
+    """
+    return admission.admit(paths or default_paths(), background=(packs(),) if paths else ())
+
+
+def admitted(paths: tuple[Path, ...], output: str) -> Admitted:
+    """See admit; exits where they are refused."""
     try:
-        return admission.load(paths or default_paths())
+        found = admit(paths)
     except RuleErrors as error:
         refuse(error, output)
+    if found.background:
+        click.echo(f"agentwatch: {BEHIND}: {near(str(packs()))}", err=True)
+    return found
+
+
+def read(paths: tuple[Path, ...], output: str) -> Loaded:
+    """The files as `admit` reads them, neither tested nor weighed; exits where they are refused."""
+    try:
+        found = read_rules(paths or default_paths(), patterns, (packs(),) if paths else ())
+    except RuleErrors as error:
+        refuse(error, output)
+    if found.background:
+        click.echo(f"agentwatch: {BEHIND}: {near(str(packs()))}", err=True)
+    return found
 
 
 def refuse(error: RuleErrors, output: str) -> NoReturn:

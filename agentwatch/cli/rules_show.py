@@ -19,14 +19,13 @@ from agentwatch.cli.rules_reading import (
     near,
     output_option,
     paths_argument,
-    refuse,
+    read,
 )
-from agentwatch.errors import RuleErrors, UsageError
-from agentwatch.policy import levels, patterns
+from agentwatch.errors import UsageError
+from agentwatch.policy import levels
 from agentwatch.rules import fields as table
 from agentwatch.rules import schema as json_schema
 from agentwatch.rules.diagnostics import did_you_mean
-from agentwatch.rules.load import default_paths, read_rules
 from agentwatch.rules.model import KINDS, Count, Match, Rule
 
 _WIDTH = 100
@@ -39,10 +38,7 @@ _WIDTH = 100
 @mode_option
 def show(identifier: str, paths: tuple[Path, ...], output: str, mode: str) -> None:
     """Show a rule as it is in force: lists written out, overrides applied, and its level here."""
-    try:
-        ruleset = read_rules(paths or default_paths(), patterns).ruleset
-    except RuleErrors as error:
-        refuse(error, output)
+    ruleset = read(paths, output).ruleset
     known = {rule.id: rule for rule in (*ruleset.rules, *ruleset.disabled)}
     rule = known.get(identifier)
     if rule is None:
@@ -148,7 +144,7 @@ def fields(kind: str | None, output: str) -> None:
         return
     for one in found:
         click.echo(f"{one.name}  ({'every kind' if one.kinds == KINDS else ', '.join(one.kinds)})")
-        about = one.about + (" (no probe yet)" if _unprobed(one) else "")
+        about = one.about + " (no probe yet)" if _unprobed(one) else table.about_probed(one)
         values = table.values_of(one).replace("`", "")
         modifiers = "".join(f" |{word}" for word in sorted(table.TAKES[one.type]))
         for text in (about, f"values: {values}", f"modifiers:{modifiers}" if modifiers else ""):

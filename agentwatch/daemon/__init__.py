@@ -7,6 +7,7 @@ served by threads that only read.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import resource
 import select
@@ -25,10 +26,12 @@ from agentwatch.control import wire
 from agentwatch.control.connection import Connection
 from agentwatch.control.peer import Peer
 from agentwatch.control.server import Server, Stream
+from agentwatch.daemon.audit import Audit
 from agentwatch.daemon.denials import Denials
 from agentwatch.daemon.feed import Feed
 from agentwatch.daemon.history import History
 from agentwatch.daemon.policy import Loaded, Reloading, Result, load
+from agentwatch.daemon.remembered import Remembered
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
 from agentwatch.daemon.verbs import Verbs
@@ -105,8 +108,12 @@ class Daemon:
         stack.callback(self._reloading.close)
         self._history = History(self._journal.directory, self._poller)
         stack.callback(self._history.close)
+        self._remembered = Remembered(config.socket, read_boot_id())
+        self._forgetful = False
+        self._audit = Audit(self._watch.say)
         self._verbs = Verbs(
             self._watch,
+            self._audit,
             self._feed,
             self._denials,
             self._history,
@@ -159,6 +166,8 @@ class Daemon:
         now = time.monotonic()
         if self._feed.stale or now - self._revoked >= REVOKE:
             self._revoked = now
+            self._audit.tick()
+            self._remember()
             self._feed.revoke(self._refused)
             self._history.revoke(self._refused)
         if now - self._tidied >= TIDY:
@@ -184,10 +193,12 @@ class Daemon:
             )
         )
         frozen = self._left_frozen()
+        self._watch.recognition.resume(self._remembered.read())
         self._watch.recognition.search()
         self._freeze_again(frozen)
         self._watch.step()
         self._notifier.ready(self._headline())
+        _keep()
 
     def _left_frozen(self) -> set[int]:
         """Processes that a daemon which is gone had frozen: stopped by signal now."""
@@ -198,13 +209,22 @@ class Daemon:
     def _freeze_again(self, pids: set[int]) -> None:
         """What was frozen does not go on because somebody starts the daemon anew."""
         watch = self._watch
-        held = {one.process.pid: one.session for one in watch.probes.census()}
-        nobodys = {pid for pid in pids & set(held) if held[pid] is None}
-        for pid in sorted(nobodys):
-            watch.recognition.search({pid: ""})
+        left = [one for one in watch.probes.census() if one.process.pid in pids]
+        for one in left:
+            if one.session is None:
+                watch.recognition.search({one.process: ""})
         sessions = {o.session for o in watch.probes.census() if o.session and o.process.pid in pids}
         for session in sessions:
             watch.sessions.freeze(session, "a daemon before this one had frozen it", again=True)
+
+    def _remember(self) -> None:
+        try:
+            self._remembered.write(self._watch.sessions.left())
+        except OSError as error:
+            text = f"sessions are not kept for the next daemon: {error.strerror}"
+            if not self._forgetful:
+                self._watch.say(frames.Notice(subject="failure", text=text))
+            self._forgetful = True
 
     def _end(self) -> None:
         """What is watched goes on unwatched, and the journal says so."""
@@ -304,6 +324,7 @@ class Daemon:
         self._policy.since = time.time_ns()
         self._apply(loaded)
         self._watch.take(loaded.engine)
+        _keep()
         engine = loaded.engine
         self._watch.say(
             frames.Reload(generation=engine.generation, rules=len(engine.ruleset.rules), ok=True)
@@ -364,6 +385,13 @@ def _stop(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
+
+
+def _keep() -> None:
+    """Has no later collection walk what is in force: with many rules that holds the loop up."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _raise_limits() -> None:

@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentwatch import abi
 from agentwatch.control import wire
 from agentwatch.control.server import Stream
 from agentwatch.engine import Verdict
+from agentwatch.errors import AgentwatchError
 from agentwatch.events import Event, ProcessKey
 from agentwatch.lineage import Actor
 from agentwatch.sessions import Sessions
 from agentwatch.sinks import frames
-from agentwatch.sinks.excerpt import may_see, records_of
+from agentwatch.sinks.excerpt import may_see
+from agentwatch.sinks.fieldtable import split
 from agentwatch.sinks.journal import Journal
 
 
@@ -82,23 +85,25 @@ class Feed:
         """The journal's tap: batches of records."""
         if not records or not self._streams:
             return
-        whole = b""
+        whole, parts = b"", dict[frozenset[ProcessKey], bytes]()
+        by_session: dict[ProcessKey, list[memoryview]] | None = None
         for view, streams in self._streams.items():
             if view == View(0):
                 whole = whole or _encoded(number, at, payload)
                 self._send(streams, whole)
-            else:
-                self._send_part(view, streams, at, payload)
-
-    def _send_part(self, view: View, streams: list[Stream], at: int, payload: bytes) -> None:
-        batch = frames.decode(frames.RECORDS, at, payload)
-        assert isinstance(batch, frames.Records)
-        part = records_of(batch.data, lambda session: self._sees(view, session))
-        if part is not None:
-            self._send(streams, _encoded(frames.RECORDS, at, frames.encode(part)))
+                continue
+            by_session = by_session if by_session is not None else _by_session(at, payload)
+            seen = frozenset(one for one in by_session if self._sees(view, one))
+            if seen and seen not in parts:
+                parts[seen] = _encoded(number, at, _part(by_session, seen))
+            if seen:
+                self._send(streams, parts[seen])
 
     def _send(self, streams: list[Stream], data: bytes) -> None:
         for stream in streams:
+            if not data:  # it has no form that a client would take
+                self.dropped += 1
+                continue
             before = stream.dropped
             stream.send(data)
             self.dropped += stream.dropped - before
@@ -114,7 +119,26 @@ class Feed:
 
 
 def _encoded(number: int, at: int, payload: bytes) -> bytes:
-    return wire.encode_stream(wire.Streamed(number, at, payload))
+    """b"" for what is longer than a frame may be."""
+    try:
+        return wire.encode_stream(wire.Streamed(number, at, payload))
+    except AgentwatchError:
+        return b""
+
+
+def _by_session(at: int, payload: bytes) -> dict[ProcessKey, list[memoryview]]:
+    """The records of a batch, parted once for all who see some of them."""
+    batch = frames.decode(frames.RECORDS, at, payload)
+    assert isinstance(batch, frames.Records)
+    found: dict[ProcessKey, list[memoryview]] = {}
+    for record in split(memoryview(batch.data)):
+        found.setdefault(abi.session_of(record), []).append(record)
+    return found
+
+
+def _part(records: dict[ProcessKey, list[memoryview]], seen: frozenset[ProcessKey]) -> bytes:
+    kept = [record for session in seen for record in records[session]]
+    return frames.encode(frames.Records(count=len(kept), data=b"".join(kept)))
 
 
 def _now() -> int:

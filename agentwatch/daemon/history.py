@@ -9,6 +9,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from agentwatch.control.server import Stream
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import ProcessKey
 
-AT_ONCE = 4
+AT_ONCE = 4  # and one more for root
+PATIENCE = 60.0  # s that a stream may take nothing
 PIECE = 256 << 10  # bytes passed on in one go
 
 
@@ -26,6 +28,8 @@ PIECE = 256 << 10  # bytes passed on in one go
 class _Reading:
     process: subprocess.Popen[bytes]
     stream: Stream
+    uid: int
+    since: float  # when something was passed on last
 
 
 class History:
@@ -39,10 +43,13 @@ class History:
     def __contains__(self, fd: int) -> bool:
         return fd in self._readings
 
-    def check(self) -> None:
-        """Raises AgentwatchError where there is no room for one more."""
-        if len(self._readings) >= AT_ONCE:
-            message = f"{AT_ONCE} others are reading the journal through the daemon"
+    def check(self, uid: int) -> None:
+        """Raises AgentwatchError where there is no room for one more, or one more of this uid."""
+        uids = [reading.uid for reading in self._readings.values()]
+        if uid in uids or len(uids) - (0 in uids) >= AT_ONCE + (uid == 0):
+            message = "others are reading the journal through the daemon"
+            if uid in uids:
+                message = f"uid {uid} is reading the journal through the daemon already"
             raise AgentwatchError(message, "try again in a moment")
 
     def begin(self, stream: Stream, uid: int, since: int, session: ProcessKey | None) -> None:
@@ -53,6 +60,7 @@ class History:
         only = ["--session", str(session.pid), str(session.start)] if session else []
         process = subprocess.Popen(
             [
+                "nice",
                 *_python(),
                 "excerpt",
                 f"--journal={self._directory}",
@@ -66,7 +74,7 @@ class History:
         assert process.stdout is not None
         fd = process.stdout.fileno()
         os.set_blocking(fd, False)
-        self._readings[fd] = _Reading(process, stream)
+        self._readings[fd] = _Reading(process, stream, uid, time.monotonic())
         self._poller.register(fd, select.EPOLLIN)
 
     def ready(self, fd: int) -> None:
@@ -82,6 +90,7 @@ class History:
                 piece = os.read(fd, PIECE)
             except BlockingIOError:
                 return
+            reading.since = time.monotonic()
             if piece:
                 reading.stream.pass_on(piece)
             else:
@@ -100,7 +109,10 @@ class History:
         """Goes on where there is room again, and ends where nobody listens any more."""
         for fd in list(self._paused):
             stream = self._readings[fd].stream
-            if stream.closed or stream.connection.queued <= PIECE:
+            if time.monotonic() - self._readings[fd].since > PATIENCE:
+                stream.end("nothing was taken for too long")
+                self._end(fd)
+            elif stream.closed or stream.connection.queued <= PIECE:
                 self._paused.discard(fd)
                 self._poller.modify(fd, select.EPOLLIN)
                 self.ready(fd)

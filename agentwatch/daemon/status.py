@@ -103,6 +103,9 @@ class Status:
             found.append(watch.journal_error)
         elif times := watch.journal.failures:
             found.append(f"the journal failed {times} times, the last time: {watch.journal_failed}")
+        for name, (used, room) in watch.probes.room().items():
+            if name in ("mirror", "sessions") and used >= room * 0.9:
+                found.append(f"the kernel's table of {name} is nearly full: {used} of {room}")
         if lost := sum(watch.losses.counts.values()):
             found.append(f"{lost} records were lost: agentwatch events shows the gaps")
         if failed := sum(watch.enforcement.failures.values()):

@@ -13,6 +13,7 @@ from agentwatch.control import wire
 from agentwatch.control.peer import Peer
 from agentwatch.control.server import Connection
 from agentwatch.daemon.access import CHANGING, check
+from agentwatch.daemon.audit import Audit
 from agentwatch.daemon.denials import Denials
 from agentwatch.daemon.feed import Feed, View
 from agentwatch.daemon.history import History
@@ -24,6 +25,8 @@ from agentwatch.sinks import frames
 from agentwatch.sinks.host import Host
 from agentwatch.watch import Watch
 
+LISTED = 1024  # processes of a session
+COMMAND_MAX = 1024  # characters of a command line
 Answer = wire.Reply | None
 
 
@@ -33,6 +36,7 @@ class Verbs:
     def __init__(
         self,
         watch: Watch,
+        audit: Audit,
         feed: Feed,
         denials: Denials,
         history: History,
@@ -41,7 +45,7 @@ class Verbs:
         reload: Callable[[Connection], None],
     ) -> None:
         self._watch, self._feed, self._denials, self._host = watch, feed, denials, host
-        self._history = history
+        self._audit, self._history = audit, history
         self._status, self._reload = status, reload
         self._verbs: dict[str, Callable[[Peer, wire.Request, Connection], Answer]] = {
             "status": self._say_status,
@@ -72,19 +76,11 @@ class Verbs:
             found = verb(peer, request, connection)
         except AgentwatchError as error:
             if changing:
-                self._record(peer, request, error.message, False)
+                self._audit.record(peer, request, error.message)
             raise
         if changing:
-            self._record(peer, request, "", True)
+            self._audit.record(peer, request)
         return found
-
-    def _record(self, peer: Peer, request: wire.Request, text: str, ok: bool) -> None:
-        """Whoever changes what is enforced is in the journal, and who tried to."""
-        given = " ".join(f"{name}={value}" for name, value in sorted(request.args.items()))
-        text = f"{given}: {text}" if text else given
-        self._watch.say(
-            frames.Control(uid=peer.uid, pid=peer.pid, verb=request.verb, text=text, ok=ok)
-        )
 
     # Sessions.
 
@@ -148,7 +144,8 @@ class Verbs:
             "began_at": self._host.wall(one.told.began),
             "state": "frozen" if one.held else "running",
             "how": one.held,
-            "processes": [self._process(process, members) for process in members],
+            "processes": [self._process(process, members) for process in members[:LISTED]],
+            "more": max(len(members) - LISTED, 0),
         }
 
     def _process(self, process: ProcessKey, members: list[ProcessKey]) -> dict[str, Any]:
@@ -161,7 +158,7 @@ class Verbs:
             "started_at": self._host.wall(process.start),
             "parent": parent.pid if parent is not None and parent in members else 0,
             "exe": (image.script or image.exe) if image else "",
-            "command": " ".join(argv),
+            "command": " ".join(argv)[:COMMAND_MAX],
             "role": "agent" if image and image.identity else "child",
         }
 
@@ -176,7 +173,11 @@ class Verbs:
         self._check_pid(pid)
         if project and not project.startswith("/"):
             raise UsageError(f"the project {project} is no whole path", "write it from / on")
-        begun = self._watch.recognition.search({pid: agent}, project)
+        found = {one.process.pid: one.process for one in self._watch.probes.census()}.get(pid)
+        # Only now: a peer that has ended since is not who has its pid by now.
+        if pid == peer.pid and not peer.alive:
+            found = None
+        begun = self._watch.recognition.search({found: agent}, project) if found else []
         if not begun:
             session = next(
                 (o.session for o in self._watch.probes.census() if o.process.pid == pid), None
@@ -321,7 +322,7 @@ class Verbs:
         asked = request.optional("session", str)
         session = self._key(asked) if asked else None
         if request.args.get("follow", True) is False:
-            self._history.check()
+            self._history.check(peer.uid)
             since = request.optional("since", int) or 0
             self._history.begin(connection.stream(), peer.uid, since, session)
             return None

@@ -191,26 +191,30 @@ class Probes:
         found = self.session(session)
         return session if found is not None and found.since == since else None
 
-    def set_state(self, session: ProcessKey, state: int) -> None:
-        """One of abi.SESSION_*; frozen and ending ones are held by the probes themselves."""
+    def set_state(self, session: ProcessKey, state: int) -> bool:
+        """One of abi.SESSION_*; frozen and ending ones are held by the probes themselves.
+
+        False where the session is over.
+        """
         with self._lock:
             found = self.session(session)
             if found is None:
-                return
+                return False
             if state in HELD:
                 self._held.add(session)
             else:
                 self._held.discard(session)
             self._sessions.update(abi.session_key(session), replace(found, state=state).pack())
             self._set("held", int(bool(self._held)))
+            return True
 
     def is_held(self, session: ProcessKey) -> bool:
         """Whether the probes stop or kill whatever of it makes a call."""
         return session in self._held
 
-    def confirm(self, session: ProcessKey) -> None:
-        """Makes a provisional session one that is acted on."""
-        self.set_state(session, abi.SESSION_CONFIRMED)
+    def confirm(self, session: ProcessKey) -> bool:
+        """Makes a provisional session one that is acted on; False where it is over."""
+        return self.set_state(session, abi.SESSION_CONFIRMED)
 
     def release(self, session: ProcessKey) -> None:
         """Takes the tag off every process of a session."""

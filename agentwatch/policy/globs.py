@@ -39,6 +39,13 @@ class Atom:
 
 Component = tuple[Atom, ...]
 ANY_COMPONENTS: Component = (Atom("**"),)
+# What is wrong with a `**` that stands beside something else.
+_HALF = {
+    PATH: "`**` stands for whole components: write `*` here, or part it off",
+    HOST: "`**` stands for whole labels: write `*` here, or part it off with dots",
+    ARGV: "`**` stands for whole tokens: write `*`, any text inside one, or part it off by spaces",
+    WORD: "there is no `**` inside one token or word: write `*`, which is any text in it, `/` too",
+}
 # By what parts components: the characters that mean themselves wherever they stand.
 _PLAIN = {cut: re.compile(rf"[^\\\[{{}}?*,\x00{cut or ''}]+") for cut in ("/", ".", " ", None)}
 _MARKS = {"{": Atom("{"), ",": Atom(","), "}": Atom("}"), "?": Atom("any"), "*": Atom("many")}
@@ -187,14 +194,14 @@ def _row(atoms: Sequence[Atom], separator: str) -> tuple[Component, ...]:
             row.append([])
         else:
             row[-1].append(atom)
-    components = [_component(part) for part in row if part or separator != ARGV]
+    components = [_component(part, separator) for part in row if part or separator != ARGV]
     return tuple(components)
 
 
-def _component(atoms: Sequence[Atom]) -> Component:
+def _component(atoms: Sequence[Atom], separator: str) -> Component:
     kinds = [atom.kind for atom in atoms]
     if kinds == ["many", "many"]:
         return ANY_COMPONENTS
     if any(pair == ("many", "many") for pair in itertools.pairwise(kinds)):
-        raise PatternError("`**` stands for whole components: write `*` here, or part it off")
+        raise PatternError(_HALF[separator])
     return tuple(atoms)

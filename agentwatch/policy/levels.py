@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentwatch.rules import fields
-from agentwatch.rules.model import Rule
+from agentwatch.rules.model import Match, Rule
 
 LEVELS = ("prevents", "kills", "kills-after", "detects", "none")
 
@@ -113,8 +114,13 @@ def _unseen(rule: Rule) -> str:
     """Why a rule can never match today, or ""."""
     if fields.UNPROBED_KINDS.issuperset(rule.on):
         return f"There is no probe yet for {' or '.join(f'`{kind}`' for kind in rule.on)}."
-    for condition in rule.match.conditions:
-        found = [fields.lookup(condition.field, kind) for kind in rule.on]
+    return unseen(rule.match, rule.on)
+
+
+def unseen(match: Match, kinds: Sequence[str]) -> str:
+    """Why no event of these kinds can fulfil a match today, or ""."""
+    for condition in match.conditions:
+        found = [fields.lookup(condition.field, kind) for kind in kinds]
         known = [field for field in found if field is not None]
         if known and all(field.unprobed for field in known):
             return f"There is no probe yet for `{condition.field}`."

@@ -34,7 +34,7 @@ from agentwatch.policy.table import (
     failed,
     strictness,
 )
-from agentwatch.rules.model import ACTIONS, Agent, Condition, Match, Rule, Ruleset
+from agentwatch.rules.model import ACTIONS, ALL, Agent, Condition, Match, Rule, Ruleset
 
 REMEDY = "agentwatch rules check"
 _PROJECT = re.compile(r"(?<!\\)\$project\b")
@@ -56,7 +56,7 @@ class Policy:
 
     def __init__(self, shared: Shared, agent: str, project: str | None) -> None:
         self.agent = agent
-        self.defaults = shared.defaults.get(agent, {})
+        self.defaults = _strictest(shared.defaults.get(ALL, {}), shared.defaults.get(agent, {}))
         own = next((a.own for a in shared.agents if a.id == agent), ())
         bits = _Bits(shared.bits, own, project)
         lowered = [
@@ -109,9 +109,8 @@ class Shared:
         self.homes = ruleset.homes
         self.defaults: dict[str, dict[str, str]] = {}
         for default in ruleset.defaults:
-            known = self.defaults.setdefault(default.agent, {})
-            before = known.get(default.kind, "allow")
-            known[default.kind] = max(before, default.action, key=ACTIONS.index)
+            known = self.defaults.get(default.agent, {})
+            self.defaults[default.agent] = _strictest(known, {default.kind: default.action})
         self.bits = _Bits()
         self.rules = tuple(
             (rule, _lowered(rule, self.bits), _is_variable(rule))
@@ -122,6 +121,14 @@ class Shared:
             name: _index(name, types[name].type, tuple(self.bits.of(slot)), self.homes)
             for name, slot in self.bits.slots.items()
         }
+
+
+def _strictest(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """By kind, the stricter of two defaults."""
+    return {
+        kind: max(one.get(kind, "allow"), other.get(kind, "allow"), key=ACTIONS.index)
+        for kind in (*one, *other)
+    }
 
 
 class _Bits:

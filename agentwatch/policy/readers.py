@@ -236,8 +236,20 @@ def _image_word(word: Callable[[Image], Value | None]) -> Callable[[Image], Valu
     return read
 
 
+def _begins(event: Event, actor: Actor) -> bool:
+    """Whether this is the exec that begins a session: who called it was not watched, which is not
+    to say that something could not be read.
+    """
+    return isinstance(event, Exec) and event.process == event.session and actor.image is None
+
+
 def _process(read: Callable[[Image], Values | None]) -> Reader:
-    return lambda event, actor: None if actor.image is None else read(actor.image)
+    def of_caller(event: Event, actor: Actor) -> Values | None:
+        if actor.image is not None:
+            return read(actor.image)
+        return () if _begins(event, actor) else None
+
+    return of_caller
 
 
 def _parent(read: Callable[[Image], Values | None]) -> Reader:
@@ -258,7 +270,9 @@ def _ancestor(read: Callable[[Image], Values | None]) -> Reader:
 
 
 def _role(event: Event, actor: Actor) -> Values | None:
-    return None if actor.image is None else (actor.role,)
+    if actor.image is None:
+        return () if _begins(event, actor) else None
+    return (actor.role,)
 
 
 def _session(event: Event, actor: Actor) -> Values | None:

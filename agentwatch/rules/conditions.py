@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agentwatch.rules import fields
 from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
 from agentwatch.rules.fields import LITERAL, MODIFIERS, TAKES, Field
+from agentwatch.rules.homes import TRIAL_PROJECT
 from agentwatch.rules.lists import Lists
 from agentwatch.rules.model import Condition, Match
 from agentwatch.rules.read import Items, Node, Table, Text
@@ -151,7 +152,12 @@ class Reader:
             message = f"an event has fields without modifiers: write {key.value.split('|')[0]}"
             self.report.error("AW205", key.place, message)
             return None
-        return self.field(key, key.value, kinds)
+        field = self.field(key, key.value, kinds)
+        if field is not None and field.follows:
+            message = f"an event does not say {quote(field.name)}, which follows {field.follows}"
+            self.report.error("AW205", key.place, message)
+            return None
+        return field
 
     def _event_value(self, field: Field, node: Node) -> object | None:
         what = quote(field.name)
@@ -192,4 +198,9 @@ class Reader:
             return "" if value else "some word"
         if (field.type == "unix" and value.startswith("@")) or _ABSOLUTE.match(value):
             return ""
+        if value.startswith("$project"):
+            project = value.replace("$project", TRIAL_PROJECT, 1)
+            return f"written out: $project is {TRIAL_PROJECT} in tests, so {project}"
+        if value.startswith("$"):
+            return "one name, written out: variables are for rules"
         return f"absolute, like /home/dev/{value.lstrip('~/')}"

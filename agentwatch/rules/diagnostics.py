@@ -41,7 +41,7 @@ CODES = {
     "AW502": "an allow rule that makes no hole",
     "AW503": "an exception or allow rule that rests on what an agent chooses, and never holds",
     "AW504": "a file without rules",
-    "AW505": "an allow rule that makes no hole here, for no probe gives what it asks",
+    "AW505": "an exception or allow rule that spares nothing here, for no probe gives what it asks",
 }
 
 

@@ -51,7 +51,8 @@ TAKES = {
 class Field:
     """One field. type: a key of TAKES. words: the values a word may have. unprobed: no probe gives
     it yet; unprobed_words: these words of it. chosen: an agent gives it any value it likes, so
-    that what loosens never matches on it.
+    that what loosens never matches on it. follows: from what else it is worked out, so that a test
+    cannot say it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Field:
     unprobed_words: tuple[str, ...] = ()
     unprobed: bool = False
     chosen: bool = False
+    follows: str = ""
 
 
 _OPENED = ("open", "create", "truncate")
@@ -92,7 +94,13 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("cwd", _EXEC, "path", "the working directory of the new program"),
     Field("anonymous", _EXEC, "flag", "the executable has no name in a file system (memfd)"),
-    Field("starts_agent", _EXEC, "flag", "the program is an agent's identity"),
+    Field(
+        "starts_agent",
+        _EXEC,
+        "flag",
+        "the program is an agent's identity, which is worked out from its names",
+        follows="from path and script by the identities: give a path that one covers",
+    ),
     Field(
         "written_by_agent",
         _EXEC,
@@ -199,6 +207,14 @@ def of_kind(kind: str) -> tuple[Field, ...]:
     return tuple(f for f in FIELDS if kind in f.kinds)
 
 
+def about(name: str) -> str:
+    """What a field is, for every kind that has one of that name."""
+    found = [field for field in FIELDS if field.name == name]
+    if len(found) == 1:
+        return found[0].about
+    return "; ".join(f"{', '.join(field.kinds)}: {field.about}" for field in found)
+
+
 def kinds_with(name: str) -> tuple[str, ...]:
     """The kinds whose events have a field of that name."""
     return tuple(k for k in KINDS if lookup(name, k) is not None)
@@ -233,9 +249,16 @@ def reference() -> str:
     lines = ["| field | kinds | values | what it is |", "|---|---|---|---|"]
     for field in FIELDS:
         kinds = "every kind" if field.kinds == KINDS else ", ".join(field.kinds)
-        about = field.about + (_NOT_YET if field.unprobed else "")
-        lines.append(f"| `{field.name}` | {kinds} | {values_of(field)} | {about} |")
+        lines.append(f"| `{field.name}` | {kinds} | {values_of(field)} | {about_probed(field)} |")
     return "\n".join(lines) + "\n"
+
+
+def about_probed(field: Field) -> str:
+    """What a field is, and what no probe gives of it."""
+    if field.unprobed_words:
+        given = [f"`{word}`" for word in field.words if word not in field.unprobed_words]
+        return f"{field.about} (no probe yet but for {', '.join(given)})"
+    return field.about + (_NOT_YET if field.unprobed else "")
 
 
 _NOT_YET = " (no probe yet)"

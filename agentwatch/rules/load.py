@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,12 +37,14 @@ Named = TypeVar("Named", Agent, Rule)
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """One load. ruleset: with `~` still in it (homes.at_home writes it out). written: the rules as
-    their own files have them, before overrides, which is what their tests are about.
+    their own files have them, before overrides, which is what their tests are about; none of the
+    files of the background. background: those files, where they were needed.
     """
 
     ruleset: Ruleset
     written: tuple[Rule, ...]
     report: Report
+    background: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
@@ -71,6 +73,11 @@ def default_paths() -> tuple[Path, ...]:
     return installed or (shipped(),)
 
 
+def packs() -> Path:
+    """Where the rules are that come with agentwatch: installed, else those that ship."""
+    return VENDOR if _holds_rules(VENDOR) else shipped()
+
+
 def _holds_rules(directory: Path) -> bool:
     """Whether rules are to be read there; an unreadable directory is, and the load will say so."""
     try:
@@ -81,16 +88,50 @@ def _holds_rules(directory: Path) -> bool:
         return False
 
 
-def read_rules(paths: Sequence[Path], patterns: Patterns) -> Loaded:
-    """Reads and validates. Raises RuleErrors with every finding, warnings included."""
+def read_rules(
+    paths: Sequence[Path], patterns: Patterns, background: Sequence[Path] = ()
+) -> Loaded:
+    """Reads and validates. Raises RuleErrors with every finding, warnings included.
+
+    background: files and directories to read as well, if the paths name what they do not define.
+    """
     report = Report()
     try:
-        return _read_rules(paths, patterns, report)
+        loaded = _read_rules(paths, patterns, report)
+        files = _others(background, loaded.ruleset.files) if _lacks(loaded) else ()
+        if files:
+            report = Report()
+            whole = (*_files(paths, report), *files)
+            loaded = _with_background(_read_rules(whole, patterns, report), files)
     except TooMany:
         raise RuleErrors(report.all) from None
+    if report.errors_found:
+        raise RuleErrors(report.all)
+    return loaded
+
+
+def _lacks(loaded: Loaded) -> bool:
+    """Whether the files name agents, rules or lists of others, or ask for agents and have none."""
+    if any(one.code == "AW302" for one in loaded.report.errors):
+        return True
+    asked = {c.field for rule in loaded.written for c in rule.match.conditions}
+    return "starts_agent" in asked and not loaded.ruleset.agents
+
+
+def _others(background: Sequence[Path], named: Sequence[str]) -> tuple[Path, ...]:
+    """The files of the background that were not named already."""
+    known = {Path(file).resolve() for file in named}
+    return tuple(f for f in _files(background, Report()) if f.resolve() not in known)
+
+
+def _with_background(loaded: Loaded, files: Sequence[Path]) -> Loaded:
+    behind = tuple(map(str, files))
+    written = tuple(rule for rule in loaded.written if rule.place.file not in behind)
+    return replace(loaded, written=written, background=behind)
 
 
 def _read_rules(paths: Sequence[Path], patterns: Patterns, report: Report) -> Loaded:
+    """The load, of which nothing is to be used if errors were found. Raises TooMany."""
     files = _files(paths, report)
     documents = tuple((file, _read(file, report)) for file in files)
     sections = tuple(
@@ -105,10 +146,7 @@ def _read_rules(paths: Sequence[Path], patterns: Patterns, report: Report) -> Lo
                 f"a rule file must be a mapping ({', '.join(FILE_KEYS)}), not {kind}: {_BEGINS}"
             )
             report.error("AW202", node.place, message)
-    loaded = _Loader(report, sections, patterns).load(tuple(map(str, files)))
-    if report.errors_found:
-        raise RuleErrors(report.all)
-    return loaded
+    return _Loader(report, sections, patterns).load(tuple(map(str, files)))
 
 
 def _read(file: Path, report: Report) -> Node | None:
@@ -164,9 +202,11 @@ class _Loader:
         self.documents = documents
         self.list_nodes = self._lists()
         self.agents = frozenset(self._agent_ids())
+        self.elsewhere = "" if any(document.ships for document in documents) else _elsewhere()
         lists = Lists(self.list_nodes, report)
         self.lists = lists
-        self.parser = Parser(report, Reader(report, lists, Checker(report, patterns, self.agents)))
+        checker = Checker(report, patterns, self.agents, self.elsewhere)
+        self.parser = Parser(report, Reader(report, lists, checker))
 
     def load(self, files: tuple[str, ...]) -> Loaded:
         for document in self.documents:
@@ -262,10 +302,15 @@ class _Loader:
         seen[name] = identifier.place
         rule = known.get(name)
         if rule is None:
-            hint = did_you_mean(name, known)
+            hint = did_you_mean(name, known) + self.elsewhere
             self.report.error("AW302", identifier.place, f"there is no rule {quote(name)}.{hint}")
             return
         known[name] = self.parser.override(rule, identifier, node)
+
+
+def _elsewhere() -> str:
+    """What to do about a name that nobody defines, in files none of which ships."""
+    return f" What ships with agentwatch is known when its files are named too: {packs()}"
 
 
 def _strictest(defaults: Iterable[Default]) -> tuple[Default, ...]:

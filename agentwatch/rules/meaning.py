@@ -24,10 +24,12 @@ def check_rule(rule: Rule, report: Report) -> None:
         message = "this can never match: a connection has either a unix socket or an address"
         report.error("AW303", _where(rule), message)
     stops = rule.action in ("deny", "kill") and rule.count is None  # a count may count everything
-    if stops and all(_everything(c) for c in rule.match.conditions):
+    spares = any(map(_may_hold, (match for _, match in rule.unless)))
+    if stops and not spares and all(_everything(c) for c in rule.match.conditions):
         message = (
             f"a {rule.action} that matches everything belongs in defaults: "
-            f"defaults: {{AGENT: {{{rule.on[0] if rule.on else 'change'}: {rule.action}}}}}"
+            f"defaults: {{all: {{{rule.on[0] if rule.on else 'change'}: {rule.action}}}}}; "
+            "or say with unless what it spares"
         )
         report.error("AW304", _where(rule), message)
     _check_operations(rule, report)
@@ -100,6 +102,12 @@ def check_holes(rules: Sequence[Rule], defaults: Collection[Default], report: Re
 def _where(rule: Rule) -> Place:
     first = rule.match.conditions[0].place if rule.match.conditions else None
     return first or rule.place
+
+
+def _may_hold(exception: Match) -> bool:
+    """Whether an exception can hold, so that its rule does not match everything."""
+    asked = {condition.field for condition in exception.conditions}
+    return bool(asked) and CHOSEN.isdisjoint(asked)
 
 
 def _everything(condition: Condition) -> bool:

@@ -13,6 +13,7 @@ KINDS = ("exec", "read", "change", "open", "connect", "listen", "mount", "ptrace
 ACTIONS = ("allow", "alert", "deny", "kill")
 MODES = ("observe", "enforce")
 SCOPES = ("process", "session")
+ALL = "all"  # of defaults: every session, whatever agent it is of
 COUNTED_BY = ("session", "process")
 SEVERITIES = ("info", "low", "medium", "high", "critical")
 WITHOUT_HOOK = ("kill", "alert", "refuse")
@@ -121,7 +122,9 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What an agent's events of a kind meet that no rule allows. action: deny | alert | kill."""
+    """What events of a kind meet that no rule allows. agent: an id, or ALL. action: alert | deny |
+    kill.
+    """
 
     agent: str
     kind: str

@@ -10,6 +10,7 @@ from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report, quote
 from agentwatch.rules.model import (
     ACTIONS,
+    ALL,
     COUNTED_BY,
     KINDS,
     MODES,
@@ -25,7 +26,6 @@ from agentwatch.rules.model import (
 )
 from agentwatch.rules.read import Items, Node, Table, Text
 from agentwatch.rules.section import Section, as_text, is_shown, is_word, wrong
-from agentwatch.rules.values import known_agent
 
 SCHEMA = "agentwatch/v1"
 FILE_KEYS = ("schema", "lists", "agents", "defaults", "rules", "overrides")
@@ -70,6 +70,9 @@ class Parser:
         text = self._identifier(section)
         if text is None:
             return None
+        if text.value == ALL:
+            message = '"all" stands for every agent in "defaults"; choose another id'
+            self.report.error("AW301", text.place, message)
         return Agent(
             id=check_id(text, self.report),
             title=section.text("title"),
@@ -119,10 +122,11 @@ class Parser:
                 return
 
     def defaults(self, table: Table) -> list[Default]:
-        """`defaults:` agent -> kind -> action."""
+        """`defaults:` agent, or ALL -> kind -> action."""
         found = []
         for agent, node in table.entries:
-            known_agent(agent, self.reader.checker.agents, self.report)
+            if agent.value != ALL:
+                self.reader.checker.knows(agent)
             if not isinstance(node, Table):
                 wrong(
                     node, self.report, f"the default of {quote(agent.value)}", "a mapping of kinds"
@@ -181,7 +185,11 @@ class Parser:
     def _settings(self, section: Section, identifier: Text, kinds: tuple[str, ...]) -> Rule:
         agents = section.texts("agents")
         for agent in agents:
-            known_agent(agent, self.reader.checker.agents, self.report)
+            if agent.value == ALL:
+                message = 'there is no agent "all": a rule without "agents" is for all of them'
+                self.report.error("AW302", agent.place, message)
+            else:
+                self.reader.checker.knows(agent)
         if (
             section.get("agents") is not None
             and isinstance(section.get("agents"), Items)

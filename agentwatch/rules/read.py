@@ -97,7 +97,7 @@ def _text(path: Path, report: Report) -> str | None:
         report.error("AW101", whole, f"cannot read it: {error.strerror}.{_remedy(path)}")
         return None
     if raw is None:
-        message = "it is no regular file, and nothing else is read: save the rules in one"
+        message = "it is no regular file, and nothing else is read: name a regular file"
         report.error("AW101", whole, message)
         return None
     if len(raw) > MAX_BYTES:

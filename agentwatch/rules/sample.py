@@ -61,7 +61,7 @@ def _written(event: Event, fields: Mapping[str, Any]) -> tuple[Event, ...]:
 def _exec(fields: Mapping[str, Any]) -> Exec:
     argv = fields.get("argv")
     if argv is None:
-        argv = (UNLIKE, *fields.get("args", (UNLIKE,)))
+        argv = _argv(fields.get("script"), fields)
     path = fields.get("path", UNLIKE)
     return Exec(
         **_common(),
@@ -75,6 +75,16 @@ def _exec(fields: Mapping[str, Any]) -> Exec:
         anonymous=fields.get("anonymous") == "true",
         parent=_PARENT,
     )
+
+
+def _argv(script: str | None, fields: Mapping[str, Any], who: str = "") -> tuple[str, ...]:
+    """argv of the arguments given. A script's name is the first of them, as the kernel puts it
+    there, unless they have it already.
+    """
+    args = tuple(fields.get(f"{who}args", (UNLIKE,)))
+    if script and os.path.basename(script) not in map(os.path.basename, args):
+        args = (script, *args)
+    return (UNLIKE, *args)
 
 
 def _opens(kind: str, fields: Mapping[str, Any]) -> tuple[Event, ...]:
@@ -192,10 +202,11 @@ def _has(who: str, fields: Mapping[str, Any]) -> bool:
 
 
 def _image(who: str, fields: Mapping[str, Any], identity: str | None = None) -> Image:
+    script = fields.get(f"{who}.script")
     return Image(
         exe=fields.get(f"{who}.exe", UNLIKE),
-        script=fields.get(f"{who}.script"),
-        argv=(UNLIKE, *fields.get(f"{who}.args", (UNLIKE,))),
+        script=script,
+        argv=_argv(script, fields, f"{who}."),
         cwd=fields.get(f"{who}.cwd", UNLIKE),
         uid=fields.get(f"{who}.uid", -1),
         identity=identity,

@@ -95,7 +95,7 @@ def _of(name: str, about: str) -> Schema:
 
 def _about(field: Field) -> str:
     kinds = "every kind" if field.kinds == KINDS else ", ".join(field.kinds)
-    return f"{kinds}: {field.about}{' (no probe yet)' if field.unprobed else ''}"
+    return f"{kinds}: {fields.about_probed(field)}"
 
 
 def _fields() -> dict[str, tuple[str, tuple[str, ...], str]]:
@@ -143,7 +143,10 @@ def _variable(value: Schema) -> Schema:
 
 def _event() -> Schema:
     properties = {}
+    given = {field.name for field in FIELDS if not field.follows}
     for name, (kind, words, about) in _fields().items():
+        if name not in given:
+            continue
         value = {"$ref": "#/definitions/texts"} if kind == "argv" else _value(kind, words)
         properties[name] = {"allOf": [value], "description": about}
     return {
@@ -210,7 +213,8 @@ _FILE: Schema = {
     "lists": _named({"$ref": "#/definitions/texts"}, "Values by name: `$name` stands for them."),
     "agents": _list(_mapping(_AGENT, AGENT_KEYS, ("id", "exec")), "What is an agent."),
     "defaults": _named(
-        _mapping(_DEFAULTS, KINDS), "By agent and kind: what happens to all that no rule allows."
+        _mapping(_DEFAULTS, KINDS),
+        "By agent (`all`: every one) and kind: what happens to all that no rule allows.",
     ),
     "rules": _list(
         _mapping(_RULE, RULE_KEYS, ("id", "on", "action", "because")), "What agents may not do."

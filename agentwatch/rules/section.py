@@ -9,7 +9,10 @@ from agentwatch.rules.diagnostics import Report, did_you_mean, names, quote
 from agentwatch.rules.model import Place
 from agentwatch.rules.read import Items, Node, Table, Text
 
-NULL_TILDE = '~ alone is nothing (null) in YAML; write "~/**" for every home directory'
+NULL_TILDE = (
+    '~ alone is nothing (null) in YAML; in a rule write "~/**" for every home directory, '
+    "elsewhere the whole path"
+)
 
 
 class Section:

@@ -18,6 +18,8 @@ _STARRED = re.compile(r"(?:^|[\s\[{,])(\*[^\s,\]}]*)")
 _BRACED = re.compile(r"(?::\s+|-\s+|[\[,]\s*)(\{[^{}]*\}[^\s,\]}][^\s,\]]*)")
 _BRACKETED = re.compile(r"(?::\s+|-\s+|[\[,]\s*)(\[[^\[\]]*\][^\s,\]}][^\s,\]]*)")
 _KEYED = re.compile(r"^\s*(?:- )?([\w.|-]+):\s+[^\"'\[{|>&\s].*?(: |:$)")
+_ENDED = re.compile(r"^\s*(?:- )?([\w.|-]+):\s*[{].*[}]\s*(?:\s#.*)?$")  # a mapping in one line
+_ENTRY = re.compile(r"\s*([\w.|-]+):(?:\s|$)")
 _STARTED = re.compile(r"(?:^|[\s\[{,])([@`%!][^\s,\]}]*)")
 
 
@@ -35,9 +37,26 @@ def explain(file: str, text: str, error: Any, report: Report) -> None:
         if found is not None:
             report.error("AW105", Place(file, number + 1, found[0] + 1), found[1])
             return
+    if "<block mapping start>" in (error.problem or "") and 0 < line < len(lines):
+        added = _below(lines, line)
+        if added is not None:
+            report.error("AW104", Place(file, line + 1, column + 1), added)
+            return
     context = f"{error.context}: " if error.context else ""
     message = f"this is not YAML: {context}{error.problem}"
     report.error("AW104", Place(file, line + 1, column + 1), message)
+
+
+def _below(lines: list[str], line: int) -> str | None:
+    """What is wrong with a key that stands deeper than the finished value above it; or None."""
+    above = next((text for text in reversed(lines[:line]) if text.strip()), "")
+    key, value = _ENDED.search(above), _ENTRY.match(lines[line])
+    if key is None or value is None:
+        return None
+    return (
+        f'"{value[1]}" cannot be added to "{key[1]}", which ended on the line above: put it '
+        f'inside the braces, or write each key of "{key[1]}" on a line of its own'
+    )
 
 
 def _context_line(error: Any, line: int) -> int:

@@ -36,11 +36,15 @@ class Patterns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """Checks values for the type of their field, and writes them as they are matched."""
+    """Checks values for the type of their field, and writes them as they are matched.
+
+    elsewhere: what else to say about an agent that nobody defines.
+    """
 
     report: Report
     patterns: Patterns
     agents: Collection[str]
+    elsewhere: str = ""
 
     def value(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
         """The value as the engine wants it, or None when it has been reported."""
@@ -78,7 +82,7 @@ class Checker:
 
     def _names_something(self, text: Text) -> str | None:
         parts = text.value.split("/")
-        if any(part in (".", "..") for part in parts) or "" in parts[1:]:
+        if text.value != "/" and ("" in parts[1:] or not {".", ".."}.isdisjoint(parts)):
             return self._never(
                 text, 'names have no ".", ".." or "//" in them once links are resolved'
             )
@@ -128,7 +132,11 @@ class Checker:
         return text.value if ok else None
 
     def _agent(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
-        return text.value if known_agent(text, self.agents, self.report) else None
+        return text.value if self.knows(text) else None
+
+    def knows(self, agent: Text) -> bool:
+        """Whether some file defines the agent; reported if not."""
+        return known_agent(agent, self.agents, self.report, self.elsewhere)
 
     def _number(self, text: Text, field: Field, modifiers: frozenset[str]) -> str | None:
         if self._octal(text):
@@ -172,11 +180,11 @@ class Checker:
             return self._said(text, f"{quote(text.value)} is no address or network: {error}")
 
 
-def known_agent(text: Text, agents: Collection[str], report: Report) -> bool:
-    """Whether some file defines the agent; reported if not."""
+def known_agent(text: Text, agents: Collection[str], report: Report, elsewhere: str = "") -> bool:
+    """Whether some file defines the agent; reported if not, with what else there is to say."""
     if text.value in agents:
         return True
-    hint = did_you_mean(text.value, agents)
+    hint = did_you_mean(text.value, agents) + elsewhere
     report.error("AW302", text.place, f"there is no agent {quote(text.value)}.{hint}")
     return False
 

@@ -83,9 +83,9 @@ class Journal:
         group: whose members may read the chain. fsync: seconds between two of them at most; None
         leaves it to the kernel. keep_bytes, keep_seconds: older segments go (`tidy`); keep_others:
         so do chains of `run`s that are over, and then all of DIR is what keep_bytes is about.
-        reserve_bytes: kept for decisions when the disk is full. Raises PermissionDenied and
-        JournalError, each with a remedy; the first segment exists afterwards, and says how an old
-        chain was found.
+        reserve_bytes: kept for decisions when the disk is full, less on a small one. Raises
+        PermissionDenied and JournalError, each with a remedy; the first segment exists afterwards,
+        and says how an old chain was found.
         """
         lasting = name is not None
         name = name or f"run-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
@@ -105,7 +105,8 @@ class Journal:
         syncer = Syncer(place.fd, fsync)
         try:
             tape = Tape(place.fd, tail, identity, segment_bytes, syncer)
-            journal = cls(place, tape, syncer, keep, lasting, reserve_bytes)
+            room = reserve.fitting(place.fd, reserve_bytes)
+            journal = cls(place, tape, syncer, keep, lasting, room)
             journal._start(tail.resumed(identity.boot_id))
         except BaseException:
             if not lasting:

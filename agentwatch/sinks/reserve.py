@@ -20,6 +20,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 _OPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+def fitting(directory: int, size: int) -> int:
+    """As much of `size` as a disk can spare: a sixteenth of it at most, and whole pages."""
+    told = os.fstatvfs(directory)
+    return min(size, told.f_blocks * told.f_frsize // 16 & ~4095)
+
+
 def make(directory: int, size: int, spare: int = 0) -> bool:
     """Have a reserve of `size` bytes; False where there is no room for it and `spare` bytes more.
 

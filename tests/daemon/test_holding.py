@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,18 @@ from agentwatch.errors import UsageError
 from agentwatch.sinks.frames import Control, Notice
 from tests.daemon.conftest import made
 from tests.daemon.peers import asker
-from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, counts, grows, reads, rests, until
+from tests.daemon.running import (
+    NOBODY,
+    PATIENCE,
+    Daemon,
+    Place,
+    counts,
+    grows,
+    reads,
+    rests,
+    size,
+    until,
+)
 from tests.kernel.launching import is_there
 
 pytestmark = pytest.mark.root
@@ -252,3 +264,38 @@ def test_a_paused_rule_does_not_act_until_it_is_resumed(daemon: Daemon, place: P
     said = [one.text for one in place.awaited(Notice, 2) if one.subject == "pause"]
     assert said[0].startswith("test.key is paused for 600 s, by uid 0")
     assert said[1].startswith("test.key acts again")
+
+
+def test_who_is_moved_out_of_the_frozen_cgroup_is_frozen_again(place: Place) -> None:
+    """Others may move processes; a frozen session stays frozen."""
+    daemon = place.start()
+    script, file = counts(place)
+    agent = place.agent(script)
+    assert grows(file)
+    daemon.session(agent.pid)
+    daemon.ask("agents.freeze", which=str(agent.pid))
+    assert rests(file)
+    (place.cgroup / "cgroup.procs").write_text(str(agent.pid))
+    until(lambda: rests(file) and rests(file), "rest")
+    before = size(file)
+    time.sleep(1)
+    assert size(file) == before
+    daemon.ask("agents.thaw", which=str(agent.pid))
+    assert grows(file)
+
+
+def test_a_session_is_gone_on_with_by_the_next_daemon(place: Place) -> None:
+    """Also one that was tagged by hand, whose name says nothing: its id and its agent stay."""
+    daemon = place.start()
+    started = place.process("/bin/sh", "-c", "sleep 1000 & wait")
+    daemon.ask("agents.tag", pid=started.pid, agent="stub", project="/srv")
+    daemon.tree(started.pid, 2)
+    before = daemon.session(started.pid)
+    time.sleep(1.2)  # what is left is written once a second
+    daemon.process.kill()
+    daemon.wait()
+    again = place.start()
+    after = again.session(started.pid)
+    for name in ("session", "agents", "project", "uid"):
+        assert after[name] == before[name]
+    assert {one["pid"] for one in after["processes"]} == {one["pid"] for one in before["processes"]}

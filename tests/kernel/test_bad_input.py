@@ -291,9 +291,13 @@ def small(launch: Launcher) -> str:
 
 def test_a_full_disk_stops_neither_the_command_nor_the_rules(launch: Launcher) -> None:
     """It is said once, rules are enforced all the same, and CMD keeps its exit code."""
-    within(launch, small(launch))
+    full = launch.place / "full"
+    full.mkdir()
+    fill = f"mount -t tmpfs -o size=8k tmpfs {full}; : > {full}/findings.jsonl; set +e; "
+    fill += f"dd if=/dev/zero of={full}/rest bs=1k 2>/dev/null; set -e"
+    within(launch, f"{small(launch)}; {fill}")
     code = FILLING + "fill()\nfd = os.open(sys.argv[1], os.O_RDONLY)\ntime.sleep(10)"
-    jsonl = f"--jsonl={launch.journal}/findings.jsonl"
+    jsonl = f"--jsonl={full}/findings.jsonl"
     outcome = launch(*python(code), f"{launch.place}/key", options=[jsonl])
     assert outcome.code == 137, outcome.err
     assert len(re.findall("NOTICE .*no room for the journal .*: free some", outcome.err)) == 1

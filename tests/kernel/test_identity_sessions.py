@@ -239,6 +239,34 @@ def test_what_only_shares_the_literal_leaves_nothing(standing: Standing) -> None
     assert not standing.watch.lineage.living()
 
 
+@pytest.mark.parametrize("turn", range(5))
+def test_an_agent_right_after_what_only_looked_like_one_is_watched(
+    standing: Standing, turn: int
+) -> None:
+    """One process runs both, a moment apart: the first is nobody's, the second is a session."""
+    agent = standing.program("agents", standing.literal)
+    other = standing.program(standing.literal, "ordinary")
+    fifo = standing.place / "never"
+    os.mkfifo(fifo)
+    hold = f"sh -c 'exec 3< {standing.place}/key; : < {fifo}'; echo \\$?"
+    spin = f"i=0; while [ $i -lt {turn * 300} ]; do i=$((i+1)); done"
+    done = standing.follow(other, f'{spin}; exec {agent} "{hold}"')
+    assert done.stdout == "137\n"
+    (session,) = (frame for frame in standing.sink.frames if isinstance(frame, Session))
+    assert session.agent == "stub"
+
+
+def test_what_an_agent_forked_before_it_was_known_is_of_its_session(standing: Standing) -> None:
+    """It was started by what only looked like one, and forks at once."""
+    agent = standing.program("agents", standing.literal)
+    other = standing.program(standing.literal, "ordinary")
+    fifo = standing.place / "never"
+    os.mkfifo(fifo)
+    child = f"sh -c 'exec 3< {standing.place}/key; : < {fifo}'; echo $?"
+    done = standing.follow(other, f"{agent} '({child.replace(chr(39), chr(34))}) & wait'; true")
+    assert done.stdout == "137\n"
+
+
 def test_a_rejected_session_is_untagged_in_the_kernel(standing: Standing) -> None:
     """Its processes go on without producing records."""
     other = standing.program(standing.literal, "ordinary")

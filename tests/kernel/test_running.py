@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentwatch.backfill import plan
+from agentwatch.events import ProcessKey
 from agentwatch.kernel.probes import Probes
 from agentwatch.sinks.frames import Holdings, Session, SessionEnd
 from tests.kernel.test_identity_sessions import Standing
@@ -72,6 +73,11 @@ def standing(place: Path) -> Iterator[Standing]:
         yield made
     finally:
         made.close()
+
+
+def key_of(watched: Standing, pid: int) -> ProcessKey:
+    """A process as the kernel names it."""
+    return next(one.process for one in watched.probes.census() if one.process.pid == pid)
 
 
 @pytest.mark.parametrize("mode", ["chain", "execs", "tree"])
@@ -141,9 +147,8 @@ def test_what_a_process_holds_when_it_is_tagged_is_listed(place: Path, marker: s
         while len(marked(marker)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         with connection, standing(place) as watched:
-            found = watched.watch.recognition.search(
-                dict.fromkeys(sorted(marked(marker))[:1], "stub")
-            )
+            first = key_of(watched, min(marked(marker)))
+            found = watched.watch.recognition.search({first: "stub"})
             assert found
             held = [f for f in watched.sink.frames if isinstance(f, Holdings)]
     assert held
@@ -179,7 +184,9 @@ def test_a_pid_that_is_named_is_tagged_with_all_it_has_started(place: Path, mark
         while len(marked(marker)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         with standing(place) as watched:
-            (session,) = watched.watch.recognition.search({process.pid: ""}, "/srv/project")
+            (session,) = watched.watch.recognition.search(
+                {key_of(watched, process.pid): ""}, "/srv/project"
+            )
             assert {one.pid for one in watched.probes.tagged(session.key)} == marked(marker)
             assert (session.told.how, session.told.project) == ("tag", "/srv/project")
             assert watched.watch.lineage.agents(session.key) == ()

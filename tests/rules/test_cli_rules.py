@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from agentwatch import admission
 from agentwatch.cli.rules import rules
+from agentwatch.cli.rules_reading import BEHIND, near
 from agentwatch.errors import Diagnostic, NotRunningError, RuleErrors, UsageError
 from agentwatch.rules import fields, load
 from agentwatch.rules.model import KINDS
@@ -73,6 +74,119 @@ def test_check_says_nothing_about_good_rules(good: str) -> None:
     result = agentwatch("check", good)
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "2 rules in 1 file: 0 errors, 0 warnings\n"
+
+
+def test_files_that_name_what_ships_are_read_beside_it(tmp_path: Path) -> None:
+    """Agents and rules of the packs are known, which is said; what is counted is the file's own."""
+    path = tmp_path / "local.yaml"
+    path.write_text(
+        GOOD.replace("on: read", "on: read\n    agents: codex")
+        + "defaults: {claude-code: {connect: alert}}\n"
+        + "overrides: {egress.cloud-metadata: {action: alert}}\n"
+    )
+    checked = agentwatch("check", str(path))
+    assert (checked.exit_code, checked.stdout) == (0, "")
+    assert checked.stderr == f"2 rules in 1 file: 0 errors, 0 warnings, {BEHIND}\n"
+    tested = agentwatch("test", str(path))
+    assert tested.stderr.splitlines() == [
+        f"agentwatch: {BEHIND}: {near(str(load.packs()))}",
+        "4 tests, 0 failed",
+    ]
+    rows = json.loads(agentwatch("list", str(path), "-o", "json").stdout)
+    assert [row["id"] for row in rows] == [
+        *("keys", "noted", "default:claude-code", "egress.cloud-metadata"),
+    ]
+    shown = agentwatch("show", "egress.cloud-metadata", str(path)).stdout
+    assert f"# changed in {path}:19" in shown
+    event = ("--on", "read", "--path", "/k/a", "--agent", "codex")
+    assert agentwatch("explain", str(path), *event).stdout.startswith("deny by keys")
+
+
+def test_files_that_need_no_others_are_read_alone(good: str) -> None:
+    """Nothing of the packs is in the answer."""
+    event = ("--on", "read", "--path", "/root/.ssh/id_rsa")
+    assert agentwatch("explain", good, *event).stdout.startswith("none\n")
+    assert BEHIND not in agentwatch("list", good).stderr
+
+
+def test_a_rule_about_agents_is_tested_by_those_that_ship(tmp_path: Path) -> None:
+    """`starts_agent` is worked out by the identities, and a file by itself has none."""
+    path = tmp_path / "local.yaml"
+    path.write_text(
+        HEAD + "rules:\n  - {id: a, on: exec, match: {starts_agent: true}, action: alert, "
+        "because: b, tests: [{hit: {path: /x/bin/claude}}, {miss: {path: /x/bin/x}}]}\n"
+    )
+    checked = agentwatch("check", str(path))
+    assert checked.stderr == f"1 rule in 1 file: 0 errors, 0 warnings, {BEHIND}\n"
+
+
+def test_names_that_nobody_defines_are_errors_beside_the_packs_too(tmp_path: Path) -> None:
+    """With the likeliest of what ships."""
+    path = tmp_path / "local.yaml"
+    path.write_text(HEAD + "defaults: {claude-cod: {change: deny}}\n")
+    told = agentwatch("check", str(path))
+    assert told.exit_code == 1
+    assert 'there is no agent "claude-cod". Did you mean "claude-code"?\n' in told.stdout
+
+
+def test_what_is_to_be_in_force_stands_alone(tmp_path: Path) -> None:
+    """A daemon that reads one file has no packs behind it; the message says where they are."""
+    path = tmp_path / "local.yaml"
+    path.write_text(HEAD + "defaults: {claude-code: {change: deny}}\n")
+    with pytest.raises(RuleErrors) as caught:
+        admission.admit([path], homes=())
+    (said,) = caught.value.diagnostics
+    assert said.message.endswith(f"known when its files are named too: {load.packs()}")
+
+
+def test_check_says_which_rules_are_worth_nothing_today(tmp_path: Path) -> None:
+    """In a line of its own, not as a warning."""
+    path = tmp_path / "local.yaml"
+    text = GOOD.replace("on: [read, change]", "on: listen").replace("path: /k/a}\n", "port: 1}\n")
+    path.write_text(text.replace("[{hit: {path: /k/a}}]", "[{hit: {port: 1, addr: 192.0.2.1}}]"))
+    told = agentwatch("check", str(path))
+    assert told.stderr.splitlines() == [
+        "2 rules in 1 file: 0 errors, 0 warnings",
+        "1 rule is worth none here, for there is no probe yet (rules list says why): noted",
+    ]
+
+
+def test_list_shows_defaults(good: str, tmp_path: Path) -> None:
+    """Among the rules of their file, with what they are worth."""
+    local = tmp_path / "local.yaml"
+    local.write_text(HEAD + "defaults: {all: {change: deny, listen: deny}}\n")
+    lines = agentwatch("list", good, str(local)).stdout.splitlines()
+    assert [line.split()[1:] for line in lines[4:6]] == [
+        ["default:all", "change", "deny", "kills-after", "[3]"],
+        ["default:all", "listen", "deny", "none", "[4]"],
+    ]
+    rows = json.loads(agentwatch("list", good, str(local), "-o", "json").stdout)
+    assert [(row["id"], row["on"]) for row in rows[2:]] == [
+        ("default:all", ["change"]),
+        ("default:all", ["listen"]),
+    ]
+
+
+def test_explain_says_that_a_home_is_one_of_tests_only(
+    good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event of a green test finds nothing on a host without that home."""
+    monkeypatch.setattr("agentwatch.admission.homes_here", lambda: ("/home/alice",))
+    event = ("--on", "read", "--path")
+    assert agentwatch("explain", good, *event, "/home/dev/.ssh/id").stdout.splitlines() == [
+        "none",
+        "  no rule matches, and no default applies",
+        "  ~ is every home of this host: /home/dev is one in tests only",
+    ]
+    assert "in tests only" not in agentwatch("explain", good, *event, "/home/alice/x").stdout
+
+
+def test_the_help_of_explain_says_what_a_field_is_of_every_kind() -> None:
+    """Several kinds have a `path`; what is worked out is no option."""
+    shown = " ".join(agentwatch("explain", "--help").stdout.split())
+    assert "--path TEXT exec: the executable that runs" in shown
+    assert "read, change, open: the file's canonical name" in shown
+    assert "--starts_agent" not in shown
 
 
 def test_check_shows_errors_with_a_caret(bad: str) -> None:

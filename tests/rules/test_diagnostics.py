@@ -10,6 +10,7 @@ import pytest
 from agentwatch import admission
 from agentwatch.errors import Diagnostic, RuleErrors
 from agentwatch.rules.diagnostics import CODES, MAX_FINDINGS, Report, render
+from agentwatch.rules.load import packs
 from agentwatch.rules.model import Place
 from agentwatch.rules.read import MAX_BYTES
 
@@ -24,6 +25,7 @@ rules:
     because: b
     tests: [{test}]
 """
+NAMED_TOO = f" What ships with agentwatch is known when its files are named too: {packs()}"
 HIT = "{hit: {path: /x}}"
 CONNECTED = "{hit: {addr: 192.0.2.1, port: 1}}"
 
@@ -81,6 +83,14 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ],
     ),
     (
+        "AW104",
+        rule("{path: /x}\n      process.exe: /y"),
+        [
+            '6:7: error[AW104]: "process.exe" cannot be added to "match", which ended on the line '
+            'above: put it inside the braces, or write each key of "match" on a line of its own'
+        ],
+    ),
+    (
         "AW105",
         rule("\n      path: *.x"),
         [
@@ -101,7 +111,7 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         rule("\n      path: ~"),
         [
             "6:13: error[AW105]: ~ alone is nothing (null) in YAML; "
-            'write "~/**" for every home directory'
+            'in a rule write "~/**" for every home directory, elsewhere the whole path'
         ],
     ),
     (
@@ -232,6 +242,32 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ["5:13: error[AW205]: |all needs |has, |contains or |re before it: path|contains|all"],
     ),
     (
+        "AW205",
+        rule("{starts_agent: true}", "exec", test="{hit: {starts_agent: true}}"),
+        [
+            '8:20: error[AW205]: an event does not say "starts_agent", which follows from path and '
+            "script by the identities: give a path that one covers"
+        ],
+    ),
+    (
+        "AW207",
+        rule("{path: /x}", test="{hit: {path: $project/x}}, {hit: {path: $own}}"),
+        [
+            '8:26: error[AW207]: "path" of an event is written out: '
+            "$project is /home/dev/project in tests, so /home/dev/project/x",
+            '8:53: error[AW207]: "path" of an event is one name, written out: '
+            "variables are for rules",
+        ],
+    ),
+    (
+        "AW207",
+        rule('{args|has: "--url=https://x/**"}', "exec", test="{miss: {path: /x}}"),
+        [
+            "5:23: error[AW207]: there is no `**` inside one token or word: "
+            "write `*`, which is any text in it, `/` too"
+        ],
+    ),
+    (
         "AW203",
         rule("{path: /x}\n    count: {over: 5}"),
         ['6:12: error[AW203]: count needs "within": a time like 10s or 5m'],
@@ -314,6 +350,15 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
             "There is no probe yet for `host`."
         ],
     ),
+    (
+        "AW505",
+        rule("{family: inet}", "connect", "deny", "{hit: {family: inet}}")
+        + "    unless: {gh: {host: api.github.com, port: 443}}\n",
+        [
+            '3:9: warning[AW505]: the exception "gh" spares nothing here. '
+            "There is no probe yet for `host`."
+        ],
+    ),
     ("AW504", "", ["0:0: warning[AW504]: the file is empty: no rule of it can be in force"]),
     (
         "AW504",
@@ -357,6 +402,11 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         ["2:9: error[AW301]: $own is given by agentwatch; choose another name"],
     ),
     (
+        "AW301",
+        HEAD + "agents: [{id: all, exec: /opt/codex}]\n",
+        ['2:15: error[AW301]: "all" stands for every agent in "defaults"; choose another id'],
+    ),
+    (
         "AW302",
         rule("{path: [$cloudkeys]}") + "lists: {cloud_keys: [/x]}\n",
         ['5:20: error[AW302]: there is no list "cloudkeys". Did you mean "cloud_keys"?'],
@@ -364,12 +414,17 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
     (
         "AW302",
         rule("{path: /x}\n    agents: [codx]") + "agents: [{id: codex, exec: /opt/codex}]\n",
-        ['6:14: error[AW302]: there is no agent "codx". Did you mean "codex"?'],
+        [f'6:14: error[AW302]: there is no agent "codx". Did you mean "codex"?{NAMED_TOO}'],
+    ),
+    (
+        "AW302",
+        rule("{path: /x}\n    agents: all"),
+        ['6:13: error[AW302]: there is no agent "all": a rule without "agents" is for all of them'],
     ),
     (
         "AW302",
         rule("{path: /x}") + "overrides: {b.c: {action: alert}}\n",
-        ['9:13: error[AW302]: there is no rule "b.c".'],
+        [f'9:13: error[AW302]: there is no rule "b.c".{NAMED_TOO}'],
     ),
     (
         "AW303",
@@ -410,7 +465,17 @@ CASES: list[tuple[str, str | bytes, list[str]]] = [
         rule('{path: "/**"}', "change", "deny"),
         [
             "5:13: error[AW304]: a deny that matches everything belongs in defaults: "
-            "defaults: {AGENT: {change: deny}}"
+            "defaults: {all: {change: deny}}; or say with unless what it spares"
+        ],
+    ),
+    (
+        "AW304",
+        rule('{path: "/**"}', "exec", "kill") + "    unless: {n: {script: /usr/bin/npm}}\n",
+        [
+            "5:13: error[AW304]: a kill that matches everything belongs in defaults: "
+            "defaults: {all: {exec: kill}}; or say with unless what it spares",
+            '9:18: warning[AW503]: exception "n" never holds: an agent gives script any value '
+            "it likes; ask path and args",
         ],
     ),
     (
@@ -568,7 +633,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     """AW101: a FIFO would never answer, and a device may do something when it is opened."""
     os.mkfifo(tmp_path / "r.yaml")
     (tmp_path / "s.yaml").symlink_to("/dev/zero")
-    message = "it is no regular file, and nothing else is read: save the rules in one"
+    message = "it is no regular file, and nothing else is read: name a regular file"
     assert diagnostics(tmp_path, tmp_path) == [f"0:0: error[AW101]: {message}"] * 2
 
 

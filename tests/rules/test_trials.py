@@ -81,12 +81,67 @@ def test_own_is_that_of_the_agent_named(tmp_path: Path) -> None:
     assert passed(tmp_path, "{path: $own}", f"{hit}, {miss}")
 
 
+def test_a_script_stands_before_its_arguments(tmp_path: Path) -> None:
+    """As the kernel puts it there: a rule that forgets it is not tested green."""
+    given = "{path: /usr/bin/node, script: /usr/bin/npm, args: [ci]}"
+    assert not passed(tmp_path, "{script: '**/npm', args: [ci]}", f"{{hit: {given}}}", "exec")
+    assert passed(tmp_path, "{script: '**/npm', args: '*/npm ci'}", f"{{hit: {given}}}", "exec")
+    whole = given.replace("[ci]", "[node, /usr/bin/npm, ci]")
+    assert passed(tmp_path, "{args: 'node */npm ci'}", f"{{hit: {whole}}}", "exec")
+    by = "{path: /x, parent.script: /usr/bin/npm, parent.args: [ci]}"
+    assert passed(tmp_path, "{parent.args: '*/npm ci'}", f"{{hit: {by}}}", "exec")
+
+
+def test_the_root_is_a_path_like_others(tmp_path: Path) -> None:
+    """`/` alone is exactly that directory."""
+    assert passed(tmp_path, "{path: /}", "{hit: {path: /}}, {miss: {path: /x}}")
+    assert passed(tmp_path, "{cwd: /}", "{hit: {cwd: /}}, {miss: {cwd: /x}}", "exec")
+
+
+def test_a_deny_of_everything_may_spare_some(tmp_path: Path) -> None:
+    """An allow-list in one rule."""
+    more = '    unless: {tmp: {path: "/tmp/**"}}\n'
+    tests = "{hit: {path: /etc/x}}, {miss: {path: /tmp/x}}"
+    text = rule('{path: "/**"}', tests, on="change", more=more)
+    assert all(outcome.passed for outcome in outcomes(tmp_path, text))
+    networks = '{addr|cidr: ["0.0.0.0/0", "::/0"]}'
+    more = "    unless: {lo: {addr|cidr: [127.0.0.0/8, '::1/128']}}\n"
+    tests = "{hit: {addr: 192.0.2.1}}, {miss: {addr: 127.0.0.53}}, {miss: {unix: /run/x}}"
+    text = rule(networks, tests, on="listen", more=more)
+    assert all(outcome.passed for outcome in outcomes(tmp_path, text))
+
+
+def test_a_default_for_all_holds_whatever_the_agent(tmp_path: Path) -> None:
+    """Of an agent the stricter of the two; without an agent, too."""
+    text = rule(
+        "{path: /tmp/x}",
+        "{event: {path: /x}, verdict: deny}, {event: {path: /tmp/x}, verdict: allow},"
+        " {event: {agent: stub, path: /x}, verdict: kill}",
+        on="change",
+        action="allow",
+        more="defaults: {all: {change: deny}, stub: {change: kill}}\n",
+    )
+    assert [outcome.got for outcome in outcomes(tmp_path, text)] == ["deny", "allow", "kill"]
+
+
 def test_a_hit_that_is_carved_out_says_by_what(tmp_path: Path) -> None:
     """The message of a failing test is enough to mend it."""
     test = ["{hit: {path: /x, process.exe: /ssh}}", "    unless: {ssh: {process.exe: /ssh}}"]
     text = rule("{path: /x}", test[0], more=test[1] + "\n")
     (outcome,) = outcomes(tmp_path, text)
     assert (outcome.passed, outcome.why) == (False, '; the exception "ssh" carves it out')
+
+
+def test_a_list_of_arguments_that_was_meant_as_alternatives(tmp_path: Path) -> None:
+    """In a match or an exception, the message says what a list of them is."""
+    (outcome,) = outcomes(tmp_path, rule("{args: [-v, -h]}", "{hit: {args: [-v]}}", "exec"))
+    hint = "(a list is one row of tokens; for some one of them, |has)"
+    assert outcome.why == f"; args does not match {hint}"
+    more = "    unless: {asks: {args: [-v, -h]}}\n"
+    (outcome,) = outcomes(tmp_path, rule("{path: /x}", "{miss: {path: /x}}", "exec", more=more))
+    assert outcome.why == f'; it matches; of the exception "asks": args {hint}'
+    (outcome,) = outcomes(tmp_path, rule("{args: -v}", "{hit: {args: [-h]}}", "exec"))
+    assert outcome.why == "; args does not match"
 
 
 def test_hit_judges_the_rule_alone_and_verdict_all_of_them(tmp_path: Path) -> None:

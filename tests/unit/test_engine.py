@@ -207,6 +207,39 @@ def test_the_strictest_default_of_all_files_wins() -> None:
         assert engine(defaults=defaults).judge(connected("192.0.2.1", 80), actor()).action == "kill"
 
 
+def test_a_default_for_all_is_for_every_session() -> None:
+    """Known agents, unknown ones and none; an agent's own is added, and the stricter one wins."""
+    defaults = (Default("all", "change", "deny", HERE), Default("codex", "change", "alert", HERE))
+    judge = engine(defaults=defaults).judge
+    event = opened("/x", False, True)
+    for who in (("codex",), ("claude",), ("claude", "codex"), ()):
+        verdict = judge(event, replace(actor(), agents=who))
+        assert (verdict.action, verdict.default) == ("deny", True)
+    assert verdict.because == "No rule allows this session to change this file."
+
+
+def test_the_exec_that_begins_a_session_has_no_caller() -> None:
+    """Whoever started it was not watched: that is none, and not what could not be read."""
+    asking = {
+        "process.exe": "/**",
+        "process.args": "**",
+        "process.cwd": "/**",
+        "process.role": "child",
+        "process.uid": "1000",
+        "parent.exe": "/**",
+        "ancestor.exe": "/**",
+    }
+    begins = ran("/home/dev/.local/bin/codex", "codex")
+    outside = actor(image=None, ancestors=())
+    for name, value in asking.items():
+        conditions = Match((Condition(name, (value,), frozenset(), HERE),))
+        judge = engine(Rule("r", ("exec",), conditions, "kill", HERE)).judge
+        assert judge(begins, outside) is NO_VERDICT, name
+    lost = replace(begins, process=ProcessKey(8, 800))
+    assert engine(rule("kill", "exec", process__exe="/**")).judge(lost, outside).rule == "kill.exec"
+    assert engine(rule("kill", "exec", path="**/codex")).judge(begins, outside).rule == "kill.exec"
+
+
 def test_opening_for_both_needs_a_hole_in_both_defaults() -> None:
     """An O_RDWR open is reading and changing; an allow rule on `open` covers both."""
     both = tuple(Default("codex", kind, "deny", HERE) for kind in ("read", "change"))

@@ -24,6 +24,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("policy",),
     ("config", "engine", "notify", "processes"),
+    ("holdings",),
     ("command",),
     ("actions", "control", "freezer", "sinks"),
     ("kernel",),
@@ -55,7 +56,7 @@ HOMES = {
     "click": {"cli"},
     "msgpack": {"control", "sinks"},
     "prometheus_client": {"sinks"},
-    "psutil": {"processes"},
+    "psutil": {"holdings", "processes"},
     "ruamel": {"config", "rules", "sinks"},
 }
 

@@ -280,3 +280,15 @@ def test_the_project_belongs_to_the_session() -> None:
     lineage = begun((), "/home/dev/project")
     lineage.fork(forked(CHILD))
     assert lineage.actor(opened(CHILD)).project == "/home/dev/project"
+
+
+def test_what_a_session_was_started_by_is_among_its_ancestors() -> None:
+    """They are of no session, and end nobody's; a child has them too."""
+    lineage = Lineage()
+    lineage.begin(FIRST, None, None, ("claude",), (SHELL,) * 20)
+    assert lineage.actor(opened()).ancestors == (SHELL,) * Lineage.ANCESTORS
+    assert lineage.parent(FIRST) is None
+    assert lineage.alive(FIRST) == 1
+    lineage.fork(forked(CHILD))
+    assert lineage.parent(CHILD) == FIRST
+    assert SHELL in lineage.actor(opened(CHILD)).ancestors

@@ -82,17 +82,22 @@ def _search_path(pid: int) -> list[str]:
 INTERPRETER = re.compile(r"(?:node(?:js)?|bun|deno|python|ruby|perl|php|(?:ba|da|z|k|a)?sh)[\d.]*")
 
 
-def above_now(pid: int) -> tuple[Image, ...]:
-    """What the ancestors of a process run, nearest first, as far as they can be told; 8 at most."""
+def line_now(pid: int) -> tuple[Image, ...]:
+    """What a process runs, and its ancestors: nearest first, 8 at most."""
     found: list[Image] = []
-    for _ in range(8):
-        fields = _stat(Path(f"/proc/{pid}/stat"))
-        pid = int(fields[1]) if fields else 0
-        image = image_now(ProcessKey(pid, 0)) if pid > 1 else None
+    while len(found) < 8 and pid > 1:
+        image = image_now(ProcessKey(pid, 0))
         if image is None:
             break
         found.append(image)
+        pid = parent_now(pid)
     return tuple(found)
+
+
+def parent_now(pid: int) -> int:
+    """The pid of a process's parent; 0 for nobody's."""
+    fields = _stat(Path(f"/proc/{pid}/stat"))
+    return int(fields[1]) if fields else 0
 
 
 def is_kernel_thread(pid: int) -> bool:

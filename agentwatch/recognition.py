@@ -163,6 +163,7 @@ class Recognition:
             image=None,
             uid=event.uid,
             command=self._redactor.argv(event.argv, event.argv_cut),
+            parent=event.parent.pid,
         )
         self._say_holdings(event.process, event.process)
 

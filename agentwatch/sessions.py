@@ -104,8 +104,9 @@ class Sessions:
         image: Image | None,
         uid: int,
         command: tuple[str, ...] = (),
+        parent: int = 0,
     ) -> Session:
-        """A session whose first process is tagged. command: redacted."""
+        """A session whose first process is tagged. command: redacted. parent: its pid, if known."""
         self._rejected.pop(key, None)
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         told = frames.Session(
@@ -120,7 +121,8 @@ class Sessions:
             began=now,
         )
         session = self._sessions[key] = Session(key, told)
-        self._lineage.begin(key, project, image, agents, processes.above_now(key.pid))
+        above = processes.line_now(parent or processes.parent_now(key.pid))
+        self._lineage.begin(key, project, image, agents, above)
         self._say(told)
         return session
 

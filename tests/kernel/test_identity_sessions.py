@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -51,6 +52,13 @@ rules:
     scope: session
     because: Nothing of it is to go on.
     tests: [{{hit: {{path: "{place}/bomb"}}}}]
+  - id: test.started
+    title: Who starts an agent
+    on: exec
+    match: {{starts_agent: true, ancestor.exe: "{place}/starter"}}
+    action: alert
+    because: An installer starts no agents.
+    tests: [{{miss: {{path: /bin/true}}}}]
 """
 
 
@@ -143,6 +151,19 @@ def test_a_process_that_executes_an_agent_becomes_a_session(standing: Standing) 
     assert {event.session for event, _ in events} == {added.session}
     assert {actor.agents for _, actor in events[1:]} == {("stub",)}
     assert any(path.endswith("/true") for path in standing.paths)
+
+
+def test_rules_may_ask_who_started_the_agent(standing: Standing) -> None:
+    """The exec that begins a session is judged, with the ancestors it has: nobody watched those."""
+    agent = standing.program("agents", standing.literal)
+    starter = standing.place / "starter"
+    shutil.copy("/bin/sh", starter)
+    line = f"{agent} sleep 0.3; true"
+    assert standing.follow("sh", "-c", line).returncode == 0
+    assert not [frame for frame in standing.sink.frames if isinstance(frame, Told)]
+    assert standing.follow(starter, "-c", f"sh -c '{line}'; true").returncode == 0
+    (told,) = (frame for frame in standing.sink.frames if isinstance(frame, Told))
+    assert (told.rule, told.agent) == ("test.started", "stub")
 
 
 def test_rules_apply_to_a_session_that_began_by_name(standing: Standing) -> None:

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.events import Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
@@ -374,7 +374,7 @@ def literals_of(agents: Iterable[Agent]) -> tuple[bytes, ...]:
 
 def names_of(event: Exec) -> tuple[str, ...]:
     """The names an identity is looked for under: as asked, made absolute; resolved; the script."""
-    asked = abi.absolute(event.asked, event.cwd)
+    asked = decoding.absolute(event.asked, event.cwd)
     return tuple(dict.fromkeys(name for name in (asked, event.path, event.script) if name))
 
 

@@ -1,7 +1,7 @@
 """What agentwatch knows: one frozen dataclass per kind of record.
 
-Produced by `abi.decode` from the kernel's records (bpf/agentwatch.h is the contract), consumed by
-the lineage, the engine and the sinks. Names of files are `str` with undecodable bytes as
+Produced by `decoding.decode` from the kernel's records (bpf/agentwatch.h is the contract), consumed
+by the lineage, the engine and the sinks. Names of files are `str` with undecodable bytes as
 surrogate escapes: `os.fsencode` gives the kernel's bytes back. Times are nanoseconds of
 CLOCK_BOOTTIME, taken in the probe.
 """

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.events import NO_PROCESS, Event, ProcessKey
 from agentwatch.sinks.frames import Frame
 from agentwatch.sinks.reader import read
@@ -148,7 +148,7 @@ class ReplaySource:
 
     def events(self) -> Iterator[Event]:
         """The same, decoded; the file system is the root."""
-        return map(abi.decode, self._records)
+        return map(decoding.decode, self._records)
 
 
 def replay_journal(directory: Path | str) -> Iterator[Event]:

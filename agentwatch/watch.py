@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from agentwatch import abi, actions, processes
+from agentwatch import abi, actions, decoding, processes
 from agentwatch.aside import Aside
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
@@ -272,7 +272,7 @@ class Watch:
 
     def _lifecycle(self, record: memoryview) -> bytes | memoryview | None:
         """Handles one record; what of it goes into the journal, None for nothing."""
-        event = abi.decode(record, self._name)
+        event = decoding.decode(record, self._name)
         session = self._owner(event)
         if session is None:
             return None
@@ -338,7 +338,7 @@ class Watch:
             self._tell(event, self.lineage.actor(event), NO_VERDICT)
 
     def _activity(self, record: memoryview) -> None:
-        event = abi.decode(record, self._name)
+        event = decoding.decode(record, self._name)
         session = self._owner(event)
         if session is None:
             return

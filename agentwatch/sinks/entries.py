@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agentwatch.abi import Name, plain_name
+from agentwatch.decoding import Name, plain_name
 from agentwatch.errors import JournalError, RecordError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.lineage import Image

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.errors import JournalError, RecordError
 from agentwatch.events import Event
 from agentwatch.sinks.frames import GARBLED
@@ -53,7 +53,7 @@ class FieldTable:
             reason = str(error) or type(error).__name__
             raise JournalError(f"a field table that does not decode: {reason}") from None
 
-    def event(self, record: memoryview, name: abi.Name) -> Event | None:
+    def event(self, record: memoryview, name: decoding.Name) -> Event | None:
         """The event, or None for a kind that only a newer version knows. Raises RecordError."""
         _, kind, _ = abi.peek(record)
         if kind not in abi.LAYOUTS:
@@ -63,8 +63,8 @@ class FieldTable:
         foreign = self._foreign.get(kind)
         try:
             if foreign is None:
-                return abi.decode(record, name)
-            return abi.decode(_today(record, kind, foreign), name)
+                return decoding.decode(record, name)
+            return decoding.decode(_today(record, kind, foreign), name)
         except GARBLED as error:
             raise RecordError(f"a record that does not decode: {error}") from None
 

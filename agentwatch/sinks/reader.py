@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agentwatch.abi import Name
+from agentwatch.decoding import Name
 from agentwatch.errors import JournalError, RecordError
 from agentwatch.events import Event
 from agentwatch.sinks import entries, frames, segments

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentwatch.abi import decode, peek
+from agentwatch.abi import peek
 from agentwatch.control.client import Client
 from agentwatch.control.wire import Missed, Streamed
+from agentwatch.decoding import decode
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import Event, Open, ProcessKey
 from agentwatch.sinks import frames

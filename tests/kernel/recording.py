@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, ProcessKey
 from agentwatch.kernel.probes import Probes
 from agentwatch.mounts import Mounts
@@ -266,7 +266,7 @@ class Recorder:
         ):
             for raw in ring.records():
                 _, _, flags = abi.peek(raw)
-                found.append(Record(abi.decode(raw, self.mounts.name), flags, name))
+                found.append(Record(decoding.decode(raw, self.mounts.name), flags, name))
             ring.release()
         self._records += found
         return found

@@ -19,7 +19,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("events",),
     ("abi",),
-    ("mounts", "lineage"),
+    ("decoding", "mounts", "lineage"),
     ("project",),
     ("rules",),
     ("policy",),

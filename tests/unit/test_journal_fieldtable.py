@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.errors import JournalError, RecordError
 from agentwatch.events import Event, Open, ProcessKey
 from agentwatch.sinks.fieldtable import FieldTable, split
@@ -44,9 +44,9 @@ HEADER = [(f.name, f.type) for f in abi.HEADER.fields]
 
 
 def test_records_of_this_version_are_decoded_as_they_are() -> None:
-    """With today's own table an event equals what abi.decode gives."""
+    """With today's own table an event equals what decoding.decode gives."""
     record = memoryview(Records().open("/a"))
-    assert FieldTable(tables()).event(record, abi.plain_name) == abi.decode(record)
+    assert FieldTable(tables()).event(record, decoding.plain_name) == decoding.decode(record)
 
 
 def test_a_newer_layout_is_read_by_names() -> None:
@@ -58,7 +58,7 @@ def test_a_newer_layout_is_read_by_names() -> None:
     values = {"time": 9, "tgid": 7, "start": 5, "result": 4, "path_len": 2, "label_len": 3}
     values |= {"asked_len": 1, "flags": abi.FLAG_READS}
     record = build(table, abi.OPEN, values, b"/axyza")
-    event = FieldTable(tables({abi.OPEN: table})).event(record, abi.plain_name)
+    event = FieldTable(tables({abi.OPEN: table})).event(record, decoding.plain_name)
     assert isinstance(event, Open)
     assert (event.path, event.asked, event.result, event.reads) == ("/a", "a", 4, True)
     assert (event.time, event.process) == (9, ProcessKey(7, 5))
@@ -69,7 +69,7 @@ def test_an_older_layout_gets_defaults() -> None:
     older = HEADER[:-1]  # before `unresolved`
     table = layout([*older, ("path_len", "u16"), ("pad", "bytes2")], ["path"])
     record = build(table, abi.OPEN, {"time": 9, "path_len": 2}, b"/a")
-    event = FieldTable(tables({abi.OPEN: table})).event(record, abi.plain_name)
+    event = FieldTable(tables({abi.OPEN: table})).event(record, decoding.plain_name)
     assert isinstance(event, Open)
     assert (event.path, event.asked, event.flags, event.unresolved) == ("/a", "", 0, frozenset())
 
@@ -88,17 +88,17 @@ def test_every_field_of_every_kind_is_read_through_a_foreign_table() -> None:
         longer = bytearray(record[:size] + bytes(8) + record[size:])
         struct.pack_into("<I", longer, 0, len(longer))
         event: Event | None = FieldTable(tables({kind: moved})).event(
-            memoryview(bytes(longer)), abi.plain_name
+            memoryview(bytes(longer)), decoding.plain_name
         )
-        assert event == abi.decode(record)
+        assert event == decoding.decode(record)
 
 
 def test_a_kind_that_only_a_newer_version_knows_is_passed_over() -> None:
     """It is in the table, so it is no damage; without it, it is."""
     record = memoryview(struct.pack("<IHH", 16, 7, 0) + bytes(8))
-    assert FieldTable(tables({7: layout(HEADER, [])})).event(record, abi.plain_name) is None
+    assert FieldTable(tables({7: layout(HEADER, [])})).event(record, decoding.plain_name) is None
     with pytest.raises(RecordError, match="unknown kind"):
-        FieldTable(tables()).event(record, abi.plain_name)
+        FieldTable(tables()).event(record, decoding.plain_name)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_short_record_of_a_foreign_layout_is_an_error_of_ours() -> None:
     record = build(table, abi.OPEN, {"path_len": 900}, b"/a")
     for bad in (record, record[:20]):
         with pytest.raises(RecordError):
-            FieldTable(tables({abi.OPEN: table})).event(bad, abi.plain_name)
+            FieldTable(tables({abi.OPEN: table})).event(bad, decoding.plain_name)
 
 
 def test_a_batch_with_a_wrong_length_is_an_error_of_ours() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentwatch import abi
+from agentwatch import decoding
 from agentwatch.errors import JournalError
 from agentwatch.events import NO_PROCESS, ProcessKey
 from agentwatch.lineage import Image
@@ -61,7 +61,7 @@ def verdict(**changes: Any) -> Verdict:
 def activity(record: bytes, **options: Any) -> dict[str, Any]:
     """The object, as it is after its way through JSON."""
     found: dict[str, Any] = json.loads(
-        ocsf.dumps(ocsf.activity(abi.decode(record), HOST, **options))
+        ocsf.dumps(ocsf.activity(decoding.decode(record), HOST, **options))
     )
     return found
 
@@ -234,7 +234,7 @@ def test_losses_and_failed_kills_are_findings() -> None:
 def test_json_is_valid_utf8_whatever_a_name_holds() -> None:
     r"""Bytes that are no UTF-8 become \xNN; newlines and escape codes never leave a line."""
     name = os.fsdecode(b"/tmp/\xff\n\x1b[31m\xc3\xa9")
-    line = ocsf.dumps(ocsf.activity(abi.decode(Records().open(name)), HOST))
+    line = ocsf.dumps(ocsf.activity(decoding.decode(Records().open(name)), HOST))
     assert line.encode("utf-8")
     assert "\n" not in line
     assert "\x1b" not in line

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.errors import UsageError
 from agentwatch.events import Exec
 from agentwatch.sinks.redact import Redactor
@@ -231,7 +231,7 @@ def test_a_record_is_rewritten_with_everything_else_kept(redactor: Redactor) -> 
     raw = Records().exec("/usr/bin/curl", ("curl", "-u", f"bob:{SECRET}", "http://h"), uid=7)
     clean = bytes(redactor.record(raw))
     assert SECRET.encode() not in clean
-    before, after = abi.decode(raw), abi.decode(clean)
+    before, after = decoding.decode(raw), decoding.decode(clean)
     assert isinstance(before, Exec)
     assert isinstance(after, Exec)
     assert after.argv == ("curl", "-u", "bob:[redacted]", "http://h")
@@ -259,7 +259,7 @@ def test_a_record_without_secrets_is_the_very_same(redactor: Redactor) -> None:
 def test_a_record_of_nothing_but_secrets_still_fits(redactor: Redactor) -> None:
     """4 KiB of one-byte secrets grow, and the record holds them."""
     argv = ("mysql", *("-pa",) * 1000)
-    after = abi.decode(bytes(redactor.record(Records().exec("/bin/mysql", argv))))
+    after = decoding.decode(bytes(redactor.record(Records().exec("/bin/mysql", argv))))
     assert isinstance(after, Exec)
     assert after.argv == ("mysql", *("-p[redacted]",) * 1000)
 

@@ -1,0 +1,154 @@
+"""Records as events: what each kind of record means (bpf/agentwatch.h, by way of abi)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentwatch import abi
+from agentwatch.abi import Layout
+from agentwatch.events import NO_PROCESS, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+
+Name = Callable[[int, bytes], str]
+"""(kernel dev_t, path from the root of its file system) -> the canonical name."""
+
+
+def plain_name(dev: int, path: bytes) -> str:
+    """The name where the file system is the root: for tests and for readers without mounts."""
+    return os.fsdecode(path) or "/"
+
+
+_UNRESOLVED = ((0x01, "path"), (0x02, "asked"), (0x04, "cwd"), (0x08, "argv"), (0x10, "address"))
+_STDIN = ("null", "tty", "pipe", "socket", "file")
+
+
+def decode(
+    record: bytes | memoryview, name: Name = plain_name, layouts: Mapping[int, Layout] = abi.LAYOUTS
+) -> Event:
+    """The event a record stands for. Raises RecordError for anything that is not a record."""
+    values, strings = abi.unpack(record, layouts)
+    flags, unresolved = values["flags"], values["unresolved"]
+    common = {
+        "time": values["time"],
+        "process": ProcessKey(values["tgid"], values["start"]),
+        "session": ProcessKey(values["session_tgid"], values["session_start"]),
+        "tid": values["tid"],
+        "cpu": values["cpu"],
+        "sequence": values["sequence"],
+        "generation": values["generation"],
+        "provisional": bool(flags & abi.FLAG_PROVISIONAL),
+    }
+    if unresolved:
+        common["unresolved"] = frozenset(word for bit, word in _UNRESOLVED if unresolved & bit)
+    return _DECODERS[values["kind"]](values, strings, name, common)
+
+
+def _fork(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    return Fork(child=ProcessKey(v["child_tgid"], v["child_start"]), **common)
+
+
+def _exit(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    return Exit(status=v["status"], **common)
+
+
+def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    flags = v["flags"]
+    asked = os.fsdecode(s["asked"])
+    failed = v["result"] < 0
+    cwd = "" if failed else name(v["cwd_dev"], s["cwd"])
+    argv = s["argv"]
+    tokens = argv.removesuffix(b"\0").split(b"\0") if argv else []
+    return Exec(
+        path="" if failed else _file(v, s["path"], name),
+        asked=asked,
+        script=absolute(asked, cwd) if flags & abi.FLAG_SCRIPT else None,
+        argv=tuple(os.fsdecode(token) for token in tokens),
+        argv_cut=bool(flags & abi.FLAG_ARGV_CUT),
+        argc=v["argc"],
+        stdin=_STDIN[v["stdin_kind"]] if v["stdin_kind"] < len(_STDIN) else "file",
+        cwd=cwd,
+        uid=v["uid"],
+        parent=ProcessKey(v["parent_tgid"], v["parent_start"]) if not failed else NO_PROCESS,
+        result=v["result"],
+        candidate=bool(flags & abi.FLAG_CANDIDATE),
+        anonymous=bool(flags & abi.FLAG_ANONYMOUS),
+        deleted=bool(flags & abi.FLAG_DELETED),
+        **common,
+    )
+
+
+def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    flags = v["flags"]
+    return Open(
+        path="" if v["result"] < 0 else _file(v, s["path"], name),
+        asked=os.fsdecode(s["asked"]),
+        flags=v["open_flags"],
+        result=v["result"],
+        reads=bool(flags & abi.FLAG_READS),
+        changes=bool(flags & abi.FLAG_CHANGES),
+        created=bool(flags & abi.FLAG_CREATED),
+        directory=bool(flags & abi.FLAG_DIRECTORY),
+        deleted=bool(flags & abi.FLAG_DELETED),
+        **common,
+    )
+
+
+def _connect_event(
+    v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]
+) -> Event:
+    family = v["family"]
+    addr = ""
+    if family == socket.AF_INET:
+        addr = socket.inet_ntop(socket.AF_INET, v["address"][:4])
+    elif family == socket.AF_INET6:
+        addr = socket.inet_ntop(socket.AF_INET6, v["address"])
+    unix = ""
+    if family == socket.AF_UNIX:
+        asked = s["asked"]
+        if asked[:1] == b"\0":
+            unix = "@" + os.fsdecode(asked[1:])
+        else:
+            unix = name(v["path_dev"], s["path"]) if s["path"] else os.fsdecode(asked)
+    protocol = _PROTOCOLS.get(v["protocol"], str(v["protocol"]) if v["protocol"] else "")
+    return Connect(
+        family=family,
+        addr=addr,
+        port=v["port"],
+        protocol="unix" if family == socket.AF_UNIX else protocol,
+        unix=unix,
+        result=v["result"],
+        syn=v["kind"] == abi.SYN,
+        from_socket=bool(v["flags"] & abi.FLAG_FROM_SOCKET),
+        **common,
+    )
+
+
+_PROTOCOLS = {
+    socket.IPPROTO_TCP: "tcp",
+    socket.IPPROTO_UDP: "udp",
+    socket.IPPROTO_ICMP: "icmp",
+    socket.IPPROTO_ICMPV6: "icmpv6",
+    132: "sctp",
+}
+_DECODERS = {
+    abi.FORK: _fork,
+    abi.EXEC: _exec,
+    abi.EXIT: _exit,
+    abi.OPEN: _open,
+    abi.CONNECT: _connect_event,
+    abi.SYN: _connect_event,
+}
+
+
+def _file(v: dict[str, Any], path: bytes, name: Name) -> str:
+    """A file's name; one without a place in a file system keeps the name the kernel gave it."""
+    if v["flags"] & abi.FLAG_ANONYMOUS or (not path and v["unresolved"] & abi.UNRESOLVED_PATH):
+        return os.fsdecode(path)
+    return name(v["path_dev"], path)
+
+
+def absolute(asked: str, cwd: str) -> str:
+    """`asked` as an absolute name, `.` and `..` taken out without looking at symbolic links."""
+    return os.path.normpath(os.path.join(cwd, asked)) if asked else asked

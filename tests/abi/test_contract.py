@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentwatch import abi
+from agentwatch import abi, decoding
 from agentwatch.abi import Layout
 from tests.abi import mirror
 from tests.abi.mirror import Mirror
@@ -53,10 +53,10 @@ def test_words_stand_for_the_constants_they_are_named_after() -> None:
     assert {f"AW_KIND_{word.upper()}": number for number, word in abi.KIND_NAMES.items()} == {
         name: value for name, value in constants.items() if name.startswith("AW_KIND_")
     }
-    assert {f"AW_UNRESOLVED_{word.upper()}": bit for bit, word in abi._UNRESOLVED} == {
+    assert {f"AW_UNRESOLVED_{word.upper()}": bit for bit, word in decoding._UNRESOLVED} == {
         name: value for name, value in constants.items() if name.startswith("AW_UNRESOLVED_")
     }
-    assert {f"AW_STDIN_{word.upper()}": number for number, word in enumerate(abi._STDIN)} == {
+    assert {f"AW_STDIN_{word.upper()}": number for number, word in enumerate(decoding._STDIN)} == {
         name: value for name, value in constants.items() if name.startswith("AW_STDIN_")
     }
 

@@ -8,7 +8,7 @@ rules ask for a hook that is missing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +48,14 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """A load that may be put in force. ruleset: `~` written out. warnings: of the files.
-    background: files that were read only because the others name what they define.
+    background: files that were read only because the others name what they define. loaded: as
+    they were read, for `try_out`.
     """
 
     ruleset: Ruleset
     warnings: tuple[Diagnostic, ...] = ()
     background: tuple[str, ...] = ()
+    loaded: Loaded | None = None
 
     def is_named(self, one: Rule | Default) -> bool:
         """Whether it stands in a file that was named, or is overridden there."""
@@ -78,29 +80,44 @@ def admit(
     homes: Sequence[str] | None = None,
     host: levels.Host | None = None,
     without_hook: str = "kill",
-    begun: Callable[[Ruleset], object] = lambda ruleset: None,
+    tested: bool = True,
     background: Sequence[Path] = (),
 ) -> Admitted:
     """Reads, tests and weighs rules. host: which hooks there are; without it, none that prevent.
-    without_hook: for rules that say nothing themselves, as the engine will be told. begun: told
-    what was read, if it is well written, before it is tested. background: see rules.load; never
-    for rules that are to be in force.
+    without_hook: for rules that say nothing themselves, as the engine will be told. tested: with
+    False, somebody calls `try_out` afterwards. background: see rules.load; never for rules that
+    are to be in force.
 
     Raises RuleErrors with everything that is wrong in any file.
     """
     loaded = read_rules(paths, patterns, background)
-    if not loaded.report.errors_found:
-        begun(loaded.ruleset)
     with suppress(TooMany):
         _weigh(loaded, host or levels.Host(), without_hook)
+        if tested:
+            _try(loaded)
     if loaded.report.errors_found:
         raise RuleErrors(loaded.report.all)
     ruleset = at_home(loaded.ruleset, homes_here() if homes is None else homes)
-    return Admitted(ruleset, loaded.warnings, loaded.background)
+    return Admitted(ruleset, loaded.warnings, loaded.background, loaded)
+
+
+def try_out(admitted: Admitted) -> None:
+    """The tests of rules that were admitted without. Raises RuleErrors where some fail."""
+    assert admitted.loaded is not None
+    with suppress(TooMany):
+        _try(admitted.loaded)
+    if admitted.loaded.report.errors_found:
+        raise RuleErrors(admitted.loaded.report.all)
+
+
+def _try(loaded: Loaded) -> None:
+    for outcome in run_trials(loaded):
+        if not outcome.passed:
+            loaded.report.error("AW401", outcome.trial.place, message(outcome))
 
 
 def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
-    """Reports rules that do not hold on this host, and tests that fail."""
+    """Reports rules that do not hold on this host."""
     report = loaded.report
     closed = {default.kind for default in loaded.ruleset.defaults}
     closed |= {"read", "change"} if "open" in closed else set()
@@ -117,9 +134,6 @@ def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
             if unseen:
                 text = f'the exception "{name}" spares nothing here. {unseen}'
                 report.warning("AW505", rule.place, text)
-    for outcome in run_trials(loaded):
-        if not outcome.passed:
-            report.error("AW401", outcome.trial.place, message(outcome))
 
 
 def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from agentwatch.errors import AgentwatchError
@@ -35,14 +36,25 @@ class Aside:
     def fileno(self) -> int:
         return self._wake
 
-    def do(self, work: Callable[[], T], then: Callable[[T], object]) -> None:
+    def do(
+        self,
+        work: Callable[[], T],
+        then: Callable[[T], object],
+        failed: Callable[[Exception], object] | None = None,
+    ) -> None:
         """Does `work` aside, then `then` with its result in the loop.
 
-        Raises AgentwatchError where too much waits to be done.
+        failed: told instead what it raised, or that too much waits to be done; without it, that is
+        raised: by turn, or here.
         """
 
         def both() -> Then:
-            result = work()
+            try:
+                result = work()
+            except Exception as error:
+                if failed is None:
+                    raise
+                return partial(failed, error)
             return lambda: then(result)
 
         if not self._threaded:
@@ -50,7 +62,10 @@ class Aside:
         elif self._work.qsize() < WAITING_MAX:
             self._work.put(both)
         else:
-            raise AgentwatchError(f"{WAITING_MAX} pieces of work wait already", "try again later")
+            error = AgentwatchError(f"{WAITING_MAX} pieces of work wait already", "try again later")
+            if failed is None:
+                raise error
+            failed(error)
 
     def turn(self) -> None:
         """Tells what has been done. Raises what a piece of work raised."""

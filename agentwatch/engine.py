@@ -12,7 +12,7 @@ another, or something named like one, keeps everything that restricted it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi, decoding
@@ -24,7 +24,7 @@ from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.memory import Memory
 from agentwatch.policy.readers import FIELDS, kinds_of, views
 from agentwatch.policy.table import LoweredRule, Masks, carved, failed
-from agentwatch.rules.model import ACTIONS, MODES, Agent, Condition, Rule, Ruleset
+from agentwatch.rules.model import ACTIONS, MODES, Condition, Rule, Ruleset
 
 _POLICIES_REMEMBERED = 64
 _RECORDS = {
@@ -193,8 +193,18 @@ class Engine:
         return self._identity_agents[(found & -found).bit_length() - 1] if found else None
 
     def literals(self) -> tuple[bytes, ...]:
-        """See literals_of; of the agents of this engine's rules."""
-        return literals_of(self.ruleset.agents)
+        """A component that must be in a name for an identity to cover it, of each identity glob.
+
+        At most 63 bytes each. Raises PatternError for a glob that has none, which loading refuses.
+        """
+        found: dict[bytes, None] = {}
+        for agent in self.ruleset.agents:
+            for glob in agent.exec:
+                literals = patterns.literal_component(glob)
+                if literals is None:
+                    raise patterns.PatternError(f"`{glob}` has no component to know {agent.id} by")
+                found |= dict.fromkeys(literals)
+        return tuple(found)
 
     def explain(self, event: Event, actor: Actor) -> Explanation:
         """The verdict, and what became of every rule of the event's kinds. Nothing is counted."""
@@ -355,21 +365,6 @@ def _distinct(field: str, event: Event, actor: Actor) -> Hashable:
     """What `count` tells apart; one that could not be read is like no other."""
     values = FIELDS[field].read(event, actor) if field else ()
     return (event.time, event.cpu, event.sequence) if values is None else values
-
-
-def literals_of(agents: Iterable[Agent]) -> tuple[bytes, ...]:
-    """A component that must be in a name for an identity to cover it, of each identity glob.
-
-    At most 63 bytes each. Raises PatternError for a glob that has none, which loading refuses.
-    """
-    found: dict[bytes, None] = {}
-    for agent in agents:
-        for glob in agent.exec:
-            literals = patterns.literal_component(glob)
-            if literals is None:
-                raise patterns.PatternError(f"`{glob}` has no component to know {agent.id} by")
-            found |= dict.fromkeys(literals)
-    return tuple(found)
 
 
 def names_of(event: Exec) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A session that is held by the kernel's cgroup freezer: nothing in it runs, whoever signals it.
 
     ROOT/agentwatch-frozen-PID-START/   of one daemon
-        session-BOOT:PID:START/         cgroup.freeze is 1
+        session-PID-START/         cgroup.freeze is 1
             0/ 1/ ...                   one for each cgroup that processes came from
 
 Which one that was is an extended attribute of the directory, so what is frozen outlives a daemon

@@ -100,15 +100,15 @@ class Holding:
             return str(error)
         return ""
 
-    def keep(self, key: ProcessKey) -> bool:
-        """Freezes again whoever was moved out of the frozen cgroup; whether there was anybody."""
+    def keep(self, key: ProcessKey) -> Frozen | None:
+        """Freezes again whoever was moved out of the frozen cgroup; None where nobody was."""
         if key not in self._in_cgroups or self._freezer is None:
-            return False
+            return None
         inside = self._freezer.inside(_name(key))
         if all(one.pid in inside for one in self._probes.tagged(key)):
-            return False
-        self.freeze(key, ())
-        return True
+            return None
+        self._in_cgroups.discard(key)
+        return self.freeze(key, ())
 
     def forget(self, key: ProcessKey) -> None:
         """Nothing of it is left, or it goes on unwatched: then not frozen."""

@@ -130,7 +130,10 @@ class Recognition:
                     )
                 )
 
-        self._listing.do(lambda: holdings(process), say)
+        def failed(error: Exception) -> None:
+            say(Holdings((f"? not listed: {error}",)))
+
+        self._listing.do(lambda: holdings(process), say, failed)
 
     def settle(self, event: Event) -> ProcessKey | None:
         """Confirms or rejects a session that the kernel began on the strength of one literal.

@@ -5,6 +5,7 @@ The kernel's own table says who is tagged; what is kept here is what people ask 
 
 from __future__ import annotations
 
+import functools
 import pwd
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -50,6 +51,7 @@ class Left:
     members: tuple[ProcessKey, ...]
 
 
+@functools.lru_cache(256)
 def user_name(uid: int) -> str:
     """The name of a user; the number where it has none."""
     try:
@@ -73,6 +75,7 @@ class Sessions:
         self.holding, self._aside = holding, aside
         self._sessions: dict[ProcessKey, Session] = {}
         self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
+        self._keeping: set[ProcessKey] = set()  # looked after aside at this moment
         self._doubted: dict[ProcessKey, int] = {}  # of those, that still have their tag: since when
 
     def __contains__(self, session: ProcessKey) -> bool:
@@ -172,7 +175,10 @@ class Sessions:
             self._say(frames.Notice(subject="freeze", text=text, session=key))
             then(frozen.how)
 
-        self._aside.do(lambda: self.holding.freeze(key, () if again else stopped), done)
+        def failed(error: Exception) -> None:
+            done(Frozen("signal", 0, 0, str(error)))
+
+        self._aside.do(lambda: self.holding.freeze(key, () if again else stopped), done, failed)
 
     def thaw(self, key: ProcessKey, then: Callable[[str], object] = lambda how: None) -> None:
         """Lets a frozen session go on, also one that was stopped by a daemon before this one."""
@@ -181,13 +187,14 @@ class Sessions:
             then("")
             return
 
+        how, session.held = session.held, ""
+
         def done(problem: str) -> None:
-            how, session.held = session.held, ""
             text = f"let go on{f': {problem}' if problem else ''}"
             self._say(frames.Notice(subject="thaw", text=text, session=key))
             then(how)
 
-        self._aside.do(lambda: self.holding.thaw(key), done)
+        self._aside.do(lambda: self.holding.thaw(key), done, lambda error: done(str(error)))
 
     def end(
         self, key: ProcessKey | None = None, then: Callable[[int], object] = lambda count: None
@@ -201,13 +208,17 @@ class Sessions:
         for each in keys:
             self._probes.set_state(each, abi.SESSION_ENDING)
         actions.end(found)
-        self._aside.do(lambda: self.holding.end(keys), lambda _: then(len(found)))
+
+        def done(_: object) -> None:
+            then(len(found))
+
+        self._aside.do(lambda: self.holding.end(keys), done, done)
         return len(found)
 
     # The end.
 
-    def look(self, drained: int) -> list[Session]:
-        """Forgets those that are over; which. drained: ns of boottime, all is read up to it.
+    def over(self, drained: int) -> list[Session]:
+        """Those that are over. drained: ns of boottime, all is read up to it.
 
         A session is over when nothing of it runs and all that was recorded of it has been told.
         """
@@ -224,8 +235,6 @@ class Sessions:
             session.gone += 1
             if session.gone >= GONE_LOOKS and drained >= session.gone_since:
                 over.append(session)
-        for session in over:
-            self.forget(session)
         return over
 
     def sweep(self, drained: int) -> None:
@@ -240,7 +249,7 @@ class Sessions:
 
     def join(self, one: abi.Process) -> None:
         """A tagged process that nothing told of."""
-        if one.session is not None:
+        if one.session is not None and self._lineage.session(one.process) != one.session:
             image = processes.image_now(one.process)
             session = self._sessions.get(one.session)
             if self._lineage.join(one.process, one.parent, one.session, image) and session:
@@ -250,7 +259,7 @@ class Sessions:
         """A session is over: nothing of it runs any more, or it is let go unwatched."""
         agent = self._lineage.agent(session.key)
         if session.held:
-            self._aside.do(lambda: self.holding.forget(session.key), lambda _: None)
+            self._aside.do(lambda: self.holding.forget(session.key), _nothing, _nothing)
         self._probes.release(session.key)
         self._say(
             frames.SessionEnd(
@@ -287,16 +296,23 @@ class Sessions:
     def restop(self) -> None:
         """Those of frozen sessions that somebody has let go on, and that make no call."""
         for session in self:
-            if session.held == "cgroup":
+            if session.held == "cgroup" and session.key not in self._keeping:
                 self._keep(session)
             elif self._probes.is_held(session.key):
                 tagged = self._probes.tagged(session.key)
                 actions.stop(one for one in tagged if not processes.held(one))
 
     def _keep(self, session: Session) -> None:
-        def done(out: bool) -> None:
-            if out:
-                text = "processes were moved out of its frozen cgroup, and are frozen again"
+        def done(found: Frozen | None) -> None:
+            self._keeping.discard(session.key)
+            if found is not None:
+                session.held = found.how if session.held else ""
+                text = f"moved out of its frozen cgroup, and frozen again by {found.how}"
                 self._say(frames.Notice(subject="freeze", text=text, session=session.key))
 
-        self._aside.do(lambda: self.holding.keep(session.key), done)
+        self._keeping.add(session.key)
+        self._aside.do(lambda: self.holding.keep(session.key), done, lambda _: done(None))
+
+
+def _nothing(_: object) -> None:
+    """Nobody waits for it."""

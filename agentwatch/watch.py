@@ -26,7 +26,7 @@ from agentwatch.losses import Losses
 from agentwatch.mounts import Mounts, Namespace
 from agentwatch.policy.levels import Host
 from agentwatch.recognition import Recognition
-from agentwatch.sessions import Sessions
+from agentwatch.sessions import Session, Sessions
 from agentwatch.sinks import frames
 from agentwatch.sinks.journal import Journal
 from agentwatch.sinks.metrics import DurationCounter
@@ -102,11 +102,11 @@ class Watch:
         self.take(engine)
 
     def take(self, engine: Engine) -> None:
-        """Judges by another policy from the next record on."""
+        """Judges by another policy from the next record on. Raises OSError: not by that one."""
+        self.recognition.take(engine)
         self.engine = engine
         self.enforcement.take(engine)
         self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
-        self.recognition.take(engine)
         self.probes.wake_for(engine.acting_kinds)
 
     def close(self) -> None:
@@ -295,8 +295,10 @@ class Watch:
 
         What an agent did before it was known to be one has the mark of what had started it.
         """
-        if not event.provisional or event.session in self.sessions:
+        if event.session in self.sessions:
             return event.session
+        if not event.provisional:
+            return None  # of a session that was let go meanwhile
         session = self.lineage.session(event.process)
         if session is not None and session in self.sessions:
             return session
@@ -398,11 +400,16 @@ class Watch:
             self._swept = self._checked
             self._sweep()
         self.sessions.restop()
-        for session in self.sessions.look(self._drained):
-            self.enforcement.forget(session.key)
-            self.engine.memory.forget(session.key)
+        for session in self.sessions.over(self._drained):
+            self.forget(session)
         self.enforcement.give_up(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self.written(self.journal.flush)
+
+    def forget(self, session: Session) -> None:
+        """A session is over, or goes on unwatched."""
+        self.sessions.forget(session)
+        self.enforcement.forget(session.key)
+        self.engine.memory.forget(session.key)
 
     def _sweep(self) -> None:
         """What records that were lost would have told: beginnings, ends, and whose a session is."""

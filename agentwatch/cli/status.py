@@ -169,12 +169,12 @@ def _journal(journal: Journal) -> Iterator[Row]:
         text
         for count, text in (
             (journal.failures, f"{many(journal.failures, 'write')} failed"),
-            (journal.lost, f"{many(journal.lost, 'frame')} lost"),
+            (journal.lost, f"{many(journal.lost, 'record')} lost"),
         )
         if count
     ]
     if trouble:
-        waiting = f"{many(journal.waiting, 'frame')} waiting"
+        waiting = f"{many(journal.waiting, 'byte')} waiting"
         yield Row("journal", ", ".join([*trouble, waiting]), bad=True)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agentwatch.actions import Breaker
+from agentwatch.admission import try_out
 from agentwatch.config import Config
 from agentwatch.control import wire
 from agentwatch.control.connection import Connection
@@ -35,7 +36,6 @@ from agentwatch.daemon.remembered import Remembered
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
 from agentwatch.daemon.verbs import Verbs
-from agentwatch.engine import literals_of
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
 from agentwatch.kernel.probes import Probes
@@ -43,7 +43,6 @@ from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
 from agentwatch.policy.levels import Host
-from agentwatch.rules.model import Ruleset
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
@@ -71,14 +70,13 @@ class Daemon:
     ) -> None:
         self.config, self._notifier, self._host = config, notifier, Host()
         self._stop = ""
+        self._refused: AgentwatchError | None = None
         _raise_limits()
         sys.setswitchinterval(SWITCH)
         self._poller = stack.enter_context(select.epoll())
         self._server = Server(config.socket, self._answer, self._poller)
         stack.callback(self._server.close, "the daemon is stopping")
-        loaded = load(
-            config, self._host, begun=lambda rules: self._tag_already(rules, probes_loaded)
-        )
+        loaded = load(config, self._host, tested=False)
         mounts = Mounts.read()
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
@@ -121,18 +119,10 @@ class Daemon:
             Status(self._watch, self._server, self._policy),
             self._ask_reload,
         )
-        self._apply(loaded)
+        self._apply(loaded, self._findings_of(config))
         self._serve_metrics(stack)
         self._revoked = self._fed = time.monotonic()
         self._tidied = -TIDY  # at once: a daemon may not live for long
-
-    def _tag_already(self, rules: Ruleset, probes_loaded: Callable[[], Probes]) -> None:
-        """Agents that start while the rules are tested are tagged; what they do waits in the rings.
-
-        Whatever else is wrong is found out later, and then the probes go, too.
-        """
-        if self.config.agents is None or self.config.agents:
-            probes_loaded().set_literals(literals_of(rules.agents))
 
     # The loop.
 
@@ -143,10 +133,14 @@ class Daemon:
             self._poller.register(self._reloading.fileno(), select.EPOLLIN)
             self._watch.register(self._poller)
             self._begin()
+            # Agents are watched from here on; whether the rules pass their own tests is known soon.
+            self._watch.aside.do(self._try_rules, self._tried)
             while not self._stop:
                 self._turn(wake)
-        self._notifier.stopping(self._stop)
-        self._end()
+            self._notifier.stopping(self._stop)
+            self._end()
+        if self._refused is not None:
+            raise self._refused
 
     def _turn(self, wake: int) -> None:
         ready = self._poller.poll(self._watch.patience, 64)
@@ -168,8 +162,8 @@ class Daemon:
             self._revoked = now
             self._audit.tick()
             self._remember()
-            self._feed.revoke(self._refused)
-            self._history.revoke(self._refused)
+            self._feed.revoke(self._refusal)
+            self._history.revoke(self._refusal)
         if now - self._tidied >= TIDY:
             self._tidied = now
             self._watch.written(self._journal.tidy)
@@ -197,8 +191,23 @@ class Daemon:
         self._watch.recognition.search()
         self._freeze_again(frozen)
         self._watch.step()
-        self._notifier.ready(self._headline())
         _keep()
+
+    def _try_rules(self) -> AgentwatchError | None:
+        try:
+            try_out(self._policy.loaded.admitted)
+        except AgentwatchError as error:
+            return error
+        except Exception as error:  # somebody waits to hear that we are ready
+            return AgentwatchError(f"the rules could not be tested: {error!r}", "report it")
+        return None
+
+    def _tried(self, refused: AgentwatchError | None) -> None:
+        """The daemon is ready; rules whose tests fail are not what it was to be started with."""
+        if refused is None:
+            self._notifier.ready(self._headline())
+        else:
+            self._refused, self._stop = refused, refused.message
 
     def _left_frozen(self) -> set[int]:
         """Processes that a daemon which is gone had frozen: stopped by signal now."""
@@ -232,6 +241,7 @@ class Daemon:
         for session in self._watch.sessions:
             text = "the daemon stops: from here on it is not watched"
             self._watch.say(frames.Notice(subject="release", text=text, session=session.key))
+        self._remember()
         self._watch.say(frames.Stop(reason=self._stop))
 
     def _headline(self) -> str:
@@ -259,7 +269,7 @@ class Daemon:
     ) -> wire.Reply | None:
         return self._verbs.answer(peer, request, connection)
 
-    def _refused(self, stream: Stream) -> str:
+    def _refusal(self, stream: Stream) -> str:
         """Why a subscriber may not read on: it, too, may have become an agent's."""
         tagged = self._watch.probes.session_of(stream.connection.peer.pidfd)
         return "what an agent runs may not read this" if tagged is not None else ""
@@ -292,10 +302,12 @@ class Daemon:
         if isinstance(result, AgentwatchError):
             self._reload_failed(result)
         else:
-            changed = self.config.reload(result.config)
-            self._policy.restart = changed.restart
-            self.config = changed.config
-            self._put_in_force(replace(result, config=changed.config))
+            try:
+                self._reloaded(result)
+            except (AgentwatchError, OSError) as error:
+                message = str(getattr(error, "message", error))
+                result = AgentwatchError(message, "the policy before it stays in force")
+                self._reload_failed(result)
         for tell in waiting:
             tell(result)
         if again:
@@ -318,25 +330,40 @@ class Daemon:
             )
         )
 
-    def _put_in_force(self, loaded: Loaded) -> None:
+    def _reloaded(self, loaded: Loaded) -> None:
+        """Puts a policy in force. Raises AgentwatchError, OSError: then nothing has changed."""
+        changed = self.config.reload(loaded.config)
+        findings = self._findings_of(changed.config)
+        try:
+            self._watch.take(loaded.engine)
+        except BaseException:
+            if findings is not None and findings is not self._findings:
+                findings.close()
+            raise
         identities = _identities(self._policy.loaded)
-        self._policy.loaded, self._policy.error = loaded, ""
-        self._policy.since = time.time_ns()
-        self._apply(loaded)
-        self._watch.take(loaded.engine)
+        self.config, self._policy.restart = changed.config, changed.restart
+        self._policy.loaded = replace(loaded, config=changed.config)
+        self._policy.error, self._policy.since = "", time.time_ns()
+        self._apply(self._policy.loaded, findings)
         _keep()
         engine = loaded.engine
         self._watch.say(
             frames.Reload(generation=engine.generation, rules=len(engine.ruleset.rules), ok=True)
         )
-        if _identities(loaded) != identities:
+        if _identities(self._policy.loaded) != identities:
             try:
                 self._watch.recognition.search()
             except AgentwatchError as error:  # the rules are in force all the same
                 text = f"agents that run already were not looked for: {error.message}"
                 self._watch.say(frames.Notice(subject="failure", text=text))
 
-    def _apply(self, loaded: Loaded) -> None:
+    def _findings_of(self, config: Config) -> Findings | None:
+        """Where findings go by a configuration: the file that is open, or another one."""
+        if self._findings is not None and config.jsonl == self._findings.path:
+            return self._findings
+        return Findings(config.jsonl, this_host()) if config.jsonl else None
+
+    def _apply(self, loaded: Loaded, findings: Findings | None) -> None:
         """What of the configuration is not the engine's."""
         config, watch = self.config, self._watch
         known = [agent.id for agent in loaded.engine.ruleset.agents]
@@ -346,11 +373,10 @@ class Daemon:
         watch.recognition.identities = None if config.agents is None else frozenset(config.agents)
         watch.losses.on_loss = config.on_loss
         watch.enforcement.breaker.adjust(config.breaker.kills, config.breaker.within)
-        before = self._findings.path if self._findings else None
-        if config.jsonl != before:
+        if findings is not self._findings:
             self._close_findings()
-            self._findings = Findings(config.jsonl, this_host()) if config.jsonl else None
-        jsonl = [JsonLines(self._findings, watch.say)] if self._findings else []
+            self._findings = findings
+        jsonl = [JsonLines(findings, watch.say)] if findings else []
         watch.sinks = (self._denials, self._tally, self._feed, *jsonl)
 
     def _serve_metrics(self, stack: ExitStack) -> None:

@@ -10,7 +10,6 @@ CHANGING = frozenset(
     {"agents.tag", "agents.untag", "agents.kill", "agents.freeze", "agents.thaw"}
     | {"rules.reload", "rules.pause"}
 )
-VERBS = ASKING | CHANGING
 
 
 def check(verb: str, uid: int, asks_of_itself: bool, session: ProcessKey | None) -> None:

@@ -18,6 +18,7 @@ class Denials:
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[ProcessKey, deque[frames.Verdict]] = OrderedDict()
+        self._alive: set[ProcessKey] = set()
         self._uids: dict[ProcessKey, int] = {}  # of sessions that began, while they are here
 
     def event(self, event: Event, actor: Actor, verdict: Verdict) -> None:
@@ -26,15 +27,19 @@ class Denials:
     def frame(self, frame: frames.Frame) -> None:
         if isinstance(frame, frames.Session):
             self._uids[frame.session] = frame.uid
-        elif isinstance(frame, frames.SessionEnd) and frame.session not in self._sessions:
-            self._uids.pop(frame.session, None)
+            self._alive.add(frame.session)
+        elif isinstance(frame, frames.SessionEnd):
+            self._alive.discard(frame.session)
+            if frame.session not in self._sessions:
+                self._uids.pop(frame.session, None)
         if not isinstance(frame, frames.Verdict) or frame.action not in ("deny", "kill"):
             return
         self._sessions.setdefault(frame.session, deque(maxlen=KEPT)).append(frame)
         self._sessions.move_to_end(frame.session)
         if len(self._sessions) > SESSIONS:
             gone, _ = self._sessions.popitem(last=False)
-            self._uids.pop(gone, None)
+            if gone not in self._alive:
+                self._uids.pop(gone, None)
 
     def of(self, session: ProcessKey) -> tuple[frames.Verdict, ...]:
         """The last KEPT of a session, oldest first."""

@@ -33,7 +33,7 @@ class View:
 
 
 class Feed:
-    """A sink and the journal's tap. stopped: whether a process may still be sent anything."""
+    """A sink and the journal's tap."""
 
     def __init__(self, journal: Journal, sessions: Sessions) -> None:
         self._journal, self._sessions = journal, sessions

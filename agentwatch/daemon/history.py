@@ -83,7 +83,7 @@ class History:
         if reading.stream.closed:
             self._end(fd)
         elif reading.stream.connection.queued > PIECE:
-            self._poller.modify(fd, 0)
+            self._poller.unregister(fd)  # a pipe whose writer has gone is told whatever is asked
             self._paused.add(fd)
         else:
             try:
@@ -114,7 +114,7 @@ class History:
                 self._end(fd)
             elif stream.closed or stream.connection.queued <= PIECE:
                 self._paused.discard(fd)
-                self._poller.modify(fd, select.EPOLLIN)
+                self._poller.register(fd, select.EPOLLIN)
                 self.ready(fd)
 
     def close(self) -> None:
@@ -123,8 +123,10 @@ class History:
 
     def _end(self, fd: int) -> None:
         reading = self._readings.pop(fd)
-        self._paused.discard(fd)
-        self._poller.unregister(fd)
+        if fd in self._paused:
+            self._paused.discard(fd)
+        else:
+            self._poller.unregister(fd)
         reading.process.kill()
         reading.process.wait()
         assert reading.process.stdout is not None

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentwatch import config as configuration
-from agentwatch.admission import admit
+from agentwatch.admission import Admitted, admit
 from agentwatch.config import Config
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError, ConfigErrors, Diagnostic
 from agentwatch.policy.levels import Host
-from agentwatch.rules.model import Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +22,27 @@ class Loaded:
 
     config: Config
     engine: Engine
-    warnings: tuple[Diagnostic, ...]
+    admitted: Admitted
     seconds: float
+
+    @property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        """Of the rule files."""
+        return self.admitted.warnings
 
 
 def load(
     config: Config,
     host: Host,
     before: Engine | None = None,
-    begun: Callable[[Ruleset], object] = lambda ruleset: None,
+    tested: bool = True,
 ) -> Loaded:
     """Raises RuleErrors, ConfigErrors: then nothing has changed.
 
-    begun: told what was read, before it is tested.
+    tested: with False, somebody has the rules' own tests done afterwards (`Loaded.admitted`).
     """
     started = time.monotonic()
-    admitted = admit(config.rule_paths, host=host, without_hook=config.without_hook, begun=begun)
+    admitted = admit(config.rule_paths, host=host, without_hook=config.without_hook, tested=tested)
     wrong = config.check_agents([agent.id for agent in admitted.ruleset.agents])
     if wrong:
         raise ConfigErrors(wrong)
@@ -49,7 +53,7 @@ def load(
         without_hook=config.without_hook,
         memory=before.memory if before else None,
     )
-    return Loaded(config, engine, admitted.warnings, time.monotonic() - started)
+    return Loaded(config, engine, admitted, time.monotonic() - started)
 
 
 Result = Loaded | AgentwatchError
@@ -72,10 +76,6 @@ class Reloading:
 
     def fileno(self) -> int:
         return self._wake
-
-    @property
-    def running(self) -> bool:
-        return self._thread is not None
 
     def begin(
         self, config: Config, before: Engine, tell: Callable[[Result], None] | None = None

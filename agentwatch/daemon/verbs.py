@@ -140,10 +140,10 @@ class Verbs:
             "user": one.told.user,
             "uid": one.told.uid,
             "project": one.told.project,
-            "begun": one.told.how,
+            "how": one.told.how,
             "began_at": self._host.wall(one.told.began),
             "state": "frozen" if one.held else "running",
-            "how": one.held,
+            "held": one.held,
             "processes": [self._process(process, members) for process in members[:LISTED]],
             "more": max(len(members) - LISTED, 0),
         }
@@ -208,7 +208,7 @@ class Verbs:
     def _untagged(self, found: list[Session], count: int) -> wire.Reply:
         for one in found:
             if one.key in self._watch.sessions:
-                self._watch.sessions.forget(one)
+                self._watch.forget(one)
         return self._done(found, count)
 
     def _kill(self, peer: Peer, request: wire.Request, connection: Connection) -> Answer:

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -185,6 +186,11 @@ class Journal:
             raise segments.write_failed(self.directory, error) from None
         self.flush()
 
+    def _remove(self, removal: retention.Removal) -> None:
+        """In the thread that syncs; tried again at the next turn where it fails."""
+        with suppress(OSError):
+            retention.remove(os.dup(self._place.fd), removal)
+
     def _retire(self, moment: int) -> None:
         """Say what goes; it goes once that is synced."""
         failed = None
@@ -198,7 +204,7 @@ class Journal:
                 if self._waiting.holds(DECISION):
                     break  # nothing goes before it is on disk that it does
                 self._retention.told(removal.frame)
-            self._syncer.then(partial(retention.remove, os.dup(self._place.fd), removal))
+            self._syncer.then(partial(self._remove, removal))
         if failed is not None:
             raise failed
 

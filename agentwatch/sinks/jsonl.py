@@ -39,8 +39,8 @@ class Findings:
         line = ocsf.dumps(ocsf.from_frame(frame, self._host)).encode() + b"\n"
         try:
             if self._moved():
-                os.close(self._fd)
-                self._fd = self._open()
+                moved, self._fd = self._fd, self._open()
+                os.close(moved)
             written = os.write(self._fd, line)
         except OSError as error:
             raise segments.write_failed(self.path, error) from None

@@ -74,13 +74,24 @@ def test_an_agent_that_anybody_starts_is_a_session(
     until(lambda: daemon.status["agents"] == [row], "the four of them in the status")
 
 
-def test_how_it_is_frozen_is_what_the_list_calls_how(daemon: Daemon, place: Place) -> None:
-    """Of a session that runs, `how` is empty: the command line shows it beside the state."""
+def test_how_it_is_frozen_is_listed_and_shown(
+    daemon: Daemon, place: Place, agentwatch: Path
+) -> None:
+    """Of a session that runs, `held` is empty: the command line shows it beside the state."""
     agent = place.agent(TREE)
     started(agent)
-    assert daemon.session(agent.pid)["how"] == ""
+    session = daemon.session(agent.pid)
+    assert (session["how"], session["held"]) == ("identity", "")
     daemon.ask("agents.freeze", which=str(agent.pid))
-    assert daemon.session(agent.pid)["how"] == "cgroup"
+    assert daemon.session(agent.pid)["held"] == "cgroup"
+    shown = subprocess.run(
+        [agentwatch, "agents", "list", "--socket", place.socket],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert "frozen by cgroup" in shown.stdout
+    assert str(place.stub) in shown.stdout
 
 
 def test_the_tree_of_a_session_shows_who_started_whom(daemon: Daemon, place: Place) -> None:

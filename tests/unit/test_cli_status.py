@@ -113,7 +113,7 @@ def test_problems_come_first_and_cannot_forge_lines(daemon: Played) -> None:
     assert "hooks     1 of 2 attached; not sys_exit" in lines
     assert "lost      1,200 ring" in lines
     assert "          the last reload was refused: 2 errors in the rule files" in lines
-    assert "          1 write failed, 3 frames lost, 7 frames waiting" in lines
+    assert "          1 write failed, 3 records lost, 7 bytes waiting" in lines
 
 
 def test_nothing_at_work_is_said(daemon: Played) -> None:

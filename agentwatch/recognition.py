@@ -44,10 +44,10 @@ class Recognition:
     def take(self, engine: Engine) -> None:
         """Goes by the identities of another policy from now on."""
         self._engine = engine
-        self._probes.set_literals(engine.literals() if self.identities != frozenset() else ())
+        self._probes.set_literals(engine.literals())
 
     def identify(self, names: Sequence[str]) -> str | None:
-        """The agent whose session begins with a program of these names; None for nobody's."""
+        """The agent whose session begins by itself with a program of these names, or None."""
         agent = self._engine.identify(names)
         return agent if self.identities is None or agent in self.identities else None
 
@@ -97,14 +97,16 @@ class Recognition:
 
     def _begin_running(self, found: Found, how: str, project: str) -> Session:
         image = processes.image_now(found.session)
-        if image is not None and found.agent:
-            image = replace(image, identity=found.agent)
+        # Whoever is tagged by hand is an agent by its names, where nobody has said which.
+        agent = found.agent or self._engine.identify(processes.names_now(found.session)) or ""
+        if image is not None and agent:
+            image = replace(image, identity=agent)
         uid = image.uid if image else 0
         where = project_here(image.cwd, home_of(uid)) if image else None
         return self._sessions.begin(
             found.session,
             how=how,
-            agents=(found.agent,) if found.agent else (),
+            agents=(agent,) if agent else (),
             project=project or where,
             image=image,
             uid=uid,

@@ -27,12 +27,14 @@ REJECTED = 4096  # sessions that turned out to be nobody's, for records still on
 class Session:
     """One agent at work. told: the frame that said that it began.
 
-    held: "" | signal | cgroup, as it is frozen. lost: records of its processes with no room.
+    held: "" | signal | cgroup, as it is frozen, and held_for: why. lost: records of its processes
+    with no room.
     """
 
     key: ProcessKey
     told: frames.Session
     held: str = ""
+    held_for: str = ""
     lost: int = 0
     kills: int = 0
     seen: int = 1  # processes
@@ -164,14 +166,14 @@ class Sessions:
         if session is None or session.held:
             then(session.held if session else "")
             return
-        session.held = "signal"
+        session.held, session.held_for = "signal", why
         stopped = self.holding.begin(key)
 
         def done(frozen: Frozen) -> None:
             session.held = frozen.how if session.held else ""
             killed = f", {frozen.killed} killed that could not be held" if frozen.killed else ""
             problem = f"; {frozen.problem}" if frozen.problem else ""
-            text = f"{why}; {frozen.stopped} stopped{killed}{problem}"
+            text = f"{why}: frozen, {frozen.stopped} stopped{killed}{problem}"
             self._say(frames.Notice(subject="freeze", text=text, session=key))
             then(frozen.how)
 

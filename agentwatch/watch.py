@@ -354,7 +354,7 @@ class Watch:
         if verdict.response != "none":
             agent = self.lineage.agent(event.session)
             if self.enforcement.act(event, verdict, agent):
-                self.sessions.freeze(event.session, "too many kills in too short a time")
+                self.sessions.freeze(event.session, "too many kills in too short a time (breaker)")
             session = self.sessions.get(event.session)
             if session is not None and verdict.response == "kill":
                 session.kills += 1

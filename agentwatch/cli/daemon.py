@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from agentwatch.cli import report
 from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
 from agentwatch.kernel.probes import Probes
 
@@ -38,10 +39,19 @@ def daemon(path: Path | None) -> None:
         from agentwatch.notify import Notifier
 
         try:
-            running = Daemon(stack, config.load(path), Notifier(), probes.result)
+            running = Daemon(stack, config.load(path), Notifier(), probes.result, _tell)
         except ProgramRefused as error:
             raise explain(error) from None
         running.run()
+
+
+def _tell(text: str | AgentwatchError) -> None:
+    """To whoever looks at the terminal, or the service's log; nobody need be there."""
+    with suppress(OSError):
+        if isinstance(text, AgentwatchError):
+            report(text)
+        else:
+            click.echo(f"agentwatch: {text}", err=True)
 
 
 def _ahead(stack: ExitStack) -> Future[Probes]:

@@ -257,7 +257,7 @@ def _error_of(raw: Mapping[str, Any]) -> AgentwatchError:
     if not diagnostics:
         return _ERRORS.get(code, AgentwatchError)(message, remedy)
     error = RuleErrors(tuple(map(diagnostic_of, diagnostics)))
-    error.remedy = remedy
+    error.message, error.remedy = message, remedy
     return error
 
 

@@ -58,7 +58,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 class Daemon:
     """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError.
 
-    probes_loaded: gives the probes, once they are; they are whoever loaded them's to close.
+    probes_loaded: gives the probes, once they are; they are whoever loaded them's to close. tell:
+    where a line goes for whoever looks at the daemon's own terminal.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class Daemon:
         config: Config,
         notifier: Notifier,
         probes_loaded: Callable[[], Probes],
+        tell: Callable[[str | AgentwatchError], None] = lambda text: None,
     ) -> None:
         self.config, self._notifier, self._host = config, notifier, Host()
         self._stop = ""
+        self._tell = tell
         self._refused: AgentwatchError | None = None
         _raise_limits()
         sys.setswitchinterval(SWITCH)
@@ -116,7 +119,7 @@ class Daemon:
             self._denials,
             self._history,
             this_host(),
-            Status(self._watch, self._server, self._policy),
+            Status(self._watch, self._server, self._policy, this_host()),
             self._ask_reload,
         )
         self._apply(loaded, self._findings_of(config))
@@ -206,6 +209,7 @@ class Daemon:
         """The daemon is ready; rules whose tests fail are not what it was to be started with."""
         if refused is None:
             self._notifier.ready(self._headline())
+            self._tell(f"watching: {self._headline()}; `agentwatch status` tells more")
         else:
             self._refused, self._stop = refused, refused.message
 
@@ -242,6 +246,9 @@ class Daemon:
             text = "the daemon stops: from here on it is not watched"
             self._watch.say(frames.Notice(subject="release", text=text, session=session.key))
         self._remember()
+        pids = ", ".join(str(one.key.pid) for one in self._watch.sessions)
+        left = f"; the sessions of {pids} go on unwatched" if pids else ""
+        self._tell(f"stopped: {self._stop}{left}")
         self._watch.say(frames.Stop(reason=self._stop))
 
     def _headline(self) -> str:
@@ -320,6 +327,7 @@ class Daemon:
         )
         where = f": {first.file}:{first.line}:{first.column}: {first.message}" if first else ""
         self._policy.error = f"{error.message}{where}"
+        self._tell(error)
         engine = self._watch.engine
         self._watch.say(
             frames.Reload(
@@ -350,6 +358,7 @@ class Daemon:
         self._watch.say(
             frames.Reload(generation=engine.generation, rules=len(engine.ruleset.rules), ok=True)
         )
+        self._tell(f"reloaded: {self._headline()}")
         if _identities(self._policy.loaded) != identities:
             try:
                 self._watch.recognition.search()

@@ -27,4 +27,7 @@ def check(verb: str, uid: int, asks_of_itself: bool, session: ProcessKey | None)
         raise PermissionDenied(f"{verb} is not for what an agent runs", remedy)
     if uid == 0 or verb in ASKING or (verb == "agents.tag" and asks_of_itself):
         return
-    raise PermissionDenied(f"{verb} is for root", "sudo agentwatch " + verb.replace(".", " "))
+    if verb == "agents.tag":
+        message = "only root tags processes of others; a process may tag itself"
+        raise PermissionDenied(message, "agentwatch run -- CMD tags CMD; or ask root")
+    raise PermissionDenied(f"{verb} is for root", "ask as root: the same command through sudo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from agentwatch.daemon.policy import Loaded
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.losses import STAGES
 from agentwatch.sessions import Session
+from agentwatch.sinks.host import Host, now
 from agentwatch.watch import Watch
 
 NAMED = 8  # sessions of one problem that are named
@@ -35,8 +37,8 @@ class Policy:
 class Status:
     """Answers by what is there at that moment."""
 
-    def __init__(self, watch: Watch, server: Server, policy: Policy) -> None:
-        self._watch, self._server, self._policy = watch, server, policy
+    def __init__(self, watch: Watch, server: Server, policy: Policy, clock: Host) -> None:
+        self._watch, self._server, self._policy, self._clock = watch, server, policy, clock
 
     def of(self, visible: Iterable[Session]) -> Mapping[str, Any]:
         """For somebody whose business these sessions are."""
@@ -65,7 +67,9 @@ class Status:
             "agents": self._agents(visible),
             "subscribers": self._server.subscribers,
             "connections": len(self._server),
-            "problems": [*self._problems(attached), *_homeless(visible)],
+            "frozen": [one.key.pid for one in visible if one.held],
+            "paused": dict(self._paused()),
+            "problems": [*self._problems(attached), *self._stopped(visible), *_homeless(visible)],
         }
 
     def _journal(self) -> Mapping[str, Any]:
@@ -89,6 +93,26 @@ class Status:
             {"agent": agent, "sessions": sessions[agent], "processes": processes[agent]}
             for agent in sorted(sessions)
         ]
+
+    def _paused(self) -> Mapping[str, int]:
+        """Rules that do not act at present: until when, ns since the epoch."""
+        pauses = self._watch.engine.memory.pauses
+        return {rule: self._clock.wall(until) for rule, until in pauses.items() if until > now()}
+
+    def _stopped(self, visible: Iterable[Session]) -> list[str]:
+        """What somebody has to do something about sooner or later."""
+        found = []
+        for rule, until in self._paused().items():
+            clock = time.strftime("%H:%M:%S", time.localtime(until // 10**9))
+            found.append(f"{rule} is paused until {clock}: agentwatch rules resume {rule}")
+        for one in visible:
+            if one.held:
+                pid = one.key.pid
+                found.append(
+                    f"the session of {pid} is frozen, {one.held_for}: "
+                    f"agentwatch agents thaw {pid}, or kill {pid}"
+                )
+        return found
 
     def _problems(self, attached: frozenset[str]) -> list[str]:
         """What an operator should know first."""

@@ -44,7 +44,7 @@ def _open(directory: Path, name: str, group: int | None) -> int:
     fd, path = segments.make_directory(directory, name, group)
     try:
         if not segments.hold(fd):
-            remedy = "stop the other agentwatch, or name another directory with --journal DIR"
+            remedy = "stop the other one, or name another place: `journal.dir`, or --journal of run"
             raise JournalError(f"{path} is being written by another agentwatch", remedy)
     except BaseException:
         os.close(fd)

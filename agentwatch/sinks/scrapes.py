@@ -198,6 +198,6 @@ def _refused(host: str, port: int, error: Exception) -> AgentwatchError:
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return AgentwatchError(
             f"metrics cannot listen on {where}: {error.strerror}",
-            "stop what listens there, or take another port with --metrics HOST:PORT",
+            "stop what listens there, or take another port: `metrics:`, or --metrics of run",
         )
     return UsageError(f"metrics cannot listen on {where}: {error}", "give --metrics 127.0.0.1:9477")

@@ -247,5 +247,5 @@ def write_failed(path: Path, error: OSError) -> JournalError:
         return JournalError(f"no room for the journal in {path}: {error.strerror}", remedy)
     return JournalError(
         f"the journal in {path} cannot be written: {error.strerror}",
-        "name another directory with --journal DIR",
+        "name another: `journal.dir` in the configuration, --journal of run",
     )

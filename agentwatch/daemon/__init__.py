@@ -252,8 +252,12 @@ class Daemon:
         self._watch.say(frames.Stop(reason=self._stop))
 
     def _headline(self) -> str:
-        count, engine = len(self._watch.sessions), self._watch.engine
-        return f"{len(engine.ruleset.rules)} rules, mode {engine.mode}, {count} sessions"
+        counts = (len(self._watch.engine.ruleset.rules), len(self._watch.sessions))
+        rules, sessions = (
+            f"{count} {noun}{'s' * (count != 1)}"
+            for count, noun in zip(counts, ("rule", "session"), strict=True)
+        )
+        return f"{rules}, mode {self._watch.engine.mode}, {sessions}"
 
     # Signals.
 

@@ -76,7 +76,7 @@ def test_a_person_may_ask_and_change_nothing(daemon: Daemon, place: Place) -> No
     for verb, args in [*CHANGING, ("agents.tag", {"pid": daemon.pid}), ("agents.tag", {})]:
         answer = person(verb, **args)
         assert refused(answer, f"{verb} is for root"), verb
-        assert answer.remedy.startswith("sudo agentwatch")
+        assert "root" in answer.remedy
 
 
 @pytest.mark.parametrize("uid", [0, NOBODY], ids=["root", "nobody"])
@@ -203,7 +203,7 @@ def test_a_person_tags_nobody_else(daemon: Daemon, place: Place) -> None:
     person = asker(place, uid=NOBODY)
     own = place.process("sleep", "1000", uid=NOBODY)
     for pid in (own.pid, daemon.pid, os.getpid(), 1):
-        assert refused(person("agents.tag", pid=pid), "agents.tag is for root")
+        assert refused(person("agents.tag", pid=pid), "only root tags processes of others")
     assert daemon.sessions == []
 
 

@@ -45,7 +45,9 @@ def test_a_signal_ends_it_cleanly(place: Place, number: signal.Signals) -> None:
     assert not place.socket.exists()
     with pytest.raises(NotRunningError):
         daemon.client()
-    assert daemon.err == ""
+    watching, stopped = daemon.err.splitlines()
+    assert watching.startswith("agentwatch: watching: 1 rule, mode enforce, 0 sessions")
+    assert stopped.startswith("agentwatch: stopped: SIG")
 
 
 def test_a_subscriber_is_told_of_the_end(daemon: Daemon) -> None:

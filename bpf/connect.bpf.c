@@ -79,7 +79,7 @@ static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *
 		return false;
 	BPF_CORE_READ_INTO(&path, peer, path);
 	if (path.dentry) {
-		name_of(&name, &path, walk->path);
+		name_of(&name, &path, walk);
 		record->header.flags |= name.flags | AW_FLAG_FROM_SOCKET;
 		record->connect.path_dev = name.dev;
 		record->connect.path_len =

@@ -50,17 +50,21 @@ static long scan_byte(u32 index, struct scan *scan)
 	return scan->hit;
 }
 
-/* Over the first `len` bytes of the record's strings: path, asked, cwd, in one go. */
-static __always_inline bool is_candidate(struct aw_record *record, struct aw_walk *walk, u32 len)
+/*
+ * Over the first `len` bytes of the record's strings: path, asked, cwd, in one go. Not static: so the
+ * verifier looks at it once, and not in every state that its caller can be in.
+ */
+__noinline bool is_candidate(struct aw_record *record, struct aw_walk *walk, u32 len)
 {
-	struct scan scan = {
-		.text = (const char *)record + sizeof(struct aw_exec),
-		.literal = walk->literal,
-		.path_end = record->exec.path_len,
-		.asked_end = record->exec.path_len + record->exec.asked_len,
-		.len = len,
-	};
+	struct scan scan = {};
 
+	if (!record || !walk)
+		return false;
+	scan.text = (const char *)record + sizeof(struct aw_exec);
+	scan.literal = walk->literal;
+	scan.path_end = record->exec.path_len;
+	scan.asked_end = record->exec.path_len + record->exec.asked_len;
+	scan.len = len;
 	literal_clear(walk->literal);
 	bpf_loop(2 * AW_PATH_MAX, scan_byte, &scan, 0);
 	return scan.hit;

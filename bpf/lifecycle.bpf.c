@@ -159,13 +159,13 @@ static __always_inline u32 exec_names(struct aw_record *record, struct aw_walk *
 	struct name name;
 
 	BPF_CORE_READ_INTO(&path, bprm, file, f_path);
-	name_of(&name, &path, walk->path);
+	name_of(&name, &path, walk);
 	record->header.flags |= name.flags;
 	exec->path_dev = name.dev;
 	exec->path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
 	exec->asked_len = put_string(record, at, bprm->filename, false, AW_UNRESOLVED_ASKED);
 	BPF_CORE_READ_INTO(&path, task, fs, pwd);
-	name_of(&name, &path, walk->path);
+	name_of(&name, &path, walk);
 	exec->cwd_dev = name.dev;
 	exec->cwd_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_CWD);
 	return exec->path_len + exec->asked_len + exec->cwd_len;

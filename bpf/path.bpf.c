@@ -114,11 +114,18 @@ static __always_inline long anonymous_name(struct dentry *dentry, char *path)
 	return len & 255;
 }
 
-static __always_inline void name_of(struct name *name, const struct path *path, char *buffer)
+/* Not static: so the verifier looks at it once, and not in every state its callers can be in. */
+__noinline int name_of(struct name *name, const struct path *path, struct aw_walk *into)
 {
-	struct super_block *super = BPF_CORE_READ(path->dentry, d_inode, i_sb);
+	struct super_block *super;
 	struct walk walk;
+	char *buffer;
 	long len;
+
+	if (!name || !path || !into)
+		return 0;
+	buffer = into->path;
+	super = BPF_CORE_READ(path->dentry, d_inode, i_sb);
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;
@@ -129,7 +136,7 @@ static __always_inline void name_of(struct name *name, const struct path *path, 
 	    walk.dentry != BPF_CORE_READ(path->mnt, mnt_root)) {
 		if (walk.dentry != path->dentry) {
 			name->failed = true; /* a tree that hangs nowhere */
-			return;
+			return 0;
 		}
 		len = anonymous_name(path->dentry, buffer);
 		name->failed = len < 0;
@@ -138,4 +145,5 @@ static __always_inline void name_of(struct name *name, const struct path *path, 
 	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev)) {
 		name->flags = AW_FLAG_DELETED;
 	}
+	return 0;
 }

@@ -46,7 +46,7 @@ static __always_inline void open_file(struct aw_record *record, struct aw_walk *
 	struct name name;
 
 	BPF_CORE_READ_INTO(&path, file, f_path);
-	name_of(&name, &path, walk->path);
+	name_of(&name, &path, walk);
 	record->open.path_dev = name.dev;
 	record->open.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
 	flags |= name.flags;

@@ -34,7 +34,7 @@ from agentwatch.sinks.redact import Redactor
 
 POLL = 0.020  # s between two looks at the rings when nothing wakes us
 BUSY_POLL = 0.002  # s, while records that may be acted on keep coming
-QUIET_POLL = 0.050  # s, when nothing came for QUIET
+QUIET_POLL = 0.100  # s, when nothing came for QUIET
 IDLE_POLL = 0.5  # s, when besides there is nobody to watch: a program like an agent's wakes us
 QUIET = 1.0  # s
 BATCH = 1 << 16  # bytes of a ring handled in one go: bounds how late a kill can be

@@ -107,7 +107,11 @@ class _Library:
         self._format.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
         self._buffer = ctypes.create_string_buffer(_LOG_KEPT)
         self._print = _PRINT(self._keep)  # libbpf holds a pointer to it
-        self.calls.libbpf_set_print(self._print)
+        self.listen(True)
+
+    def listen(self, listening: bool) -> None:
+        """Whether what libbpf says is kept: each word of it waits for the interpreter's lock."""
+        self.calls.libbpf_set_print(self._print if listening else None)
 
     def _keep(self, level: int, text: bytes, arguments: int) -> int:
         # An exception here would vanish in ctypes: nothing that can raise.
@@ -200,9 +204,15 @@ class Object:
         self._lib = _lib()
         self._lib.take_log()
         self._links: dict[str, int] = {}
-        self._object = calls().bpf_object__open_file(os.fsencode(path), None)
+        self._path = path
+        self._resized: dict[str, int] = {}
+        self._only: frozenset[str] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        self._object = calls().bpf_object__open_file(os.fsencode(self._path), None)
         if not self._object:
-            raise self._refused(f"{path.name} cannot be opened")
+            raise self._refused(f"{self._path.name} cannot be opened")
         self.programs = {
             calls().bpf_program__name(program).decode(): program for program in self._walk()
         }
@@ -231,14 +241,29 @@ class Object:
         """Before load: the room of a map (of a ring: its bytes, a power of two)."""
         if calls().bpf_map__set_max_entries(self._map(name), max_entries):
             raise _error(f"map {name}: max_entries {max_entries}")
+        self._resized[name] = max_entries
 
     def only(self, names: frozenset[str]) -> None:
         """Before load: leave every other program out."""
+        self._only = names
         for name, program in self.programs.items():
             calls().bpf_program__set_autoload(program, name in names)
 
     def load(self) -> None:
-        if calls().bpf_object__load(self._object):
+        """Raises ProgramRefused with what libbpf and the verifier say of a second try."""
+        self._lib.listen(False)
+        try:
+            refused = calls().bpf_object__load(self._object)
+        finally:
+            self._lib.listen(True)
+        if refused:
+            calls().bpf_object__close(self._object)
+            self._open()
+            for name, max_entries in self._resized.items():
+                self.resize(name, max_entries)
+            if self._only is not None:
+                self.only(self._only)
+            calls().bpf_object__load(self._object)
             raise self._refused("the kernel refused the probes")
 
     def _map(self, name: str) -> int:

@@ -80,10 +80,11 @@ class Daemon:
         self._server = Server(config.socket, self._answer, self._poller)
         stack.callback(self._server.close, "the daemon is stopping")
         loaded = load(config, self._host, tested=False)
+        probes = probes_loaded()
+        probes.set_literals(loaded.engine.literals())  # from here on agents that start are tagged
         mounts = Mounts.read()
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
-        probes = probes_loaded()
         self._denials, self._tally = Denials(), Tally()
         self._freezer = Freezer.open(config.cgroup)
         self._watch = Watch(

@@ -243,7 +243,7 @@ def test_agents_that_run_already_are_found(own: Place) -> None:
     agent = own.agent(TREE)
     started(agent)
     daemon = own.start()
-    assert "1 sessions" in own.supervisor.told[0]
+    assert "1 session" in own.supervisor.told[0]
     tree = daemon.tree(agent.pid, 4)
     assert tree[agent.pid]["role"] == "agent"
     (told,) = own.awaited(Session)

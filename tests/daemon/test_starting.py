@@ -20,7 +20,7 @@ def test_it_says_that_it_is_ready_and_what_it_does(place: Place) -> None:
     """READY with a status line comes once, and `status` answers from then on."""
     daemon = place.start()
     (ready,) = place.supervisor.told
-    assert ready.split("\n") == ["READY=1", "STATUS=1 rules, mode enforce, 0 sessions"]
+    assert ready.split("\n") == ["READY=1", "STATUS=1 rule, mode enforce, 0 sessions"]
     (start,) = place.awaited(Start)
     assert (start.pid, start.mode, start.rules) == (daemon.pid, "enforce", 1)
     status = daemon.status

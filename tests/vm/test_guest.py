@@ -31,16 +31,11 @@ def test_every_program_loads(agentwatch: Path) -> None:
     print(run(agentwatch, "doctor", "--programs"))
 
 
-def test_tags_hold_and_the_daemon_watches(repository: Path) -> None:
-    """Real probes: tags, frozen and ending sessions, agents that run already, the daemon's own."""
-    files = (
-        "tests/kernel/test_tags.py",
-        "tests/kernel/test_running.py",
-        "tests/daemon/test_sessions.py",
-    )
-    chosen = "test_sessions or 0-chain or listed or held or adopted or reconcile or pid_of"
+def test_tags_hold(repository: Path) -> None:
+    """Real probes: tags, frozen and ending sessions, and descendants that fork all the time."""
+    chosen = "held or adopted or reconcile or pid_of"
     pytest = [repository / ".venv" / "bin" / "pytest", "-p", "no:cacheprovider", "-q", "-m", "root"]
-    print(run(*pytest, "-k", chosen, *(repository / name for name in files), timeout=600))
+    print(run(*pytest, "-k", chosen, repository / "tests/kernel/test_tags.py", timeout=240))
 
 
 def test_the_demonstration_passes(repository: Path) -> None:

@@ -115,7 +115,7 @@ COMMANDS = """\
 /usr/bin/nc.openbsd -z localhost 5432
 /usr/bin/socat TCP-LISTEN:8080,fork TCP:localhost:80
 /usr/bin/dig +short example.org
-/usr/bin/ping -c1 registry.npmjs.org
+/usr/bin/ping -c1 packages.example.org
 /usr/bin/gdb -batch -ex run ./a.out
 /usr/bin/strace -f ls
 /usr/bin/crontab -l

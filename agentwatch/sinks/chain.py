@@ -75,9 +75,25 @@ def encode(
 
 def follows(segment: memoryview, frame: RawFrame, previous: bytes) -> bool:
     """True when the frame's own hash is right for a chain that stood at `previous`."""
+    return _digest(segment, frame, previous) == frame.hash
+
+
+def is_cut(segment: memoryview, frame: RawFrame, previous: bytes) -> bool:
+    """True when the frame is what a cut write left: zeros from within its hash on to the end.
+
+    Only who knows what it must follow can tell that from a frame whose hash was changed.
+    """
+    kept = frame.hash.rstrip(b"\0")
+    if len(kept) == HASH_SIZE or not _is_zero(segment[frame.end :]):
+        return False
+    right = _digest(segment, frame, previous)
+    return right != frame.hash and right.startswith(kept)
+
+
+def _digest(segment: memoryview, frame: RawFrame, previous: bytes) -> bytes:
     digest = blake2b(previous, digest_size=HASH_SIZE)
     digest.update(segment[frame.offset : frame.end - HASH_SIZE - len(_TAIL)])
-    return digest.digest() == frame.hash
+    return digest.digest()
 
 
 def walk(segment: memoryview) -> Iterator[RawFrame | Hole]:

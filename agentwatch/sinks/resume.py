@@ -46,10 +46,8 @@ def tail_of(directory: Path) -> Tail:
     try:
         for path in sorted(directory.glob("*.journal"), reverse=True):
             number = number or int(path.stem)
-            data, _ = segments.load(path)
-            items = list(chain.walk(memoryview(data)))
-            torn += sum(i.end - i.offset for i in items[-1:] if isinstance(i, Hole) and i.torn)
-            found = [item for item in items if isinstance(item, RawFrame)]
+            found, cut = _whole(memoryview(segments.load(path)[0]))
+            torn += cut
             if found:
                 last = found[-1]
                 head = Head(last.sequence, last.hash)
@@ -60,6 +58,18 @@ def tail_of(directory: Path) -> Tail:
             f"the journal in {directory} cannot be continued: {reason}", "move it away"
         ) from None
     return Tail(number, torn=torn)
+
+
+def _whole(segment: memoryview) -> tuple[list[RawFrame], int]:
+    """(the frames of a segment; bytes of a cut write behind them)."""
+    items = list(chain.walk(segment))
+    found = [item for item in items if isinstance(item, RawFrame)]
+    if found:
+        previous = found[-2].hash if len(found) > 1 else _header(found[0]).previous
+        if chain.is_cut(segment, found[-1], previous):
+            return found[:-1], len(segment) - found[-1].offset
+    end = items[-1] if items else None
+    return found, end.end - end.offset if isinstance(end, Hole) and end.torn else 0
 
 
 def _header(first: RawFrame) -> Header:

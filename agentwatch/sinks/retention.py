@@ -67,15 +67,20 @@ class _Begun(NamedTuple):
 class _Unit(NamedTuple):
     """What goes together: a segment of ours (chain ""), or a whole chain of a dead writer.
 
-    ended: ns of its age. order: when, in ns since the epoch. until: where it ends.
+    With a segment go those after it that have no header: of writers killed before they wrote one.
+    numbers: all of them. age: in ns. order: when it ended, in ns since the epoch. until: where.
     """
 
     chain: str
-    last: int
+    numbers: tuple[int, ...]
     size: int
     age: int
     order: int
     until: Head
+
+    @property
+    def last(self) -> int:
+        return self.numbers[-1]
 
 
 class Retention:
@@ -119,15 +124,18 @@ class Retention:
         """(segments before the current one, oldest first; bytes of all)."""
         sizes = _sizes(directory)
         numbers = sorted(number for number in sizes if number < current)
-        found, order = [], 0
+        found, together, order = [], [], 0
         for number, following in zip(numbers, [*numbers[1:], current], strict=False):
+            together.append(number)
             after = self._begun.get(following) or _begun(directory, following)
             if after is None:
-                break  # where it ends is not known, and what comes later may not go before
+                continue  # where this one ends, the next header says
             self._begun[following] = after
             age = self._age(after, now, wall)
             order = max(after.wall, order)
-            found.append(_Unit("", number, sizes[number], age, order, after.before))
+            size = sum(sizes[one] for one in together)
+            found.append(_Unit("", tuple(together), size, age, order, after.before))
+            together = []
         self._begun = {n: begun for n, begun in self._begun.items() if n in sizes}
         return found, sum(sizes.values())
 
@@ -157,12 +165,14 @@ class Retention:
             sizes = _sizes(fd)
             if not _locked(fd):
                 return sum(sizes.values())
-            last = max(sizes, default=0)
-            begun = _begun(fd, last)
-            if begun is not None:
-                size = sum(sizes.values())
-                self._dead[name] = _Unit(name, last, size, 0, begun.wall, _end(fd, last))
-                self._ends[name] = begun
+            numbers, size = tuple(sorted(sizes)), sum(sizes.values())
+            for last in reversed(numbers):
+                begun = _begun(fd, last)
+                if begun is not None:
+                    until = _end(fd, last)
+                    self._dead[name] = _Unit(name, numbers, size, 0, begun.wall, until)
+                    self._ends[name] = begun
+                    break
         return 0
 
     def _removals(self, own: list[_Unit], others: list[_Unit], total: int) -> list[Removal]:
@@ -197,7 +207,8 @@ class Retention:
             size=sum(unit.size for unit in units),
             reason="age" if aged else "bytes",
         )
-        return Removal(frame, tuple(segments.segment_name(unit.last) for unit in units), again)
+        numbers = (number for unit in units for number in unit.numbers)
+        return Removal(frame, tuple(map(segments.segment_name, numbers)), again)
 
 
 def remove(directory: int, removal: Removal) -> None:
@@ -251,10 +262,14 @@ def _locked(directory: int) -> bool:
 
 def _sizes(directory: int) -> dict[int, int]:
     """Number -> bytes of each segment in a directory."""
+    sizes = {}
     with os.scandir(directory) as entries:
-        files = (entry for entry in entries if entry.is_file(follow_symlinks=False))
-        numbered = ((segments.number_of(entry.name), entry) for entry in files)
-        return {n: entry.stat(follow_symlinks=False).st_size for n, entry in numbered if n}
+        for entry in entries:
+            number = segments.number_of(entry.name)
+            with suppress(FileNotFoundError):  # the thread that removes may be at work
+                if number and entry.is_file(follow_symlinks=False):
+                    sizes[number] = entry.stat(follow_symlinks=False).st_size
+    return sizes
 
 
 def _read(directory: int, number: int, most: int, end: bool = False) -> memoryview:

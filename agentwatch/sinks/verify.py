@@ -8,13 +8,14 @@ them, and the hash that it ended with.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentwatch.errors import AgentwatchError, JournalError
 from agentwatch.sinks import frames, segments
-from agentwatch.sinks.chain import ROOT, Head, Hole, RawFrame, follows, walk
+from agentwatch.sinks.chain import ROOT, Head, Hole, RawFrame, follows, is_cut, walk
 from agentwatch.sinks.frames import Header, Retired
 from agentwatch.sinks.segments import Chain
 
@@ -23,8 +24,8 @@ from agentwatch.sinks.segments import Chain
 class Problem:
     """One finding. what: torn | tampered | missing | unreadable | untrusted. frame: sequence, or 0.
 
-    torn is a write cut by power loss: everything before it is intact. untrusted: somebody else
-    than root and the reader could have put the whole chain there.
+    torn is a write cut by a kill or power loss: everything before it is intact. untrusted: somebody
+    else than root and the reader could have put the whole chain there.
     """
 
     what: str
@@ -144,9 +145,9 @@ def examine(one: Chain, live: bool = False) -> Iterator[Step | Problem]:
         try:
             data, left = segments.load(path)
         except AgentwatchError as error:
-            yield Problem("unreadable", one.name, path, 0, 0, error.message)
-            state.known = False
-            state.expected = number + 1
+            if os.path.lexists(path):  # else it went since it was listed: retired, or missing
+                yield Problem("unreadable", one.name, path, 0, 0, error.message)
+                state.skip(number)
             continue
         yield from state.segment(number, path, memoryview(data))
         if left:
@@ -161,6 +162,7 @@ def examine(one: Chain, live: bool = False) -> Iterator[Step | Problem]:
 class _State:
     """Where the examination of a chain stands. known: `head` is what the next frame must follow.
 
+    unseen: of the segments before the one at hand, back to the last frame, not all could be read.
     gone: the last of some segments that are not here, and the problem that this is unless they were
     retired. ends: where a segment ended, or is said to have by the one after it.
     """
@@ -169,12 +171,17 @@ class _State:
         self.chain = one
         self.head = Head(0, ROOT)
         self.known = True
+        self.unseen = False
         self.expected = 1
         self.torn: list[Problem] = []
         self.torn_bytes = 0
         self.gone: list[tuple[int, Problem]] = []
         self.ends: dict[int, Head] = {}
         self.retired: list[Retired] = []
+
+    def skip(self, number: int) -> None:
+        """A segment that cannot be read."""
+        self.known, self.unseen, self.expected = False, True, number + 1
 
     def segment(self, number: int, path: Path, data: memoryview) -> Iterator[Step | Problem]:
         if number != self.expected:
@@ -185,6 +192,9 @@ class _State:
             if isinstance(item, Hole):
                 yield from self._hole(path, item)
                 continue
+            if self.known and is_cut(data, item, self.head.hash):
+                yield from self._hole(path, Hole(item.offset, len(data), torn=True))
+                break
             if header is None:
                 header, found = self._header(number, path, item)
                 yield from found
@@ -192,7 +202,8 @@ class _State:
                     self.head, self.known = Head(item.sequence - 1, header.previous), True
                 self.ends.setdefault(number - 1, self.head)
             yield from self._frame(path, header, data, item)
-        self.ends[number] = self.head
+        if self.known:  # else the next segment's header says where this one ended
+            self.ends[number] = self.head
 
     def missing(self) -> Iterator[Problem]:
         """The segments that are not here and were not retired by this chain's own writer."""
@@ -200,7 +211,7 @@ class _State:
         yield from (problem for last, problem in self.gone if last > max(told, default=0))
 
     def _missing_segments(self, number: int, path: Path) -> Problem:
-        self.known = False
+        self.known, self.unseen = False, True
         first, last = segments.segment_name(self.expected), segments.segment_name(number - 1)
         which = f"segment {first}" if first == last else f"segments {first} to {last}"
         return Problem("missing", self.chain.name, path, 0, 0, f"{which} before this one: not here")
@@ -230,16 +241,24 @@ class _State:
         if header.segment != number:
             message = f"this is segment {header.segment} under the name of {number}"
             found.append(self._at("tampered", path, raw, message))
-        if self.torn:
-            if header.torn != self.torn_bytes:
-                message = "the segment before was cut after this one began"
-                found.append(self._at("tampered", path, raw, message))
-            found += self.torn
-            self.torn, self.torn_bytes = [], 0
-        elif header.torn:
-            message = f"{header.torn} bytes of a cut write were removed from the segment before"
+        message = self._cut_since(header)
+        if message:
             found.append(self._at("tampered", path, raw, message))
+        found += self.torn
+        self.torn, self.torn_bytes, self.unseen = [], 0, False
         return header, tuple(found)
+
+    def _cut_since(self, header: Header) -> str:
+        """What was done to the cut writes before a segment after its writer saw them; or "".
+
+        More than can be seen may lie in segments that are gone: retired, or a problem themselves.
+        """
+        more = header.torn - self.torn_bytes
+        if more == 0 or (more > 0 and self.unseen):
+            return ""
+        if self.torn:
+            return "the segment before was cut after this one began"
+        return f"{more} bytes of a cut write were removed from the segment before"
 
     def _frame(
         self, path: Path, header: Header, data: memoryview, raw: RawFrame

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from agentwatch.events import Event
 from agentwatch.sinks.frames import Frame
 from agentwatch.sinks.reader import Entry, read
+from tests.proc import below
 
 NOBODY = 65534
 PATIENCE = 20  # s that a run may take
@@ -194,7 +195,7 @@ def unwatched(*command: str, **more: Any) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **more).stdout
 
 
-def eventually(claim: Callable[[], object], seconds: float = 5) -> bool:
+def eventually(claim: Callable[[], object], seconds: float = PATIENCE) -> bool:
     """Whether something comes true in time."""
     deadline = time.monotonic() + seconds
     while not claim():
@@ -202,24 +203,6 @@ def eventually(claim: Callable[[], object], seconds: float = 5) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def is_there(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] not in "ZX"
-
-
-def below(pid: int) -> Iterator[tuple[int, str]]:
-    """Processes started by one, directly or not, with their command lines."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    for child in map(int, children.read_text().split() if children.exists() else ()):
-        with suppress(OSError):
-            yield child, Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-        yield from below(child)
 
 
 def end(pid: int) -> None:

@@ -20,6 +20,7 @@ from agentwatch import processes
 from agentwatch.errors import KernelError
 from agentwatch.events import ProcessKey
 from agentwatch.freezer import Freezer, Frozen, Leftover
+from tests.proc import state
 
 pytestmark = pytest.mark.root
 
@@ -129,13 +130,6 @@ def pids(cgroup: Path) -> list[int]:
 def cgroup_of(pid: int, mount: Path) -> Path:
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return mount / next(line[3:] for line in lines if line.startswith("0::")).lstrip("/")
-
-
-def state(pid: int) -> str:
-    """As /proc/PID/stat has it, "" when it is gone."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    return ""
 
 
 def size(path: Path) -> int:
@@ -276,8 +270,7 @@ def test_the_parent_of_a_vfork_that_has_not_ended_is_frozen(place: Place, freeze
     place.start(home, VFORKS)
     until(lambda: len(cgroup_pids(home)) == 2)
     parent = min(cgroup_pids(home))
-    state = Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    assert state == "D", "it waits as the parent of a vfork does"
+    until(lambda: state(parent) == "D")  # as the parent of a vfork does
     assert freezer.freeze(SESSION, place.find).processes == 2
     assert cgroup_pids(home) == []
     assert freezer.thaw(SESSION) == 2
@@ -303,7 +296,7 @@ def test_a_process_whose_first_thread_has_ended_is_frozen_and_comes_back(
     home = place.cgroup("home")
     said = place.start(home, LEADERLESS)
     pid = cgroup_pids(home)[0]
-    until(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text())
+    until(lambda: state(pid) == "Z")
     key = processes.key_now(pid)
     assert key is not None
     assert freezer.freeze(SESSION, lambda: [key]).processes == 1

@@ -30,13 +30,12 @@ from agentwatch.sinks.frames import (
 from agentwatch.sinks.verify import verify
 from tests.kernel.launching import (
     Launcher,
-    below,
     ended_after,
     eventually,
-    is_there,
     python,
     unwatched,
 )
+from tests.proc import below, executable, is_there, state
 
 pytestmark = pytest.mark.root
 
@@ -339,7 +338,7 @@ def found(pid: int, *lines: str) -> list[int]:
 def watching_half(pid: int) -> int:
     """Of sudo, its monitor and the half that watches, all with the same arguments, the last."""
     halves = [child for child, text in below(pid) if " watch-for " in text]
-    (half,) = (c for c in halves if os.readlink(f"/proc/{c}/exe").startswith("/usr/bin/python"))
+    (half,) = (child for child in halves if executable(child).startswith("/usr/bin/python"))
     return half
 
 
@@ -625,11 +624,7 @@ def test_a_kill_storm_ends_in_a_stopped_session_and_a_signal_ends_it(
 
 def stopped(pid: int) -> list[int]:
     """Descendants that are stopped."""
-    found = []
-    for child, _ in below(pid):
-        stat = Path(f"/proc/{child}/stat").read_text()
-        found += [child] if stat[stat.rindex(")") + 2] == "T" else []
-    return found
+    return [child for child, _ in below(pid) if state(child) == "T"]
 
 
 @pytest.mark.parametrize("pty", ["", "use_pty", "!use_pty"], ids=["root", "sudo-pty", "sudo"])

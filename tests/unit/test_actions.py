@@ -15,6 +15,7 @@ import pytest
 
 from agentwatch import actions, processes
 from agentwatch.events import ProcessKey
+from tests.proc import stat, state
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 SECOND = 1_000_000_000
@@ -23,21 +24,15 @@ SESSION, OTHER = ProcessKey(1, 1), ProcessKey(2, 2)
 
 def key_of(pid: int) -> ProcessKey:
     """The process as the probes name it, but for what a tick cannot tell."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return ProcessKey(pid, int(stat[stat.rindex(")") + 2 :].split()[19]) * TICK)
+    return ProcessKey(pid, int(stat(pid)[19]) * TICK)
 
 
-def state_of(pid: int) -> str:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat[stat.rindex(")") + 2]
-
-
-def until(pid: int, state: str) -> bool:
+def until(pid: int, wanted: str) -> bool:
     """Whether the process comes to be in this state within two seconds."""
     deadline = time.monotonic() + 2
-    while state_of(pid) != state and time.monotonic() < deadline:
+    while state(pid) != wanted and time.monotonic() < deadline:
         time.sleep(0.005)
-    return state_of(pid) == state
+    return state(pid) == wanted
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from agentwatch.testing import AGENT, Records
 
 KILLS = 32
 LONGEST = 0.02  # s that a writer has
+LEAST = 2  # times that it flushes
 MARKED = re.compile(rb"/marked/([0-9]+)/([0-9]+)")
 KILL = frames.NUMBERS[Kill]
 
@@ -57,7 +58,10 @@ def writer(directory: Path, turn: int, report: int) -> None:
 
 
 def killed_writer(directory: Path, turn: int, after: float) -> list[str]:
-    """What a writer reported until it was killed, `after` seconds after it began, or had opened."""
+    """What a writer reported until it was killed, `after` seconds after it began, or had opened.
+
+    One that had opened has flushed LEAST times by then, however little of the processor it got.
+    """
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -67,23 +71,33 @@ def killed_writer(directory: Path, turn: int, after: float) -> list[str]:
         finally:
             os._exit(1)
     os.close(theirs)
-    if turn % 4:  # one in four is killed while it opens the journal, or soon after
-        select.select([ours], [], [], 10)
-    pieces = []
-    deadline = time.monotonic() + after
-    os.set_blocking(ours, False)
-    while time.monotonic() < deadline:
-        try:
-            pieces.append(os.read(ours, 65536))
-        except BlockingIOError:
-            time.sleep(0.0005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    least = LEAST if turn % 4 else 0  # one in four is killed while it opens, or soon after
+    try:
+        pieces = reported(ours, after, least)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     os.set_blocking(ours, True)
     while piece := os.read(ours, 65536):
         pieces.append(piece)
     os.close(ours)
     return b"".join(pieces).decode().splitlines()
+
+
+def reported(ours: int, after: float, least: int) -> list[bytes]:
+    """What a writer says until `after` seconds have passed and it has flushed so many times."""
+    if least:
+        select.select([ours], [], [], 10)
+    pieces: list[bytes] = []
+    began = time.monotonic()
+    os.set_blocking(ours, False)
+    while time.monotonic() < began + after or b"".join(pieces).count(b"F ") < least:
+        assert time.monotonic() < began + 30, "the writer does not write"
+        try:
+            pieces.append(os.read(ours, 65536))
+        except BlockingIOError:
+            time.sleep(0.0005)
+    return pieces
 
 
 def on_disk(directory: Path) -> tuple[set[tuple[int, int]], set[str]]:
@@ -178,25 +192,143 @@ def test_cut_writes_of_several_writers_are_all_noted(tmp_path: Path, cuts: tuple
 
     A number is how many bytes of the segment's header a writer left; the first had written more.
     """
-    first = opened(tmp_path / "j")
-    first.records(Records().open("/f"), 1)
-    first.close()
-    directory = tmp_path / "j" / "daemon"
-    whole = (directory / "00000001.journal").read_bytes()
-    (directory / "00000001.journal").write_bytes(whole[: -cuts[0]])
-    for number, size in enumerate(cuts[1:], 2):
-        (directory / f"{number:08d}.journal").write_bytes(whole[:size])
-    opened(tmp_path / "j").close()
+    left_behind(tmp_path / "j", cuts)
     report = verify(tmp_path / "j")[0]
     assert {p.what for p in report.problems} == {"torn"}
     assert len(report.problems) == sum(size > 0 for size in cuts)
-    assert resumed(tmp_path / "j")[0].torn == left_of(whole, cuts)
+    parts = chain.walk(memoryview((tmp_path / "j/daemon/00000001.journal").read_bytes()))
+    torn = [part.end - part.offset for part in parts if isinstance(part, chain.Hole)]
+    assert resumed(tmp_path / "j")[0].torn == sum(torn) + sum(cuts[1:])
+    assert len(torn) == 1
 
 
-def left_of(whole: bytes, cuts: tuple[int, ...]) -> int:
-    """Bytes of cut writes: of the first segment's last frame, and of the headers after it."""
-    last = [f for f in chain.walk(memoryview(whole)) if isinstance(f, chain.RawFrame)][-1]
-    return last.end - last.offset - cuts[0] + sum(cuts[1:])
+def left_behind(directory: Path, cuts: tuple[int, ...]) -> Path:
+    """A chain whose last writers were killed, as above, and continued; the chain's directory."""
+    first = opened(directory)
+    first.records(Records().open("/f"), 1)
+    first.close()
+    inside = directory / "daemon"
+    whole = (inside / "00000001.journal").read_bytes()
+    (inside / "00000001.journal").write_bytes(whole[: -cuts[0]])
+    for number, size in enumerate(cuts[1:], 2):
+        (inside / f"{number:08d}.journal").write_bytes(whole[:size])
+    opened(directory).close()
+    return inside
+
+
+def size_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.journal"))
+
+
+@pytest.mark.parametrize("cuts", [(5,), (5, 9), (5, 0), (5, 0, 9), (5, 9, 0, 1)])
+def test_what_a_cut_write_left_is_retired_with_its_segment(
+    tmp_path: Path, cuts: tuple[int, ...]
+) -> None:
+    """What the next header says of it is no finding then, at any step of the removal."""
+    inside = left_behind(tmp_path / "j", cuts)
+    shutil.copytree(inside, tmp_path / "kept")
+    journal = opened(tmp_path / "j", keep_bytes=size_of(inside))
+    journal.tidy()
+    journal.close()
+    names = sorted(path.name for path in inside.glob("*.journal"))
+    assert names[0] == f"{len(cuts) + 1:08d}.journal"
+    assert len(names) == 2
+    assert verify(tmp_path / "j")[0].intact
+    gone = sorted(path for path in (tmp_path / "kept").glob("*.journal") if path.name not in names)
+    assert len(gone) == len(cuts)
+    for path in reversed(gone):  # the oldest one goes first
+        shutil.copy(path, inside)
+        assert {p.what for p in verify(tmp_path / "j")[0].problems} <= {"torn"}, path.name
+
+
+def test_removing_what_a_cut_write_left_is_found(tmp_path: Path) -> None:
+    """Its bytes, some of them, or its segment: the next header knows what there was."""
+    inside = left_behind(tmp_path / "j", (5,))
+    first = inside / "00000001.journal"
+    whole = first.read_bytes()
+    hole = [part for part in chain.walk(memoryview(whole)) if isinstance(part, chain.Hole)][-1]
+    for end in (hole.offset, hole.offset + 3, len(whole) - 1):
+        first.write_bytes(whole[:end])
+        assert "tampered" in {p.what for p in verify(tmp_path / "j")[0].problems}, end
+    first.unlink()
+    assert {p.what for p in verify(tmp_path / "j")[0].problems} == {"missing"}
+
+
+def test_a_retired_segment_excuses_no_other_cut(tmp_path: Path) -> None:
+    """The first segment that is left follows a cut write; one further on is still looked at."""
+    inside = left_behind(tmp_path / "j", (5,))
+    journal = opened(tmp_path / "j", keep_bytes=size_of(inside))
+    journal.tidy()
+    journal.close()
+    last = max(inside.glob("*.journal"))
+    before = inside / f"{int(last.stem) - 1:08d}.journal"
+    before.write_bytes(before.read_bytes()[:-5])
+    assert "tampered" in {p.what for p in verify(tmp_path / "j")[0].problems}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_writes_cut_anywhere_are_torn_and_nothing_else(tmp_path: Path, seed: int) -> None:
+    """One writer after another ends in the middle of a write, while segments begin and retire."""
+    noise, make, cut = random.Random(seed), Records(), 0
+    inside = tmp_path / "j" / "daemon"
+    for _ in range(25):
+        journal = opened(tmp_path / "j", segment_bytes=6000, keep_bytes=30_000, fsync=None)
+        for _ in range(noise.randint(0, 8)):
+            journal.records(make.open("/" + "x" * noise.randint(1, 1500)), 1)
+            journal.flush()
+            if not noise.randrange(4):
+                journal.tidy()
+        journal.tidy()
+        journal.records(make.open("/cut"), 1)  # what says that segments go is whole before they do
+        journal.flush()
+        journal._syncer.stop()
+        path = max(inside.glob("*.journal"))
+        parts = list(chain.walk(memoryview(path.read_bytes())))
+        last = parts[-1]
+        assert isinstance(last, chain.RawFrame)
+        left = noise.choice([0, 1, noise.randrange(last.end - last.offset)])
+        os.truncate(path, last.offset + left)
+        cut += left > 0
+        if noise.randrange(2):
+            (inside / f"{int(path.stem) + 1:08d}.journal").write_bytes(b"")
+        problems = verify(tmp_path / "j")[0].problems
+        assert {p.what for p in problems} <= {"torn"}, problems
+        assert size_of(inside) < 50_000
+    assert cut > 5
+
+
+@pytest.mark.parametrize("frame", [0, -2])
+@pytest.mark.parametrize("missing", [1, 20, 32, 33, 34])
+def test_zeros_from_within_a_hash_on_are_torn(tmp_path: Path, frame: int, missing: int) -> None:
+    """A write can also be cut in the last bytes of a frame; its next writer does not follow it.
+
+    frame: of the segment's; missing: bytes at its end.
+    """
+    left_behind(tmp_path / "j", (5,))
+    path = tmp_path / "j" / "daemon" / "00000002.journal"
+    whole = path.read_bytes()
+    last = [f for f in chain.walk(memoryview(whole)) if isinstance(f, chain.RawFrame)][frame]
+    before = last.sequence - 1
+    path.write_bytes(whole[: last.end - missing].rstrip(b"\0") + bytes(50_000))
+    report = verify(tmp_path / "j")[0]
+    assert [(p.what, p.frame) for p in report.problems][1:] == [("torn", before)]
+    assert report.head.sequence == before
+    opened(tmp_path / "j").close()
+    assert {p.what for p in verify(tmp_path / "j")[0].problems} == {"torn"}
+    assert resumed(tmp_path / "j")[-1].sequence == before
+
+
+def test_a_hash_with_a_changed_byte_before_zeros_is_tampering(tmp_path: Path) -> None:
+    """What is left of the hash of a cut write must still be right."""
+    opened(tmp_path / "j").close()
+    path = tmp_path / "j" / "daemon" / "00000001.journal"
+    data = bytearray(path.read_bytes())
+    data[-10:] = bytes(10)
+    path.write_bytes(data + bytes(100))
+    assert [p.what for p in verify(tmp_path / "j")[0].problems] == ["torn"]
+    data[-20] ^= 1
+    path.write_bytes(data + bytes(100))
+    assert "tampered" in {p.what for p in verify(tmp_path / "j")[0].problems}
 
 
 @pytest.mark.parametrize("kept", [1, 20, 30, 100])

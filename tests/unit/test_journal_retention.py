@@ -16,7 +16,8 @@ from agentwatch.sinks.frames import Retired
 from agentwatch.sinks.host import now
 from agentwatch.sinks.journal import Journal
 from agentwatch.sinks.reader import read
-from agentwatch.sinks.verify import verify
+from agentwatch.sinks.segments import chains
+from agentwatch.sinks.verify import verify, verify_chain
 from agentwatch.testing import Records
 
 DAY = 86_400
@@ -131,6 +132,20 @@ def test_one_more_segment_than_was_retired_is_missing(tmp_path: Path) -> None:
     left = numbers(tmp_path / "j")
     (tmp_path / "j" / "daemon" / f"{left[0]:08d}.journal").unlink()
     assert [p.what for p in verify(tmp_path / "j")[0].problems] == ["missing"]
+
+
+def test_what_is_retired_while_it_is_verified_is_no_finding(tmp_path: Path) -> None:
+    """Segments that were listed and are gone when their turn comes: said later in the chain."""
+    journal = opened(tmp_path / "j", keep_bytes=3 * LIMIT)
+    fill(journal, 8)
+    one = chains(tmp_path / "j")[0]
+    journal.tidy()
+    journal.close()
+    left = numbers(tmp_path / "j")
+    assert left[0] > 1
+    assert verify_chain(one).intact
+    (tmp_path / "j" / "daemon" / f"{left[0]:08d}.journal").unlink()
+    assert [p.what for p in verify_chain(one).problems] == ["missing"]
 
 
 def test_segments_that_vanish_without_a_frame_are_missing(tmp_path: Path) -> None:
@@ -300,6 +315,35 @@ def test_chains_of_dead_runs_go_when_they_are_old(tmp_path: Path, clock: Clock) 
     assert all(report.intact for report in verify(tmp_path / "j", kept))
     forged = {"run-1": Head(heads["run-1"].sequence, b"z" * 32)}
     assert not all(report.intact for report in verify(tmp_path / "j", forged))
+
+
+@pytest.mark.parametrize("left", [(0,), (30,), (0, 30)])
+def test_a_dead_chain_that_ends_without_a_header_goes_too(
+    tmp_path: Path, clock: Clock, left: tuple[int, ...]
+) -> None:
+    """A run that was killed as it began a segment: its age and its end are the one's before.
+
+    left: bytes of the last segments.
+    """
+    run = opened(tmp_path / "j", name="run-1")
+    fill(run, 2)
+    run.close()
+    inside = tmp_path / "j" / "run-1"
+    head = verify(inside)[0].head
+    for number, size in enumerate(left, 4):
+        (inside / f"{number:08d}.journal").write_bytes(
+            (inside / "00000001.journal").read_bytes()[:size]
+        )
+    clock.pass_(9 * DAY)
+    journal = opened(tmp_path / "j", keep_seconds=7 * DAY, keep_others=True)
+    journal.tidy()
+    journal.close()
+    assert os.listdir(tmp_path / "j") == ["daemon"]
+    said = retired(tmp_path / "j")
+    assert [(r.chain, r.last, r.sequence) for r in said] == [
+        ("run-1", 3 + len(left), head.sequence)
+    ]
+    assert all(report.intact for report in verify(tmp_path / "j", {"run-1": head}))
 
 
 def test_a_chain_that_is_being_written_never_goes(tmp_path: Path, clock: Clock) -> None:

@@ -7,18 +7,18 @@
 static __always_inline void tell(struct bpf_iter__task *ctx, struct task_struct *task,
 				 const struct aw_subject *subject)
 {
-	struct task_struct *parent = task->real_parent;
+	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
 	struct aw_process told = {};
 	struct aw_origin *origin;
 
 	/* Its last thread may be gone while somebody has still to wait for it. */
-	if (task->pid != task->tgid || !task->signal->live.counter)
+	if (task->pid != task->tgid || !BPF_CORE_READ(task, signal, live.counter))
 		return;
 	told.start = task->start_boottime;
 	told.tgid = task->tgid;
 	if (parent) {
-		told.parent_tgid = parent->tgid;
-		told.parent_start = parent->group_leader->start_boottime;
+		told.parent_tgid = BPF_CORE_READ(parent, tgid);
+		told.parent_start = BPF_CORE_READ(parent, group_leader, start_boottime);
 	}
 	if (subject->session) {
 		told.session_start = subject->tag->session.start;
@@ -40,7 +40,7 @@ static __always_inline bool of_session(struct task_struct *task, struct aw_subje
 {
 	u32 tgid = task->tgid;
 
-	subject->tag = tag_find(task);
+	subject->tag = tag_find(task, task->group_leader);
 	if (!subject->tag)
 		subject->tag = bpf_map_lookup_elem(&mirror, &tgid);
 	subject->session = 0;

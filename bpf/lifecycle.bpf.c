@@ -57,7 +57,7 @@ static __always_inline void origin_note(struct task_struct *parent, struct task_
 	if (adopted_into(parent, &tag)) {
 		if (tag_set(child, &tag))
 			doom(child);
-		subject.tag = tag_find(child);
+		subject.tag = tag_find(child, child->group_leader);
 		if (child->pid == child->tgid && subject.tag && session_of(&subject))
 			fork_record(parent, child, &subject);
 		return;
@@ -100,7 +100,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	struct aw_subject subject;
 	u32 tgid = task->tgid;
 
-	if (task->signal->live.counter)
+	if (BPF_CORE_READ(task, signal, live.counter))
 		return 0;
 	if (control.doomed)
 		bpf_map_delete_elem(&doomed, &tgid);
@@ -115,10 +115,10 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	/* Two last threads may both see no other: the one that removes the mirror's entry tells. */
 	if (bpf_map_delete_elem(&mirror, &tgid) && !control.mirror_full)
 		return 0;
-	if (task->signal->flags & SIGNAL_GROUP_EXIT)
-		exit.status = task->signal->group_exit_code;
+	if (BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT)
+		exit.status = BPF_CORE_READ(task, signal, group_exit_code);
 	else
-		exit.status = task->group_leader->exit_code;
+		exit.status = BPF_CORE_READ(task, group_leader, exit_code);
 	record_send(&lifecycle, RING_LIFECYCLE, &subject, &exit, sizeof(exit), 0);
 	return 0;
 }
@@ -173,7 +173,8 @@ static __always_inline u32 exec_names(struct aw_record *record, struct aw_walk *
 
 static __always_inline u32 exec_argv(struct aw_record *record, struct task_struct *task, u32 at)
 {
-	unsigned long start = task->mm->arg_start, size = task->mm->arg_end - start;
+	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
+	unsigned long size = BPF_CORE_READ(task, mm, arg_end) - start;
 	char *to = (char *)record;
 	u64 off = PINNED(at);
 	long failed = -1;
@@ -196,7 +197,8 @@ static __always_inline u32 exec_argv(struct aw_record *record, struct task_struc
 }
 
 /* A session of its own for a process that is nobody's yet; what follows it inherits. */
-static __always_inline bool session_begin(struct task_struct *task, struct aw_subject *subject)
+static __always_inline bool session_begin(struct task_struct *task, struct task_struct *leader,
+					  struct aw_subject *subject)
 {
 	struct aw_session provisional = {.state = AW_SESSION_PROVISIONAL};
 	struct aw_tag tag = {};
@@ -208,7 +210,7 @@ static __always_inline bool session_begin(struct task_struct *task, struct aw_su
 		COUNT(unbegun);
 		return false;
 	}
-	return tagged(task, subject);
+	return tagged_below(task, leader, subject);
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -220,7 +222,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	struct aw_header *header;
 	struct aw_walk *walk;
 	struct aw_exec *exec;
-	bool known = tagged(task, &subject), candidate;
+	struct task_struct *leader = task->group_leader;
+	bool known = tagged_below(task, leader, &subject), candidate;
 	u32 at = sizeof(*exec), names;
 
 	if (!known && !control.identify)
@@ -231,8 +234,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	header = &record->header;
 	__builtin_memset(exec, 0, sizeof(*exec));
 	names = exec_names(record, walk, task, bprm, &at);
-	candidate = is_candidate(record, walk, names);
-	if (!known && (!candidate || !session_begin(task, &subject))) {
+	candidate = is_candidate(record, names);
+	if (!known && (!candidate || !session_begin(task, leader, &subject))) {
 		tag_remove(task);
 		return 0;
 	}
@@ -253,9 +256,9 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	exec->argc = bprm->argc;
 	exec->uid = bpf_get_current_uid_gid();
 	exec->stdin_kind = stdin_kind(task);
-	parent = task->real_parent;
-	exec->parent_tgid = parent->tgid;
-	exec->parent_start = parent->group_leader->start_boottime;
+	parent = BPF_CORE_READ(task, real_parent);
+	exec->parent_tgid = BPF_CORE_READ(parent, tgid);
+	exec->parent_start = BPF_CORE_READ(parent, group_leader, start_boottime);
 	record_send(&lifecycle, RING_LIFECYCLE, &subject, record, sizeof(*record),
 		    &record->exec.result);
 	return 0;

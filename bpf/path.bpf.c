@@ -4,12 +4,25 @@
  * namespaces lie between. bpf_d_path is refused in tracing programs and would tell the task's view.
  */
 
-extern const void rename_lock __ksym __weak;
+/* Where the kernel keeps it; 0 where it does not tell, or is not asked. */
+static volatile u64 rename_lock_at;
 
+/* Run once, before anything is attached: libbpf would read all of /proc/kallsyms for a __ksym. */
+SEC("syscall")
+int find_rename_lock(void *ctx)
+{
+	static const char name[] = "rename_lock";
+	u64 found = 0;
+
+	if (!bpf_kallsyms_lookup_name(name, sizeof(name), 0, &found))
+		rename_lock_at = found;
+	return 0;
+}
+
+/* How far a walk is, is in aw_walk, for the same reason as in identity.bpf.c. */
 struct walk {
 	struct dentry *dentry;
-	char *path;
-	u32 off;
+	struct aw_walk *into;
 	u32 failed;
 };
 
@@ -32,6 +45,7 @@ static __always_inline long dentry_link_read(struct dentry_link *link, struct de
 
 static long walk_step(u32 index, struct walk *walk)
 {
+	struct aw_walk *into = walk->into;
 	struct dentry_link link;
 	u32 len, off;
 
@@ -42,18 +56,18 @@ static long walk_step(u32 index, struct walk *walk)
 	if (link.parent == walk->dentry)
 		return 1;
 	len = link.hash_len >> 32;
-	if (!len || len > 255 || walk->off < len + 1) {
+	if (!len || len > 255 || into->off < len + 1) {
 		walk->failed = 1;
 		return 1;
 	}
-	off = (walk->off - len) & (AW_PATH_MAX - 1);
-	if (bpf_probe_read_kernel(walk->path + off, len & 255, link.name)) {
+	off = (into->off - len) & (AW_PATH_MAX - 1);
+	if (bpf_probe_read_kernel(into->path + off, len & 255, link.name)) {
 		walk->failed = 1;
 		return 1;
 	}
 	off = (off - 1) & (AW_PATH_MAX - 1);
-	walk->path[off] = '/';
-	walk->off = off;
+	into->path[off] = '/';
+	into->off = off;
 	walk->dentry = link.parent;
 	return 0;
 }
@@ -62,20 +76,20 @@ static __always_inline u32 rename_sequence(void)
 {
 	u32 sequence = 0;
 
-	if (&rename_lock)
-		bpf_probe_read_kernel(&sequence, sizeof(sequence), &rename_lock);
+	if (rename_lock_at)
+		bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)rename_lock_at);
 	return sequence;
 }
 
 /* One walk that no rename disturbed, or a failed one. */
-static __always_inline void walk_up(struct walk *walk, struct dentry *dentry, char *path)
+static __always_inline void walk_up(struct walk *walk, struct dentry *dentry, struct aw_walk *into)
 {
 	for (int try = 0; try < 3; try++) {
 		u32 before = rename_sequence();
 
 		walk->dentry = dentry;
-		walk->path = path;
-		walk->off = AW_PATH_MAX;
+		walk->into = into;
+		into->off = AW_PATH_MAX;
 		walk->failed = 0;
 		bpf_loop(AW_PATH_MAX / 2, walk_step, walk, 0);
 		if (!(before & 1) && before == rename_sequence())
@@ -129,9 +143,9 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;
-	walk_up(&walk, path->dentry, buffer);
+	walk_up(&walk, path->dentry, into);
 	name->failed = walk.failed;
-	name->len = AW_PATH_MAX - walk.off;
+	name->len = AW_PATH_MAX - into->off;
 	if (walk.dentry != BPF_CORE_READ(super, s_root) &&
 	    walk.dentry != BPF_CORE_READ(path->mnt, mnt_root)) {
 		if (walk.dentry != path->dentry) {

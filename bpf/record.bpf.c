@@ -13,7 +13,7 @@ static __always_inline void header_fill(struct aw_header *header, struct task_st
 	header->generation = 0;
 	header->tgid = task->tgid;
 	header->tid = task->pid;
-	header->start = task->group_leader->start_boottime;
+	header->start = BPF_CORE_READ(task, group_leader, start_boottime);
 	header->session_start = subject->tag->session.start;
 	header->session_tgid = subject->tag->session.tgid;
 	header->unresolved = 0;

@@ -20,6 +20,8 @@ struct aw_record {
 struct aw_walk {
 	char path[AW_PATH_MAX + 256]; /* filled from the end; a name may be read past it */
 	char literal[AW_LITERAL_MAX] __attribute__((aligned(8)));
+	u32 size; /* of the path component that `literal` begins with */
+	u32 off;  /* where in `path` the name begins */
 };
 
 struct {

@@ -124,11 +124,11 @@ static __always_inline void exec_failed(struct task_struct *task, const struct a
  * A session that is frozen or ends: whatever of it runs is stopped or killed as it leaves the kernel,
  * the child of a fork as well. Userspace alone would run after those that fork or wake each other.
  */
-static __always_inline void hold(struct task_struct *task)
+static __always_inline void hold(struct task_struct *task, struct task_struct *leader)
 {
 	struct aw_subject subject;
 
-	if (!tagged(task, &subject))
+	if (!tagged_below(task, leader, &subject))
 		return;
 	if (subject.session->state == AW_SESSION_FROZEN)
 		bpf_send_signal(SIGSTOP);
@@ -139,15 +139,15 @@ static __always_inline void hold(struct task_struct *task)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = bpf_get_current_task_btf(), *leader = task->group_leader;
 	struct aw_subject subject;
 	struct call call;
 
 	if (control.held)
-		hold(task);
+		hold(task, leader);
 	call.compat = task->thread_info.status & TS_COMPAT;
 	call.kind = call_of(regs->orig_ax, call.compat);
-	if (!call.kind || !tagged(task, &subject))
+	if (!call.kind || !tagged_below(task, leader, &subject))
 		return 0;
 	call.result = ret;
 	args_read(&call, regs);

@@ -5,13 +5,13 @@
  * Self first (every thread has its own copy), then the leader, then the mirror, each only where it can
  * know more than the one before: this runs for every call of everybody.
  */
-static __always_inline struct aw_tag *tag_find(struct task_struct *task)
+static __always_inline struct aw_tag *tag_find(struct task_struct *task, struct task_struct *leader)
 {
 	struct aw_tag *tag = bpf_task_storage_get(&tags, task, 0, 0);
 	u32 tgid = task->tgid;
 
-	if (!tag && task->pid != task->tgid && task->group_leader)
-		tag = bpf_task_storage_get(&tags, task->group_leader, 0, 0);
+	if (!tag && task->pid != task->tgid && leader)
+		tag = bpf_task_storage_get(&tags, leader, 0, 0);
 	if (!tag && control.untracked)
 		tag = bpf_map_lookup_elem(&mirror, &tgid);
 	return tag;
@@ -46,9 +46,10 @@ static __always_inline bool session_of(struct aw_subject *subject)
 }
 
 /* False for a task that is nobody's, or whose session is over. */
-static __always_inline bool tagged(struct task_struct *task, struct aw_subject *subject)
+static __always_inline bool tagged_below(struct task_struct *task, struct task_struct *leader,
+					 struct aw_subject *subject)
 {
-	subject->tag = tag_find(task);
+	subject->tag = tag_find(task, leader);
 	subject->session = 0;
 	if (!subject->tag) {
 		kill_if_doomed(task);
@@ -57,11 +58,16 @@ static __always_inline bool tagged(struct task_struct *task, struct aw_subject *
 	return session_of(subject);
 }
 
+static __always_inline bool tagged(struct task_struct *task, struct aw_subject *subject)
+{
+	return tagged_below(task, task->group_leader, subject);
+}
+
 static __always_inline struct aw_session_key key_of(struct task_struct *task)
 {
 	struct aw_session_key key = {};
 
-	key.start = task->group_leader->start_boottime;
+	key.start = BPF_CORE_READ(task, group_leader, start_boottime);
 	key.tgid = task->tgid;
 	return key;
 }

@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
     "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
+    "bpf_prog_test_run_opts": (c_int, [c_int, c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
@@ -298,6 +299,11 @@ class Object:
         if not link:
             raise self._refused(f"the probe {name} cannot be attached")
         self._links[name] = link
+
+    def run(self, name: str) -> None:
+        """Runs a program of SEC("syscall") once."""
+        if calls().bpf_prog_test_run_opts(calls().bpf_program__fd(self.programs[name]), None):
+            raise _error(f"program {name}")
 
     @property
     def attached(self) -> frozenset[str]:

@@ -57,31 +57,81 @@ def _need_root() -> None:
         )
 
 
+def _opened(sizes: Sizes) -> Object:
+    """Ready to be loaded."""
+    _need_root()
+    if not OBJECT.exists():
+        raise KernelError(f"{OBJECT.name} is missing: it was not built", "make")
+    bpf = Object(OBJECT)
+    try:
+        for name in ("activity", "lifecycle", "mirror"):
+            bpf.resize(name, getattr(sizes, name))
+    except BaseException:
+        bpf.close()
+        raise
+    return bpf
+
+
+class Loading:
+    """The object of Probes while the kernel verifies it, in a thread, beside whoever made this.
+
+    Only the load is in the thread: a thread waits for the interpreter's lock after each call, and
+    may have it only every few ms where somebody else is busy.
+    Raises PermissionDenied without root, ProgramRefused where it cannot be opened.
+    """
+
+    def __init__(self, sizes: Sizes | None = None) -> None:
+        self.sizes = sizes or Sizes()
+        self._object = _opened(self.sizes)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._load, name="load")
+        self._thread.start()
+
+    def _load(self) -> None:
+        try:
+            self._object.load()
+        except Exception as error:  # raised to whoever wants what was loaded
+            self._error = error
+
+    def loaded(self) -> Object:
+        """Waits for it. Raises ProgramRefused when the kernel or its verifier refuses."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._object
+
+    def close(self) -> None:
+        """Waits for it and unloads it, whatever became of it."""
+        self._thread.join()
+        self._object.close()
+
+
 class Probes:
     """Loaded and attached on construction; detached by close, or when the process ends.
 
     identify: also put provisional tags on untagged processes whose names look like an identity's,
-    and begin with looking for those that run already (`look`).
+    and begin with looking for those that run already (`look`). loading: what was begun before; the
+    sizes are its own then.
     Raises PermissionDenied without root, ProgramRefused when the kernel or its verifier refuses.
     """
 
-    def __init__(self, *, identify: bool = False, sizes: Sizes | None = None) -> None:
-        _need_root()
-        if not OBJECT.exists():
-            raise KernelError(f"{OBJECT.name} is missing: it was not built", "make")
-        sizes = sizes or Sizes()
-        self._object = Object(OBJECT)
+    def __init__(
+        self,
+        *,
+        identify: bool = False,
+        sizes: Sizes | None = None,
+        loading: Loading | None = None,
+    ) -> None:
+        loading = loading or Loading(sizes)
         try:
-            self._load(sizes, identify)
+            self._object = loading.loaded()
+            self._attach(loading.sizes, identify)
         except BaseException:
-            self._object.close()
+            loading.close()
             raise
 
-    def _load(self, sizes: Sizes, identify: bool) -> None:
+    def _attach(self, sizes: Sizes, identify: bool) -> None:
         bpf = self._object
-        for name in ("activity", "lifecycle", "mirror"):
-            bpf.resize(name, getattr(sizes, name))
-        bpf.load()
         self._control = bpf.memory(".data")
         found = self._get("abi")
         if found != abi.ABI:
@@ -99,6 +149,7 @@ class Probes:
         self._counters = bpf.per_cpu_map("counters")
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
         self.activity = Ring(bpf.map("activity").fd, sizes.activity)
+        bpf.run("find_rename_lock")
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
 

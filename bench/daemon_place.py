@@ -24,10 +24,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from agentwatch.control.client import Client
+from agentwatch.events import Exec
+from agentwatch.sinks.reader import read
 from bench.watched import AGENTWATCH, Memory, cpu_of, free_port, memory_of, metrics_at
 from bench.workplace import REPOSITORY
 
 PATIENCE = 30.0  # s
+KNOCK = 0.01  # s between two programs like an agent's, while a daemon starts
 _AGENTS = ("claude", "codex", "gemini")  # the first three of rules/identities.yaml
 _PROGRAM = re.compile(rf"/bin/({'|'.join(_AGENTS)})\b")
 MARK = "AGENTWATCH_BENCH"  # in the environment of all that an agent of ours runs
@@ -102,6 +105,24 @@ class Place:
         self._started.append(started)
         return started
 
+    @property
+    def _knocker(self) -> Path:
+        return self.top / "bin" / self._name(0, 1)  # another name of the first agent
+
+    def knock(self) -> None:
+        """Runs an agent that ends at once."""
+        path = self._knocker
+        if not path.exists():
+            shutil.copy("/bin/true", path)
+        os.waitpid(os.posix_spawn(path, [path.name], os.environ), 0)
+
+    def knocked(self) -> int:
+        """ns of boottime of the first of those that a journal has; 0 for none."""
+        for entry in read(self.journal):
+            if isinstance(entry.event, Exec) and entry.event.path == str(self._knocker):
+                return entry.event.time
+        return 0
+
     def kill(self, pid: int) -> None:
         """One that `agent` started and that was not reaped; nothing where it has ended."""
         for one in self._started:
@@ -130,15 +151,17 @@ class Place:
                     found[pid] = int(fields[19]) * 10**9 // os.sysconf("SC_CLK_TCK")
         return found
 
-    def wait_for_ready(self, daemon: subprocess.Popen[bytes]) -> int:
-        """Until it says READY: ns of boottime then."""
-        self._notify.settimeout(0.5)
+    def wait_for_ready(self, daemon: subprocess.Popen[bytes], knocking: bool = False) -> int:
+        """Until it says READY: ns of boottime then. knocking: meanwhile, `knock`."""
+        self._notify.settimeout(KNOCK if knocking else 0.5)
         limit = time.monotonic() + PATIENCE
         while time.monotonic() < limit:
             with suppress(TimeoutError):
                 told = self._notify.recv(4096)
                 if b"READY=1" in told.split(b"\n"):
                     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if knocking:
+                self.knock()
             if daemon.poll() is not None:
                 break
         raise RuntimeError((self.top / "said").read_text() or "the daemon does not become ready")
@@ -163,9 +186,14 @@ class Place:
 
 
 class Daemon:
-    """One that runs: begun and ready on construction. began, ready: ns of boottime."""
+    """One that runs: begun and ready on construction. began, ready: ns of boottime.
 
-    def __init__(self, place: Place, rules: Path, wrapper: Sequence[str] = ()) -> None:
+    knocking: agents come by while it starts.
+    """
+
+    def __init__(
+        self, place: Place, rules: Path, wrapper: Sequence[str] = (), knocking: bool = False
+    ) -> None:
         self.place, self.port = place, free_port()
         settings: dict[str, Any] = {
             "mode": "enforce",
@@ -184,7 +212,7 @@ class Daemon:
             env={**os.environ, "NOTIFY_SOCKET": str(place.top / "notify")},
             stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
         )  # fmt: skip
-        self.ready = place.wait_for_ready(self.process)
+        self.ready = place.wait_for_ready(self.process, knocking)
 
     def client(self) -> Client:
         return Client.connect(self.place.socket)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
 
+from agentwatch.beginning import begin
 from agentwatch.cli import report
 from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
-from agentwatch.kernel.probes import Probes
 
 CONFIG = "/etc/agentwatch/agentwatch.yaml"
 
@@ -30,17 +30,17 @@ def daemon(path: Path | None) -> None:
         raise PermissionDenied(
             "the daemon loads probes, which needs root", "sudo agentwatch daemon"
         )
+    gc.disable()  # next to all that a start makes is kept; the daemon enables it when that is done
     with ExitStack() as stack:
-        probes = _ahead(stack)
-        # The kernel takes its time to verify the probes: the rest is imported and read meanwhile.
-        from agentwatch import config
-        from agentwatch.daemon import Daemon
-        from agentwatch.kernel.preflight import explain
-        from agentwatch.notify import Notifier
-
         try:
-            running = Daemon(stack, config.load(path), Notifier(), probes.result, _tell)
+            begun = begin(stack, path)
+            from agentwatch.daemon import Daemon  # 0.1 s, in which agents are tagged already
+            from agentwatch.notify import Notifier
+
+            running = Daemon(stack, begun, Notifier(), _tell)
         except ProgramRefused as error:
+            from agentwatch.kernel.preflight import explain
+
             raise explain(error) from None
         running.run()
 
@@ -52,17 +52,3 @@ def _tell(text: str | AgentwatchError) -> None:
             report(text)
         else:
             click.echo(f"agentwatch: {text}", err=True)
-
-
-def _ahead(stack: ExitStack) -> Future[Probes]:
-    """Probes that are being loaded in a thread, and are closed at the end whatever became of it."""
-    loader = ThreadPoolExecutor(1, "load")
-    probes = loader.submit(Probes, identify=True)
-    loader.shutdown(wait=False)
-
-    def close() -> None:
-        with suppress(AgentwatchError):  # it has been raised to whoever wanted them
-            probes.result().close()
-
-    stack.callback(close)
-    return probes

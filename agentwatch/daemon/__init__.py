@@ -22,6 +22,7 @@ from typing import Any
 
 from agentwatch.actions import Breaker
 from agentwatch.admission import try_out
+from agentwatch.beginning import Begun
 from agentwatch.config import Config
 from agentwatch.control import wire
 from agentwatch.control.connection import Connection
@@ -31,18 +32,16 @@ from agentwatch.daemon.audit import Audit
 from agentwatch.daemon.denials import Denials
 from agentwatch.daemon.feed import Feed
 from agentwatch.daemon.history import History
-from agentwatch.daemon.policy import Loaded, Reloading, Result, load
+from agentwatch.daemon.policy import Loaded, Reloading, Result, compiled
 from agentwatch.daemon.remembered import Remembered
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
 from agentwatch.daemon.verbs import Verbs
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
-from agentwatch.kernel.probes import Probes
 from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
-from agentwatch.policy.levels import Host
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
@@ -58,19 +57,19 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 class Daemon:
     """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError.
 
-    probes_loaded: gives the probes, once they are; they are whoever loaded them's to close. tell:
-    where a line goes for whoever looks at the daemon's own terminal.
+    begun: how far it is; its probes are whoever loaded them's to close. tell: where a line goes
+    for whoever looks at the daemon's own terminal.
     """
 
     def __init__(
         self,
         stack: ExitStack,
-        config: Config,
+        begun: Begun,
         notifier: Notifier,
-        probes_loaded: Callable[[], Probes],
         tell: Callable[[str | AgentwatchError], None] = lambda text: None,
     ) -> None:
-        self.config, self._notifier, self._host = config, notifier, Host()
+        config, probes = begun.config, begun.probes
+        self.config, self._notifier, self._host = config, notifier, begun.host
         self._stop = ""
         self._tell = tell
         self._refused: AgentwatchError | None = None
@@ -79,9 +78,7 @@ class Daemon:
         self._poller = stack.enter_context(select.epoll())
         self._server = Server(config.socket, self._answer, self._poller)
         stack.callback(self._server.close, "the daemon is stopping")
-        loaded = load(config, self._host, tested=False)
-        probes = probes_loaded()
-        probes.set_literals(loaded.engine.literals())  # from here on agents that start are tagged
+        loaded = compiled(begun.config, begun.admitted, begun.seconds)
         mounts = Mounts.read()
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
@@ -195,7 +192,8 @@ class Daemon:
         self._watch.recognition.search()
         self._freeze_again(frozen)
         self._watch.step()
-        _keep()
+        gc.freeze()  # as _keep, which would walk it all: a start leaves little to be collected
+        gc.enable()
 
     def _try_rules(self) -> AgentwatchError | None:
         try:

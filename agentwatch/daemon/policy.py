@@ -31,21 +31,21 @@ class Loaded:
         return self.admitted.warnings
 
 
-def load(
-    config: Config,
-    host: Host,
-    before: Engine | None = None,
-    tested: bool = True,
-) -> Loaded:
-    """Raises RuleErrors, ConfigErrors: then nothing has changed.
-
-    tested: with False, somebody has the rules' own tests done afterwards (`Loaded.admitted`).
-    """
-    started = time.monotonic()
-    admitted = admit(config.rule_paths, host=host, without_hook=config.without_hook, tested=tested)
+def load(config: Config, host: Host, before: Engine) -> Loaded:
+    """What follows a policy. Raises RuleErrors, ConfigErrors: then nothing has changed."""
+    began = time.monotonic()
+    admitted = admit(config.rule_paths, host=host, without_hook=config.without_hook)
     wrong = config.check_agents([agent.id for agent in admitted.ruleset.agents])
     if wrong:
         raise ConfigErrors(wrong)
+    return compiled(config, admitted, time.monotonic() - began, before)
+
+
+def compiled(
+    config: Config, admitted: Admitted, seconds: float, before: Engine | None = None
+) -> Loaded:
+    """The policy of these rules. seconds: it took to read them."""
+    began = time.monotonic()
     engine = Engine(
         admitted.ruleset,
         mode=config.mode,
@@ -53,7 +53,7 @@ def load(
         without_hook=config.without_hook,
         memory=before.memory if before else None,
     )
-    return Loaded(config, engine, admitted, time.monotonic() - started)
+    return Loaded(config, engine, admitted, seconds + time.monotonic() - began)
 
 
 Result = Loaded | AgentwatchError

@@ -151,8 +151,12 @@ def _document(file: str, text: str, report: Report) -> Node | None:
 
 
 def _events(text: str, pure: bool) -> Iterator[Any]:
-    events: Iterator[Any] = YAML(typ="safe", pure=pure).parse(text)
-    return events
+    if pure:
+        return iter(YAML(typ="safe", pure=True).parse(text))
+    # What YAML(pure=False).parse does, without asking thrice for each event.
+    from ruamel.yaml.cyaml import CParser  # type: ignore[attr-defined]  # there with libyaml only
+
+    return iter(CParser(text).get_event, None)
 
 
 def _unreadable_character(file: str, text: str, error: Any, report: Report) -> None:

@@ -22,7 +22,7 @@ from agentwatch.errors import AgentwatchError
 from agentwatch.events import Event, Open, ProcessKey
 from agentwatch.sinks import frames
 from agentwatch.sinks.frames import Frame
-from tests.daemon.running import Place, until
+from tests.daemon.running import Place, line_of, taken, until
 
 ASKER = Path(__file__).with_name("asking.py")
 
@@ -62,8 +62,7 @@ class Asker:
         self.pid = int(self._line())
 
     def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        return line_of(self._process)
 
     def __call__(self, verb: str, /, **args: Any) -> Answer:
         assert self._process.stdin is not None
@@ -171,8 +170,8 @@ def forked(act: Callable[[], Any], uid: int = 0) -> Iterator[Callable[[], Any]]:
     os.close(writing)
 
     def result() -> Any:
-        with open(reading, "rb", closefd=False) as stream:
-            return json.loads(stream.read())
+        what = "what a child of the test's returns"
+        return json.loads(b"".join(iter(lambda: taken(reading, 65536, what), b"")))
 
     try:
         yield result

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -53,9 +54,35 @@ RULE = """\
 """
 
 
-def until(claim: Callable[[], object], what: str = "it") -> None:
+def until(claim: Callable[[], object], what: str) -> None:
     """Waits for something to come true; fails where it does not."""
-    assert eventually(claim, PATIENCE), f"{what} does not happen"
+    assert eventually(claim, PATIENCE), f"{what}: not within {PATIENCE} s"
+
+
+def taken(fd: int, size: int, what: str) -> bytes:
+    """What there is to read, at most `size` bytes, once there is some; none at the end."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    assert waiting.poll(PATIENCE * 1000), f"{what}: not within {PATIENCE} s"
+    return os.read(fd, size)
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next line that it writes, without its end; "" where it ends without one."""
+    assert process.stdout is not None
+    line, what = b"", f"a line of {process.args!r}"
+    while byte := taken(process.stdout.fileno(), 1, what):  # the next line is left where it is
+        if byte == b"\n":
+            break
+        line += byte
+    return line.decode()
+
+
+def cue(process: subprocess.Popen[str]) -> None:
+    """Writes the line that it waits for."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 class Supervisor:

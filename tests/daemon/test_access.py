@@ -18,8 +18,8 @@ from agentwatch.errors import AgentwatchError, UsageError
 from agentwatch.sinks.frames import Kill, Session, SessionEnd
 from agentwatch.sinks.host import this_host
 from tests.daemon.peers import Answer, answer_to, asker, forked
-from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, reads, until
-from tests.kernel.launching import is_there
+from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, cue, line_of, reads, until
+from tests.proc import is_there
 
 pytestmark = pytest.mark.root
 
@@ -86,7 +86,7 @@ def test_what_an_agent_runs_may_ask_why_and_nothing_else(
 ) -> None:
     """Root's agents no more than others': not even to be tagged again, or to ask about others."""
     agent = asker(place, uid=uid, tagged=True)
-    until(lambda: len(daemon.sessions) == 1)
+    until(lambda: len(daemon.sessions) == 1, "a session")
     assert agent("why").ok
     assert agent("why", pid=agent.pid).ok
     untagged = place.process("sleep", "1000")
@@ -139,7 +139,7 @@ def test_garbage_on_the_socket_disturbs_nobody(daemon: Daemon, place: Place) -> 
         assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
         assert daemon.status["pid"] == daemon.pid
         assert daemon.status["problems"] == []
-    until(lambda: daemon.status["connections"] == 1)
+    until(lambda: daemon.status["connections"] == 1, "one connection")
 
 
 # Tagging. ----------------------------------------------------------------------------------------
@@ -149,9 +149,7 @@ def test_a_process_is_tagged_by_hand_with_all_it_started(daemon: Daemon, place: 
     """From then on it is a session of that agent, and its rules act on its children too."""
     script = f"sleep 1000 & echo started; read line; sh -c '{reads(place)}'; echo ended; read line"
     process = place.process("sh", "-c", script)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    assert line_of(process) == "started"
     tagged = daemon.ask("agents.tag", pid=process.pid, agent="stub", project=str(place.directory))
     assert tagged["processes"] == 2
     session = daemon.session(process.pid)
@@ -159,9 +157,8 @@ def test_a_process_is_tagged_by_hand_with_all_it_started(daemon: Daemon, place: 
     assert (session["agents"], session["project"]) == (["stub"], str(place.directory))
     (told,) = place.of_session(Session, process.pid)
     assert (told.how, told.agent, told.uid) == ("tag", "stub", 0)
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "ended\n"
+    cue(process)
+    assert line_of(process) == "ended"
     (kill,) = place.of_session(Kill, process.pid)
     assert kill.outcome == "killed"
 
@@ -211,7 +208,7 @@ def test_a_person_tags_nobody_else(daemon: Daemon, place: Place) -> None:
 def dead() -> int:
     """A pid that nobody has."""
     ended = subprocess.Popen(["true"])
-    ended.wait()
+    ended.wait(PATIENCE)
     return ended.pid
 
 
@@ -275,19 +272,16 @@ def test_an_untagged_tree_goes_on_unwatched(daemon: Daemon, place: Place) -> Non
     """Its processes live, may read the key, and are no session's any more."""
     script = f"sleep 1000 & echo started; read line; cat {place['key']}; exec 3< {place['key']}"
     agent = place.agent(f"{script}; echo free; read line")
-    assert agent.stdin is not None
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
+    assert line_of(agent) == "started"
     session = daemon.session(agent.pid)["session"]
     daemon.tree(agent.pid, 2)
     let_go = daemon.ask("agents.untag", which=session)
     assert (let_go["sessions"], let_go["processes"]) == ([session], 2)
     assert daemon.sessions == []
     assert len(place.of_session(SessionEnd, agent.pid)) == 1
-    agent.stdin.write("\n")
-    agent.stdin.flush()
-    assert agent.stdout.readline() == "the key\n"
-    assert agent.stdout.readline() == "free\n"
+    cue(agent)
+    assert line_of(agent) == "the key"
+    assert line_of(agent) == "free"
     assert agent.pid not in {one.process.pid for one in place.frames(Kill)}
     assert daemon.ask("agents.tag", pid=agent.pid)["processes"] == 2  # and back
 

@@ -21,12 +21,13 @@ from tests.daemon.running import (
     Place,
     counts,
     grows,
+    line_of,
     reads,
     rests,
     size,
     until,
 )
-from tests.kernel.launching import is_there
+from tests.proc import is_there
 
 pytestmark = pytest.mark.root
 
@@ -59,9 +60,8 @@ forks(False)
 def test_a_killed_session_ends_while_it_forks_all_the_time(daemon: Daemon, place: Place) -> None:
     """Nothing of it is left when the answer comes, and nothing comes after."""
     agent = place.agent(f"exec python3 -I -c '{STORM}'")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
-    until(lambda: len(daemon.session(agent.pid)["processes"]) >= 4)
+    assert line_of(agent) == "started"
+    until(lambda: len(daemon.session(agent.pid)["processes"]) >= 4, "four processes")
     ended = daemon.ask("agents.kill", which=str(agent.pid))
     assert ended["processes"] >= 4
     assert not any(is_there(pid) for pid in place.pids())
@@ -75,8 +75,7 @@ def test_a_storm_that_runs_already_is_taken_whole(place: Place) -> None:
     in the agent's own terminal session, as with an agent that a person starts from a shell.
     """
     agent = place.agent(f"python3 -I -c '{STORM}'; :", start_new_session=True)
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
+    assert line_of(agent) == "started"
     daemon = place.start()
     assert daemon.session(agent.pid)["processes"]
     daemon.ask("agents.kill", which=str(agent.pid))
@@ -139,7 +138,7 @@ def test_a_frozen_session_rests_until_it_is_thawed(freezing: Daemon, how: str) -
     assert again["how"] == how
     os.kill(agent.pid, signal.SIGCONT)  # whoever sends it: it stays as it is
     assert rests(second)
-    until(lambda: rests(file))
+    until(lambda: rests(file), "rest")
 
     thawed = freezing.ask("agents.thaw", which=session)
     assert (thawed["sessions"], thawed["how"]) == ([session], how)
@@ -164,16 +163,15 @@ def test_a_frozen_session_can_be_killed(freezing: Daemon) -> None:
     assert agent.wait(PATIENCE) == -signal.SIGKILL
     assert file.stat().st_size == before
     assert not any(is_there(pid) for pid in place.pids())
-    until(lambda: not freezing.sessions)
+    until(lambda: not freezing.sessions, "the end of the session")
 
 
 def test_a_storm_of_forks_is_frozen(freezing: Daemon) -> None:
     """Nobody who is forked meanwhile gets away: the same processes are there a while later."""
     place = freezing.place
     agent = place.agent(f"exec python3 -I -c '{STORM}'")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
-    until(lambda: len(freezing.session(agent.pid)["processes"]) >= 4)
+    assert line_of(agent) == "started"
+    until(lambda: len(freezing.session(agent.pid)["processes"]) >= 4, "four processes")
     freezing.ask("agents.freeze", which=str(agent.pid))
     before = {pid for pid in place.pids() if is_there(pid)}
     assert rests(place["key"])
@@ -218,7 +216,10 @@ def test_what_was_frozen_stays_so_with_the_next_daemon(
     daemon.wait()
     again = place.start()
     assert again.session(agent.pid)["state"] == "frozen"
-    until(lambda: any("before this one" in one.text for one in place.frames(Notice)))
+    until(
+        lambda: any("before this one" in one.text for one in place.frames(Notice)),
+        "a notice of who was frozen",
+    )
     assert rests(file)
     assert file.stat().st_size == before
     again.ask("agents.thaw", which="stub")
@@ -230,7 +231,7 @@ def test_who_changed_what_is_in_the_journal(daemon: Daemon, place: Place) -> Non
     agent = place.agent("echo started; read line")
     daemon.session(agent.pid)
     person, tagged = asker(place, uid=NOBODY), asker(place, tagged=True)
-    until(lambda: len(daemon.sessions) == 2)
+    until(lambda: len(daemon.sessions) == 2, "two sessions")
     assert not person("agents.kill", which=str(agent.pid)).ok
     assert not tagged("rules.reload").ok
     daemon.ask("agents.freeze", which=str(agent.pid))
@@ -256,9 +257,8 @@ def test_a_paused_rule_does_not_act_until_it_is_resumed(daemon: Daemon, place: P
     paused = daemon.ask("rules.pause", rule="test.key", seconds=600)
     assert paused["rule"] == "test.key"
     agent = place.agent(f"cat {place['key']} && echo started; read line")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "the key\n"
-    assert agent.stdout.readline() == "started\n"
+    assert line_of(agent) == "the key"
+    assert line_of(agent) == "started"
     assert daemon.ask("rules.pause", rule="test.key", seconds=0)["until_at"] == 0
     assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
     said = [one.text for one in place.awaited(Notice, 2) if one.subject == "pause"]

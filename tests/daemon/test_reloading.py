@@ -10,7 +10,7 @@ import pytest
 
 from agentwatch.errors import RuleErrors
 from agentwatch.sinks.frames import Kill, Reload, Session, Verdict
-from tests.daemon.running import PATIENCE, Daemon, Place, counts, grows, reads, until
+from tests.daemon.running import PATIENCE, Daemon, Place, counts, cue, grows, line_of, reads, until
 
 pytestmark = pytest.mark.root
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 def kills(place: Place, name: str) -> bool:
     """Whether an agent that opens a file is killed for it; one that is not says so."""
     agent = place.agent(f"exec 3< {place[name]}; while :; do echo lives; sleep 0.02; done")
-    until(lambda: agent.poll() is not None or judged(place, agent.pid))
+    until(lambda: agent.poll() is not None or judged(place, agent.pid), "its end or a verdict")
     return agent.poll() == -signal.SIGKILL
 
 
@@ -55,9 +55,7 @@ def test_a_request_reloads_and_tells_what_is_loaded(daemon: Daemon, place: Place
     assert (loaded["generation"], loaded["rules"], loaded["warnings"]) == (2, 2, [])
     assert (loaded["seconds"] > 0, loaded["restart"]) == (True, [])
     assert daemon.session(agent.pid)["session"] == session["session"]
-    assert agent.stdin is not None
-    agent.stdin.write("\n")
-    agent.stdin.flush()
+    cue(agent)
     assert agent.wait(PATIENCE) == -signal.SIGKILL
     place.rules.clear()
     place.rules["other"] = "alert"
@@ -134,7 +132,7 @@ def test_requests_while_one_runs_are_all_answered(daemon: Daemon, place: Place) 
         place.rules |= files
         place.write()
         first = pool.submit(daemon.reload)
-        until(lambda: daemon.status["connections"] >= 2)
+        until(lambda: daemon.status["connections"] >= 2, "two connections")
         early = [pool.submit(daemon.reload) for _ in range(5)]
         place.rules["other"] = "kill"
         place.write()
@@ -143,7 +141,7 @@ def test_requests_while_one_runs_are_all_answered(daemon: Daemon, place: Place) 
         answers = [one.result(60) for one in (first, *early, *late)]
     assert {one["rules"] for one in answers} <= {301, 302}
     assert [one["rules"] for one in answers[6:]] == [302] * 5
-    until(lambda: daemon.status["rules"]["loaded"] == 302)
+    until(lambda: daemon.status["rules"]["loaded"] == 302, "302 rules")
     generation = daemon.status["generation"]
     assert max(one["generation"] for one in answers) <= generation
     assert len({one["generation"] for one in answers}) < len(answers)  # some were one load
@@ -166,9 +164,7 @@ def test_the_loop_goes_on_while_rules_are_loaded(daemon: Daemon, place: Place) -
 def test_an_identity_that_comes_with_a_reload_finds_who_runs(daemon: Daemon, place: Place) -> None:
     """An agent nobody knew of when it was started is a session from then on, and is judged."""
     agent = place.agent(f"echo started; read line; {reads(place)}", name="late")
-    assert agent.stdin is not None
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
+    assert line_of(agent) == "started"
     assert daemon.sessions == []
     place.identities.append("late")
     place.write()
@@ -176,8 +172,7 @@ def test_an_identity_that_comes_with_a_reload_finds_who_runs(daemon: Daemon, pla
     assert daemon.session(agent.pid)["agents"] == ["late"]
     (told,) = place.awaited(Session)
     assert told.how == "running"
-    agent.stdin.write("\n")
-    agent.stdin.flush()
+    cue(agent)
     assert agent.wait(PATIENCE) == -signal.SIGKILL
     assert place.agent(reads(place), name="late").wait(PATIENCE) == -signal.SIGKILL
 
@@ -193,8 +188,7 @@ def test_an_identity_that_goes_begins_no_session(daemon: Daemon, place: Place) -
     place.write()
     daemon.reload()
     after = place.agent("echo started; read line", name="late")
-    assert after.stdout is not None
-    assert after.stdout.readline() == "started\n"
+    assert line_of(after) == "started"
     assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL  # by then it was seen
     assert [one["pid"] for one in daemon.sessions if one["agents"] == ["late"]] == [before.pid]
 

@@ -12,7 +12,7 @@ import pytest
 
 from agentwatch.events import Exec
 from agentwatch.sinks.frames import Session, Verdict
-from tests.daemon.running import AS_NOBODY, NOBODY, PATIENCE, Daemon, reads, until
+from tests.daemon.running import AS_NOBODY, NOBODY, PATIENCE, Daemon, line_of, reads, until
 
 pytestmark = pytest.mark.root
 
@@ -92,8 +92,7 @@ def test_signals_are_cmds(standing: Daemon, number: signal.Signals) -> None:
         f"trap 'exit 9' {number.name.removeprefix('SIG')}; echo up; while :; do sleep 0.05; done"
     )
     process = running(standing, "sh", "-c", script)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
+    assert line_of(process) == "up"
     process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 9
@@ -139,8 +138,7 @@ def test_options_a_daemon_has_its_own_of_make_it_watch_by_itself(standing: Daemo
 def test_cmd_does_not_go_on_unwatched(daemon: Daemon) -> None:
     """When the daemon is gone, so is CMD: nobody would see what it does."""
     process = running(daemon, "sh", "-c", "echo $$; exec sleep 1000")
-    assert process.stdout is not None
-    pid = int(process.stdout.readline())
+    pid = int(line_of(process))
     daemon.session(pid)
     daemon.process.kill()
     _, err = process.communicate(timeout=PATIENCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,8 +13,8 @@ import pytest
 
 from agentwatch.events import Exec, Exit, Fork, Open
 from agentwatch.sinks.frames import AgentAdded, Gap, Kill, Session, SessionEnd, Verdict
-from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, reads, until
-from tests.kernel.launching import is_there
+from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, cue, line_of, reads, until
+from tests.proc import is_there
 
 pytestmark = pytest.mark.root
 
@@ -23,8 +24,7 @@ TREE = "sleep 1000 & sh -c 'sleep 1000; :' & echo started; read line; :"
 
 def started(agent: subprocess.Popen[str]) -> None:
     """Waits until the agent says that it has begun what it is to do."""
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "started\n"
+    assert line_of(agent) == "started"
 
 
 def number(metrics: str, name: str) -> float:
@@ -89,6 +89,7 @@ def test_how_it_is_frozen_is_listed_and_shown(
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        timeout=PATIENCE,
     )
     assert "frozen by cgroup" in shown.stdout
     assert str(place.stub) in shown.stdout
@@ -105,7 +106,8 @@ def test_the_tree_of_a_session_shows_who_started_whom(daemon: Daemon, place: Pla
     until(
         lambda: (
             [one["command"] for one in daemon.tree(agent.pid, 4).values()].count("sleep 1000") == 2
-        )
+        ),
+        "two that sleep",
     )
     tree = daemon.tree(agent.pid, 4)
     shell = next(one for one in tree.values() if one["command"].startswith("sh -c"))
@@ -119,14 +121,15 @@ def test_the_tree_of_a_session_shows_who_started_whom(daemon: Daemon, place: Pla
 def test_whoever_outlives_a_parent_stays_in_the_session(daemon: Daemon, place: Place) -> None:
     """A daemonised child of a child is listed and killed like any other."""
     script = f"setsid sh -c 'read line < {place['gate']}; {reads(place)}' & echo started; exit 0"
-    subprocess.run(["mkfifo", place["gate"]], check=True)
+    os.mkfifo(place["gate"])
     agent = place.agent(script)
     started(agent)
     assert agent.wait(PATIENCE) == 0
     (left,) = daemon.tree(agent.pid, 1).values()
     assert left["parent"] == 0
-    place["gate"].write_text("\n")
-    until(lambda: not is_there(left["pid"]), "its end")
+    with place["gate"].open("r+b", buffering=0) as gate:  # both ends: does not wait for a reader
+        gate.write(b"\n")
+        until(lambda: not is_there(left["pid"]), "its end")
     (kill,) = place.of_session(Kill, agent.pid)
     assert (kill.process.pid, kill.outcome) == (left["pid"], "killed")
 
@@ -223,8 +226,7 @@ def test_a_look_alike_leaves_nothing(daemon: Daemon, place: Place, where: str) -
     """A program that shares a part of an agent's name is nobody's, like all that it does."""
     alike = place.program(where.format(place.unique))
     person = place.process(alike, f"cat {place['key']}; echo started; sleep 1000 & read line")
-    assert person.stdout is not None
-    assert person.stdout.readline() == "the key\n"
+    assert line_of(person) == "the key"
     started(person)
     agent = place.agent("echo started; read line")
     started(agent)
@@ -259,9 +261,7 @@ def test_of_agents_that_are_not_wanted_no_session_begins(own: Place) -> None:
     assert daemon.sessions == []
     daemon.ask("agents.tag", pid=agent.pid, agent="stub")
     assert [one["agents"] for one in daemon.sessions] == [["stub"]]
-    assert agent.stdin is not None
-    agent.stdin.write("\n")
-    agent.stdin.flush()
+    cue(agent)
     assert agent.wait(PATIENCE) == -signal.SIGKILL
 
 
@@ -271,7 +271,7 @@ def test_findings_are_written_for_log_shippers(own: Place) -> None:
     own.write(jsonl=str(findings))
     own.start()
     assert own.agent(reads(own)).wait(PATIENCE) == -signal.SIGKILL
-    until(lambda: "test.key" in text_of(findings))
+    until(lambda: "test.key" in text_of(findings), "a finding")
 
 
 def text_of(file: Path) -> str:

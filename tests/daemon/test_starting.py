@@ -11,7 +11,7 @@ import pytest
 from agentwatch.errors import NotRunningError
 from agentwatch.sinks.frames import Control, Header, Holdings, Notice, Resumed, Session, Start, Stop
 from tests.daemon.peers import Subscriber
-from tests.daemon.running import AS_NOBODY, PATIENCE, Daemon, Place, reads, until
+from tests.daemon.running import AS_NOBODY, PATIENCE, Daemon, Place, cue, reads, until
 
 pytestmark = pytest.mark.root
 
@@ -54,7 +54,7 @@ def test_a_subscriber_is_told_of_the_end(daemon: Daemon) -> None:
     """It need not guess why nothing comes any more."""
     with daemon.client() as client:
         told = Subscriber.of(client)
-        until(lambda: told.of_kind(Header))
+        until(lambda: told.of_kind(Header), "the header of the journal")
         assert daemon.stop() == 0
         told.all()
         assert client.ended == "the daemon is stopping"
@@ -80,7 +80,7 @@ def test_the_watchdog_is_fed(place: Place) -> None:
 def test_a_watchdog_nobody_asked_for_is_not_fed(place: Place) -> None:
     """WATCHDOG_PID of another process means another process."""
     daemon = place.start(env={"WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"})
-    until(lambda: daemon.stop() == 0)
+    until(lambda: daemon.stop() == 0, "a clean stop")
     assert place.supervisor.count("WATCHDOG=1") == 0
 
 
@@ -180,9 +180,7 @@ def test_what_a_killed_daemon_left_is_replaced_and_told(place: Place) -> None:
     held = [one.files for one in place.awaited(Holdings) if one.process.pid == agent.pid]
     assert f"r {place['other']}" in held[-1]
 
-    assert agent.stdin is not None
-    agent.stdin.write("\n")
-    agent.stdin.flush()
+    cue(agent)
     assert agent.wait(PATIENCE) == -signal.SIGKILL
     assert daemon.stop() == 0
     report = place.report()

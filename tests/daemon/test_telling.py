@@ -14,7 +14,7 @@ import pytest
 from agentwatch.sinks.frames import Control, Header, Kill, Session, SessionEnd, Verdict
 from agentwatch.sinks.host import this_host
 from tests.daemon.peers import Asker, Subscriber, asker, asking, forked
-from tests.daemon.running import NOBODY, Daemon, Place, reads, until
+from tests.daemon.running import NOBODY, Daemon, Place, cue, line_of, reads, until
 
 pytestmark = pytest.mark.root
 
@@ -37,8 +37,7 @@ def place(standing: Daemon) -> Place:
 def denied(place: Place, daemon: Daemon, uid: int = 0) -> int:
     """The pid of an agent that lives, of which a child was killed for reading the key."""
     agent = place.agent(f"sh -c '{reads(place)}'; echo denied; read line", uid=uid)
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "denied\n"
+    assert line_of(agent) == "denied"
     until(lambda: daemon.ask("why", pid=agent.pid)["denials"], "a denial")
     return agent.pid
 
@@ -91,7 +90,7 @@ def test_an_agent_asks_why_of_its_own_session(daemon: Daemon, place: Place) -> N
     others = denied(place, daemon)
     agent = place.agent(f"sh -c '{reads(place)}'; exec {' '.join(asking(place))}")
     own = Asker(agent)
-    until(lambda: own("why").value.get("denials"))
+    until(lambda: own("why").value.get("denials"), "a denial of its own")
     told = own("why").value
     assert told["session"] == daemon.session(agent.pid)["session"]
     assert [one["instead"] for one in told["denials"]] == ["Ask for another key."]
@@ -101,9 +100,8 @@ def test_an_agent_asks_why_of_its_own_session(daemon: Daemon, place: Place) -> N
 def test_the_last_sixteen_denials_are_told(daemon: Daemon, place: Place) -> None:
     """Oldest first; those of a session that is over are there too."""
     agent = place.agent(f"for i in $(seq 20); do sh -c '{reads(place)}'; done; echo denied")
-    assert agent.stdout is not None
-    assert agent.stdout.readline() == "denied\n"
-    until(lambda: not daemon.sessions)
+    assert line_of(agent) == "denied"
+    until(lambda: not daemon.sessions, "the end of all sessions")
     told = daemon.ask("why")
     assert len(told["denials"]) == 16
     times = [one["at"] for one in told["denials"]]
@@ -121,8 +119,8 @@ def test_everybody_is_sent_their_own_sessions_as_they_happen(daemon: Daemon, pla
         with daemon.client() as client:
             told = Subscriber.of(client)
             os.mknod(place["shared"] / f"{os.getuid()}")
-            until(lambda: len(told.of_kind(SessionEnd)) == 1)
-            until(lambda: (place["shared"] / "done").exists())
+            until(lambda: len(told.of_kind(SessionEnd)) == 1, "the end of its session")
+            until(lambda: (place["shared"] / "done").exists(), "who is done")
             told.look()
             frames = [f for f in told.frames if not isinstance(f, Header)]
             sessions = {f.session.pid for f in frames if hasattr(f, "session")}
@@ -139,11 +137,11 @@ def test_everybody_is_sent_their_own_sessions_as_they_happen(daemon: Daemon, pla
     ):
         root = Subscriber.of(client)
         for uid in (NOBODY, ANOTHER):
-            until((place["shared"] / f"{uid}").exists)
+            until((place["shared"] / f"{uid}").exists, "who has begun")
         one = place.agent(f"sh -c '{reads(place)}'; :", uid=NOBODY)
         other = place.agent(f"sh -c '{reads(place)}'; :", uid=ANOTHER)
-        until(lambda: len(root.of_kind(SessionEnd)) == 2)
-        until(lambda: len(root.opened(place["key"])) == 2)
+        until(lambda: len(root.of_kind(SessionEnd)) == 2, "the end of two sessions")
+        until(lambda: len(root.opened(place["key"])) == 2, "two who read the key")
         place["shared"].joinpath("done").touch()
         assert {s.pid for s in root.opened(place["key"])} == {one.pid, other.pid}
         assert {f.uid for f in root.of_kind(Session)} == {NOBODY, ANOTHER}
@@ -162,14 +160,14 @@ def test_a_stream_begins_with_what_is_needed_to_read_it(daemon: Daemon, place: P
     daemon.session(agent.pid)
     with daemon.client() as client:
         root = Subscriber.of(client)
-        until(lambda: len(root.of_kind(Session)) == 1)
+        until(lambda: len(root.of_kind(Session)) == 1, "a session")
         header, session = root.frames[:2]
         assert isinstance(header, Header)
         assert header.tables
         assert isinstance(session, Session)
         assert session.session.pid == agent.pid
-        until(lambda: daemon.status["subscribers"] == 1)
-    until(lambda: daemon.status["subscribers"] == 0)
+        until(lambda: daemon.status["subscribers"] == 1, "one who follows")
+    until(lambda: daemon.status["subscribers"] == 0, "nobody who follows")
 
 
 def test_one_session_can_be_followed_alone(daemon: Daemon, place: Place) -> None:
@@ -181,12 +179,9 @@ def test_one_session_can_be_followed_alone(daemon: Daemon, place: Place) -> None
     with daemon.client() as client:
         told = Subscriber.of(client, session=daemon.session(one.pid)["session"])
         for agent in (other, one):
-            assert agent.stdin is not None
-            assert agent.stdout is not None
-            agent.stdin.write("\n")
-            agent.stdin.flush()
-            assert agent.stdout.readline() == "the other\n"
-        until(lambda: told.opened(place["other"]))
+            cue(agent)
+            assert line_of(agent) == "the other"
+        until(lambda: told.opened(place["other"]), "who reads the other")
         assert {event.session.pid for event in told.events} == {one.pid}
         assert [one.session.pid for one in told.of_kind(Session)] == [one.pid]
 
@@ -206,7 +201,7 @@ def test_nobody_follows_somebody_elses_session(daemon: Daemon, place: Place) -> 
 def test_what_an_agent_runs_follows_nothing(daemon: Daemon, place: Place) -> None:
     """Not even its own session."""
     agent = asker(place, tagged=True)
-    until(lambda: daemon.sessions)
+    until(lambda: daemon.sessions, "a session")
     assert agent("events", follow=True).error == "PermissionDenied"
     own = daemon.sessions[0]["session"]
     assert agent("events", follow=True, session=own).error == "PermissionDenied"
@@ -219,15 +214,15 @@ def test_a_subscriber_that_becomes_an_agents_is_ended(daemon: Daemon, place: Pla
         with daemon.client() as client:
             told = Subscriber.of(client)
             place["subscribed"].touch()
-            until(lambda: told.ended)
+            until(lambda: told.ended, "the end of the stream")
             return [client.ended, len(told.opened(place["other"]))]
 
     with forked(follow) as result:
-        until(place["subscribed"].exists)
-        until(lambda: daemon.status["subscribers"] == 1)
+        until(place["subscribed"].exists, "who says that it follows")
+        until(lambda: daemon.status["subscribers"] == 1, "one who follows")
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         daemon.ask("agents.tag", pid=int(children[-1]))
-        until(lambda: daemon.status["subscribers"] == 0)
+        until(lambda: daemon.status["subscribers"] == 0, "nobody who follows")
         reason, _ = result()
     assert reason == "what an agent runs may not read this"
 
@@ -247,9 +242,9 @@ def test_a_subscriber_who_does_not_read_is_told_what_was_dropped(
         late, told = Subscriber.of(slow), Subscriber.of(quick)
         for count in range(1, rounds + 1):
             place.agent(f"for i in $(seq {opens}); do : < {file}; done")
-            until(partial(so_many, told, file, opens * count))
+            until(partial(so_many, told, file, opens * count), "all that was opened")
         assert (told.missed, daemon.status["subscribers"]) == (0, 2)
-        until(lambda: late.ended or late.missed)
+        until(lambda: late.ended or late.missed, "a loss or the end of the stream")
         assert len(late.opened(file)) < opens * rounds
     assert not any(daemon.status["losses"].values())
 
@@ -261,7 +256,7 @@ def test_only_root_is_told_who_changed_what(daemon: Daemon, place: Place) -> Non
         with daemon.client() as client:
             told = Subscriber.of(client)
             place["two"].joinpath("ready").touch()
-            until(lambda: place["two"].joinpath("done").exists())
+            until(lambda: place["two"].joinpath("done").exists(), "the second that is done")
             told.look()
             return [type(frame).__name__ for frame in told.frames]
 
@@ -271,9 +266,9 @@ def test_only_root_is_told_who_changed_what(daemon: Daemon, place: Place) -> Non
     daemon.session(agent.pid)
     with forked(follow, NOBODY) as result, daemon.client() as client:
         root = Subscriber.of(client)
-        until(place["two"].joinpath("ready").exists)
+        until(place["two"].joinpath("ready").exists, "the second that is ready")
         daemon.ask("agents.freeze", which="stub")
-        until(lambda: root.of_kind(Control))
+        until(lambda: root.of_kind(Control), "what root asked for")
         place["two"].joinpath("done").touch()
         assert result() == ["Header"]
 
@@ -344,5 +339,5 @@ def test_the_past_of_one_session_is_told(daemon: Daemon, place: Place, over: Ove
 def test_the_past_is_not_for_what_an_agent_runs(daemon: Daemon, place: Place) -> None:
     """It has `why`."""
     agent = asker(place, tagged=True)
-    until(lambda: daemon.sessions)
+    until(lambda: daemon.sessions, "a session")
     assert agent("events", follow=False).error == "PermissionDenied"

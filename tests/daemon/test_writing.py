@@ -12,7 +12,18 @@ import pytest
 
 from agentwatch.sinks.frames import Kill, Notice, Resumed, Session, Verdict
 from agentwatch.sinks.verify import verify
-from tests.daemon.running import PATIENCE, Daemon, Place, counts, grows, reads, rests, until
+from tests.daemon.running import (
+    PATIENCE,
+    Daemon,
+    Place,
+    counts,
+    cue,
+    grows,
+    line_of,
+    reads,
+    rests,
+    until,
+)
 
 pytestmark = pytest.mark.root
 
@@ -104,7 +115,7 @@ def test_a_full_disk_stops_no_agent_and_hides_no_decision(crowded: Daemon, place
     assert any(one.startswith("the journal failed") for one in crowded.status["problems"])
     before = crowded.status["journal"]["sequence"]
     assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
-    until(lambda: decisions(place, disk) == [Verdict, Kill] * 2)
+    until(lambda: decisions(place, disk) == [Verdict, Kill] * 2, "two kills in the journal")
     assert crowded.status["journal"]["sequence"] > before
     (report,) = verify(disk)
     assert (report.intact, report.live) == (True, True)
@@ -128,7 +139,7 @@ def test_a_journal_that_is_removed_is_said_and_made_anew(daemon: Daemon, place: 
     agent = place.agent(script)
     daemon.session(agent.pid)
     place.awaited(Session)
-    until(lambda: place.report().frames > 0)
+    until(lambda: place.report().frames > 0, "a frame in the journal")
     shutil.rmtree(place.journal)
     told: list[str] = []
 
@@ -138,7 +149,7 @@ def test_a_journal_that_is_removed_is_said_and_made_anew(daemon: Daemon, place: 
 
     until(is_told, "a problem in status")
     assert "ask who could remove it" in told[0]
-    until(lambda: (place.journal / "daemon").is_dir())
+    until(lambda: (place.journal / "daemon").is_dir(), "a journal")
     assert grows(file)
     assert place.agent(reads(place)).wait(PATIENCE) == -signal.SIGKILL
     assert len(place.awaited(Kill)) == 1
@@ -155,7 +166,10 @@ def test_a_removed_journal_is_found_missing_by_the_command(daemon: Daemon, place
     line = [str(place.agentwatch), "journal", "verify", "--journal", str(place.journal)]
     assert subprocess.run(line, capture_output=True, timeout=PATIENCE).returncode == 0
     shutil.rmtree(place.journal)
-    until(lambda: (place.journal / "daemon").is_dir() and daemon.status["journal"]["failures"])
+    until(
+        lambda: (place.journal / "daemon").is_dir() and daemon.status["journal"]["failures"],
+        "a journal anew, and its failures",
+    )
     assert daemon.stop() == 0
     found = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
     assert found.returncode == 1
@@ -169,7 +183,7 @@ def test_what_an_agent_does_while_the_daemon_is_killed_is_found(place: Place) ->
     agent = place.agent(script)
     killed.session(agent.pid)
     assert grows(file)
-    until(lambda: len(place.events_of(agent.pid)) > 20)
+    until(lambda: len(place.events_of(agent.pid)) > 20, "twenty events of it")
     killed.process.kill()
     killed.wait()
     assert grows(file)
@@ -194,11 +208,9 @@ def test_too_many_kills_freeze_the_session(place: Place) -> None:
     script, file = counts(place)
     storm = f"for i in 1 2 3; do sh -c '{reads(place)}'; done"
     agent = place.agent(f"({script}) & read line; {storm}; read line; {storm}; read line")
-    assert agent.stdin is not None
     assert grows(file)
     assert daemon.session(agent.pid)["state"] == "running"
-    agent.stdin.write("\n")
-    agent.stdin.flush()
+    cue(agent)
     until(lambda: daemon.session(agent.pid)["state"] == "frozen", "the freeze")
     assert rests(file)
     assert len(place.awaited(Kill, 3)) == 3
@@ -208,8 +220,7 @@ def test_too_many_kills_freeze_the_session(place: Place) -> None:
     daemon.ask("agents.thaw", which="stub")  # and it counts anew
     assert daemon.session(agent.pid)["state"] == "running"
     assert grows(file)
-    agent.stdin.write("\n")
-    agent.stdin.flush()
+    cue(agent)
     until(lambda: daemon.session(agent.pid)["state"] == "frozen", "the second freeze")
     assert len(place.awaited(Kill, 6)) == 6
     assert daemon.ask("agents.kill", which="stub")["processes"] >= 2
@@ -223,7 +234,6 @@ def test_as_many_kills_as_configured_freeze_nobody(place: Place) -> None:
     script = f"for i in 1 2; do sh -c '{reads(place)}'; done; echo done; read line"
     agents = [place.agent(script) for _ in range(2)]
     for agent in agents:
-        assert agent.stdout is not None
-        assert agent.stdout.readline() == "done\n"
+        assert line_of(agent) == "done"
     assert len(place.awaited(Kill, 4)) == 4
     assert {daemon.session(agent.pid)["state"] for agent in agents} == {"running"}

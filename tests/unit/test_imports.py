@@ -29,7 +29,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("actions", "control", "freezer", "sinks"),
     ("kernel",),
     ("admission", "aside", "backfill", "enforcement", "holding", "testing"),
-    ("sessions",),
+    ("beginning", "sessions"),
     ("losses", "recognition"),
     ("watch",),
     ("measure", "run"),

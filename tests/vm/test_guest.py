@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,13 +12,19 @@ import pytest
 pytestmark = pytest.mark.vm
 
 
-def run(*command: str | Path, timeout: float = 300) -> str:
-    """The command's output; an AssertionError with all of it when the command fails."""
-    process = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+def run(*command: str | Path, timeout: float) -> str:
+    """The command's output; an AssertionError with all of it when the command fails, or lasts."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    assert process.returncode == 0, f"exit {process.returncode}\n{process.stdout}"
-    return process.stdout
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what it started may hold the other end
+        output, _ = process.communicate(timeout=30)
+        raise AssertionError(f"{command[0]} did not end in {timeout} s\n{output}") from None
+    assert process.returncode == 0, f"exit {process.returncode}\n{output}"
+    return output
 
 
 def test_the_guest_runs_the_kernel_that_was_asked_for() -> None:
@@ -28,18 +35,26 @@ def test_the_guest_runs_the_kernel_that_was_asked_for() -> None:
 
 def test_every_program_loads(agentwatch: Path) -> None:
     """The verifier of this kernel accepts each program of the object."""
-    print(run(agentwatch, "doctor", "--programs"))
+    print(run(agentwatch, "doctor", "--programs", timeout=120))
 
 
-def test_tags_hold(repository: Path) -> None:
-    """Real probes: tags, frozen and ending sessions, and descendants that fork all the time."""
-    chosen = "held or adopted or reconcile or pid_of"
-    pytest = [repository / ".venv" / "bin" / "pytest", "-p", "no:cacheprovider", "-q", "-m", "root"]
-    print(run(*pytest, "-k", chosen, repository / "tests/kernel/test_tags.py", timeout=240))
+def test_tags_hold_and_the_daemon_watches(repository: Path) -> None:
+    """Real probes: tags, frozen and ending sessions, agents that run already, the daemon's own."""
+    files = (
+        "tests/kernel/test_tags.py",
+        "tests/kernel/test_running.py",
+        "tests/daemon/test_sessions.py",
+    )
+    chosen = "test_sessions or 0-chain or listed or held or adopted or reconcile or pid_of"
+    pytest = [repository / ".venv" / "bin" / "pytest", "-p", "no:cacheprovider", "-v", "-m", "root"]
+    # One failure is enough here, and a test that waits for ever says where before it is ended.
+    bounds = ["-x", "-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
+    paths = [repository / name for name in files]
+    print(run(*pytest, *bounds, "--durations=5", "-k", chosen, *paths, timeout=420))
 
 
 def test_the_demonstration_passes(repository: Path) -> None:
     """The agent works, and none of its three bad ideas has an effect."""
-    output = run(repository / "demo" / "run", "--watched")
+    output = run(repository / "demo" / "run", "--watched", timeout=240)
     print(output)
     assert "demonstration passed" in output

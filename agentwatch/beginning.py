@@ -1,0 +1,64 @@
+"""How a daemon's start begins, up to where an agent that starts is tagged; in an order of its own.
+
+The kernel takes a third of a second to verify the probes, and needs nothing of us for it: the rules
+are read meanwhile. What only the loop needs is imported once agents are tagged.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentwatch.errors import ConfigErrors
+from agentwatch.kernel.probes import Loading, Probes
+
+if TYPE_CHECKING:  # imported when the kernel has begun
+    from agentwatch.admission import Admitted
+    from agentwatch.config import Config
+    from agentwatch.policy.levels import Host
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Agents that start are tagged, and what they do waits in the rings of the probes.
+
+    admitted: the rules, whose own tests are still to be done. seconds: it took to read them.
+    """
+
+    config: Config
+    host: Host
+    admitted: Admitted
+    seconds: float
+    probes: Probes
+
+
+def begin(stack: ExitStack, path: Path | None) -> Begun:
+    """As a configuration says (config.load). Raises AgentwatchError.
+
+    stack: closes the probes, and what has become of them where they could not be had.
+    """
+    closing = stack.enter_context(ExitStack())
+    loading = Loading()
+    closing.callback(loading.close)
+    from agentwatch import config
+    from agentwatch.admission import admit
+    from agentwatch.engine import Engine
+    from agentwatch.policy.levels import Host
+    from agentwatch.rules.model import Ruleset
+
+    settings, host, began = config.load(path), Host(), time.monotonic()
+    admitted = admit(
+        settings.rule_paths, host=host, without_hook=settings.without_hook, tested=False
+    )
+    agents = admitted.ruleset.agents
+    wrong = settings.check_agents([agent.id for agent in agents])
+    if wrong:
+        raise ConfigErrors(wrong)
+    seconds = time.monotonic() - began
+    probes = Probes(identify=True, loading=loading)
+    closing.callback(probes.close)
+    probes.set_literals(Engine(Ruleset((), agents)).literals())
+    return Begun(settings, host, admitted, seconds, probes)

@@ -15,6 +15,7 @@ from agentwatch.events import ProcessKey
 STOPPING = 0.2  # s in which a session should come to rest; what still runs then is killed
 ENDING = 2.0  # s in which it should be gone
 PAUSE = 0.002  # s between two rounds of signals
+LOOKS = 3  # at a session that find nobody, before it is believed to have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +135,10 @@ def hold(find: Find) -> Held:
 def end_all(find: Find) -> None:
     """Ends all that `find` gives and what they start meanwhile: stopped first, nothing can."""
     hold(find)
-    begun = time.monotonic()
-    while time.monotonic() - begun < ENDING:
+    begun, empty = time.monotonic(), 0
+    while empty < LOOKS and time.monotonic() - begun < ENDING:
         alive = [process for process in find() if processes.runs(process)]
-        if not alive:
-            break
+        empty = 0 if alive else empty + 1  # a list may miss who is just added to it
         end(alive)
         time.sleep(PAUSE)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agentwatch.control.client import Client
+from agentwatch.errors import UsageError
 from agentwatch.events import NO_PROCESS, Event
 from agentwatch.sinks.frames import Frame
 from agentwatch.sinks.reader import Entry, read
@@ -339,7 +340,8 @@ class Daemon:
     def forget(self) -> None:
         """Has all sessions end, and all who were started."""
         for one in self.sessions:
-            self.ask("agents.untag", which=one["session"])
+            with suppress(UsageError):  # it has ended meanwhile
+                self.ask("agents.untag", which=one["session"])
         self.place.end_agents()
 
     def stop(self) -> int:

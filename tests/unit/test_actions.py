@@ -154,8 +154,8 @@ def test_processes_that_let_one_another_go_on_are_held_all_the_same() -> None:
 
 CHAIN = """
 import os, time
-for _ in range(2000):
-    time.sleep(0.005)
+for _ in range(500):
+    time.sleep(0.02)
     if os.fork():
         os._exit(0)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -67,11 +68,9 @@ def numbers(directory: Path, name: str = "daemon") -> list[int]:
 
 def settle(journal: Journal) -> None:
     """Until the sync thread has done what it was given."""
-    end = time.monotonic() + 5
-    while journal._syncer._after or journal._syncer._dirty.is_set():
-        assert time.monotonic() < end, "the thread did not do it"
-        time.sleep(0.002)
-    time.sleep(0.02)
+    done = threading.Event()
+    journal._syncer.then(done.set)
+    assert done.wait(30), "the thread did not do it"
 
 
 def retired(directory: Path) -> list[Retired]:

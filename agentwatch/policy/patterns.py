@@ -7,7 +7,8 @@ one expression everywhere: before, between and after others.
 
     *      any characters of one component, none included, a leading dot included
     **     zero or more whole components: `a/**` covers `a` too, `**/x` covers `x` and `/x`
-    ?      one character: a UTF-8 character, or a byte that is part of none
+    ?      one character: a byte that is not 0x80 to 0xBF and all such bytes behind it; where a
+           component begins, such a byte begins one, too
     [ab-z] [!ab-z]   one character of (not of) a set
     {a,b}  either, nested and across separators      \x  x itself
 
@@ -256,18 +257,40 @@ def _alternatives(found: Iterable[Sequence[Component]], separator: str) -> str:
 def _component_expression(component: Component, end: str) -> str:
     if component == ANY_COMPONENTS:
         return f"(?:[^{quote(end)}]*{quote(end)})*"
-    return "".join(_atom_expression(atom, end) for atom in component) + quote(end)
+    atoms = list(component)
+    found = ""
+    if len(atoms) > 1 and atoms[0].kind == "many" and counts(atoms[1]):
+        # The character behind a `*` that takes nothing begins the component.
+        behind = "".join(_atom_expression(atom, end, False) for atom in atoms[:2])
+        found = f"(?:{behind}|{_atom_expression(atoms[1], end, True)})"
+        del atoms[:2]
+    found += "".join(
+        _atom_expression(atom, end, not found and place == 0) for place, atom in enumerate(atoms)
+    )
+    return found + quote(end)
 
 
-def _atom_expression(atom: Atom, separator: str) -> str:
+def counts(atom: Atom) -> bool:
+    """Whether an atom is one character, whatever its length in bytes."""
+    return atom.kind == "any" or (atom.kind == "set" and atom.text == "!")
+
+
+def _atom_expression(atom: Atom, separator: str, first: bool) -> str:
+    """first: it stands where the component begins."""
     if atom.kind == "text":
         return quote(atom.text)
-    if atom.kind in ("many", "any"):
-        return f"[^{quote(separator)}]" + ("*" if atom.kind == "many" else "")
-    negated = atom.text == "!"
+    if atom.kind == "many":
+        return f"[^{quote(separator)}]*"
+    negated = counts(atom)
     ranges = atom.ranges if negated else tuple(_without(separator, atom.ranges))
     members = "".join(f"{quote(low)}-{quote(high)}" for low, high in ranges)
-    return f"[^{quote(separator)}{members}]" if negated else f"[{members}]"
+    if not negated:
+        return f"[{members}]"
+    return f"[^{quote(separator)}{members}{'' if first else _CONTINUED}][{_CONTINUED}]*"
+
+
+# The stray bytes 0x80 to 0xBF, as os.fsdecode has them.
+_CONTINUED = r"\x{dc80}-\x{dcbf}"
 
 
 def _without(char: str, ranges: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -222,13 +222,23 @@ def test_a_path_glob_covers(pattern: str, covered: list[str], left: list[str]) -
 
 
 def test_a_question_mark_is_one_character_or_one_stray_byte() -> None:
-    """`?` takes é and 😀 whole, and a byte that is not UTF-8 by itself."""
+    """`?` takes é and 😀 whole, and a stray byte with those that would go on with it."""
     assert matches("/?", "/é")
     assert matches("/?", "/😀")
     assert not matches("/??", "/é")
     stray = os.fsdecode(b"/a\xff\xc3")
     assert matches("/a??", stray)
     assert not matches("/a?", stray)
+    assert matches("/a?", os.fsdecode(b"/a\xff\x80\xbf"))
+
+
+def test_a_byte_that_goes_on_with_a_character_begins_one_only_in_front() -> None:
+    """0x80 to 0xBF belong to what is before them, whether that is valid or not."""
+    for pattern in ("/?", "/[!a]", "/*?", "/?*", "/**/?"):
+        assert matches(pattern, os.fsdecode(b"/\xa9\x80")), pattern
+    for pattern in ("/a?", "/a[!b]", "/a*?", "/??", "/a?*"):
+        assert not matches(pattern, os.fsdecode(b"/a\xa9")), pattern
+        assert matches(pattern, os.fsdecode(b"/a\xa9x")) == ("*?" in pattern or pattern == "/??")
 
 
 def test_a_set_member_may_be_several_bytes_long() -> None:

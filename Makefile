@@ -52,7 +52,7 @@ check: build test-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	clang-format --dry-run -Werror $(BPF_SOURCES)
+	clang-format --dry-run -Werror $(BPF_SOURCES) tests/kernel/asking.bpf.c
 	shellcheck --severity=warning $(SCRIPTS)
 	$(pytest) -q tests/unit/test_imports.py
 	$(as_root) $(BIN)/agentwatch doctor --programs
@@ -62,7 +62,7 @@ check: build test-packages
 format: build test-packages
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	clang-format -i $(BPF_SOURCES)
+	clang-format -i $(BPF_SOURCES) tests/kernel/asking.bpf.c
 .PHONY: format
 
 ##: test: everything below, one tier after the other, with a summary (TIERS="unit rules" for some)

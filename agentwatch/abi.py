@@ -16,7 +16,7 @@ from typing import Any
 from agentwatch.errors import RecordError
 from agentwatch.events import ProcessKey
 
-ABI = 2
+ABI = 3
 
 FORK, EXEC, EXIT, OPEN, CONNECT, SYN = 1, 2, 3, 4, 5, 6
 KINDS = 8
@@ -36,6 +36,7 @@ FLAG_ANONYMOUS = 0x0100
 FLAG_DELETED = 0x0200
 FLAG_FROM_SOCKET = 0x0400
 FLAG_COMPAT = 0x0800
+FLAG_SHARED = 0x1000
 
 UNRESOLVED_PATH = 0x01
 UNRESOLVED_ASKED = 0x02
@@ -45,6 +46,8 @@ UNRESOLVED_ADDRESS = 0x10
 
 STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
 
+VERDICT_KILL, VERDICT_DENY, VERDICT_LOOK, VERDICT_ALLOW = 1, 2, 3, 4
+
 SESSION_PROVISIONAL, SESSION_CONFIRMED = 1, 2
 SESSION_FROZEN, SESSION_ENDING = 3, 4
 
@@ -52,6 +55,15 @@ PATH_MAX = 4096
 ARGV_MAX = 4096
 DATA_MAX = 7808
 LITERAL_MAX = 64
+PROJECT_MAX = 1016
+ROOT_MAX = 64
+POINT_MAX = 192
+MOUNTS = 8
+POLICY_SLOTS, POLICY_NONE = 4, 0xFFFFFFFF
+
+POLICY_MAGIC, POLICY_ABI, POLICY_GENERATION = 0x31505741, 1, 2
+POLICY_BASE, POLICY_UNREAD, POLICY_DEFAULTS = 5, 8, 11
+POLICY_ROLES, POLICY_UNREAD_ROLES, POLICY_SETS = 12, 13, 16
 
 _CODES = {
     "u8": "B",
@@ -59,10 +71,8 @@ _CODES = {
     "u32": "I",
     "u64": "Q",
     "s32": "i",
-    "bytes7": "7s",
-    "bytes16": "16s",
 }
-_SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4, "bytes7": 7, "bytes16": 16}
+_SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +85,19 @@ class Field:
 
 
 def _code(kind: str) -> str:
-    """The struct code of a type; TYPE*N is N of them in a row."""
+    """The struct code of a type; TYPE*N is N of them in a row, bytesN one value of N bytes."""
+    if kind.startswith("bytes"):
+        return f"{kind[5:]}s"
     one, _, count = kind.partition("*")
     return f"{count}{_CODES[one]}"
+
+
+def _size(kind: str) -> int:
+    """Bytes of a field of this type."""
+    if kind.startswith("bytes"):
+        return int(kind[5:])
+    one, _, count = kind.partition("*")
+    return _SIZES[one] * int(count or 1)
 
 
 class Layout:
@@ -97,11 +117,11 @@ class Layout:
         placed: list[Field] = list(base.fields) if base else []
         offset: int = base.size if base else 0
         for field, kind in fields:
-            one, _, count = kind.partition("*")
+            one = kind.partition("*")[0]
             if not one.startswith("bytes") and offset % _SIZES[one]:
                 raise ValueError(f"{name}.{field} is not aligned")
             placed.append(Field(field, offset, kind))
-            offset += _SIZES[one] * int(count or 1)
+            offset += _size(kind)
         self.fields = tuple(placed)
         self.strings = strings
         self.size = offset
@@ -135,6 +155,8 @@ HEADER = Layout(
         ("session_start", "u64"),
         ("session_tgid", "u32"),
         ("unresolved", "u32"),
+        ("rule", "u32"),
+        ("verdict", "u32"),
     ),
 )
 LAYOUTS: Mapping[int, Layout] = MappingProxyType(
@@ -202,9 +224,28 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
 
 SESSION_KEY = Layout("aw_session_key", (("start", "u64"), ("tgid", "u32"), ("pad", "u32")))
 SESSION = Layout(
-    "aw_session", (("state", "u32"), ("pad", "u32"), ("since", "u64"), ("lost", "u64"))
+    "aw_session",
+    (("state", "u32"), ("pad", "u32"), ("since", "u64"), ("lost", "u64"), ("agents", "u64")),
 )
-TAG = Layout("aw_tag", (("since", "u64"), ("reserved", "u64*5")), base=SESSION_KEY)
+TAG = Layout(
+    "aw_tag",
+    (("since", "u64"), ("agents", "u64"), ("image", "u64"), ("predicates", "u64*3")),
+    base=SESSION_KEY,
+)
+MARK = Layout(
+    "aw_mark",
+    (("agents", "u64"), ("predicates", "u64*3"), ("generation", "u32"), ("pad", "u32")),
+)
+PROJECT = Layout("aw_project", (("len", "u32"), ("pad", "u32"), ("path", f"bytes{PROJECT_MAX}")))
+MOUNT = Layout(
+    "aw_mount",
+    (
+        ("root_len", "u32"),
+        ("point_len", "u32"),
+        ("root", f"bytes{ROOT_MAX}"),
+        ("point", f"bytes{POINT_MAX}"),
+    ),
+)
 
 
 def _nested(name: str) -> tuple[tuple[str, str], ...]:
@@ -246,6 +287,7 @@ COUNTERS = Layout(
         ("reconciled", "u64"),
         ("unbegun", "u64"),
         ("unlabelled", "u64"),
+        ("unjudged", "u64"),
     ),
 )
 CONTROL = Layout(
@@ -260,9 +302,24 @@ CONTROL = Layout(
         ("looking", "u32"),
         ("held", "u32"),
         ("woken", "u64"),
+        ("condemned", "u32"),
+        ("in_force", "u32"),
+        ("next", "u32"),
+        ("refusing", "u32"),
     ),
 )
-MAP_VALUES = (SESSION_KEY, SESSION, TAG, ORIGIN, PROCESS, COUNTERS, CONTROL)
+MAP_VALUES = (
+    SESSION_KEY,
+    SESSION,
+    TAG,
+    MARK,
+    PROJECT,
+    MOUNT,
+    ORIGIN,
+    PROCESS,
+    COUNTERS,
+    CONTROL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +336,7 @@ class Counters:
     reconciled: int = 0
     unbegun: int = 0
     unlabelled: int = 0
+    unjudged: int = 0
 
 
 def counters(values: Sequence[bytes]) -> Counters:
@@ -313,20 +371,55 @@ def key_of_session(key: bytes) -> ProcessKey:
 class Session:
     """A value of the sessions map. state: SESSION_*. since: ns of boottime when it began.
 
-    lost: records of its processes that found no room.
+    lost: records of its processes that found no room. agents: bit per agent; 0: the policy in the
+    kernel does not judge it yet.
     """
 
     state: int
     since: int
     lost: int = 0
+    agents: int = 0
 
     def pack(self) -> bytes:
-        return SESSION.struct.pack(self.state, 0, self.since, self.lost)
+        return SESSION.struct.pack(self.state, 0, self.since, self.lost, self.agents)
 
 
 def session(value: bytes) -> Session:
-    state, _, since, lost = SESSION.struct.unpack(value)
-    return Session(state, since, lost)
+    state, _, since, lost, agents = SESSION.struct.unpack(value)
+    return Session(state, since, lost, agents)
+
+
+def mark(generation: int, agents: int, predicates: int) -> bytes:
+    """What is known of an image: predicates, 176 bits, of the policy of that generation."""
+    words = (predicates >> 64 * place & (1 << 64) - 1 for place in range(3))
+    return MARK.struct.pack(agents, *words, generation, 0)
+
+
+def generation_of_mark(value: bytes) -> int:
+    """The policy that a mark's predicates are of."""
+    return int(MARK.struct.unpack(value)[-2])
+
+
+def project(path: bytes) -> bytes | None:
+    """The directory of a session; None where it is too long for the kernel."""
+    if len(path) > PROJECT_MAX:
+        return None
+    return PROJECT.struct.pack(len(path), 0, path)
+
+
+def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The (root, mount point) rows of one file system; `partial` where they do not all fit."""
+    kept: list[tuple[bytes, bytes]] = []
+    partial = 0
+    for root, point in rows:
+        if len(kept) == MOUNTS or len(root) > ROOT_MAX or len(point) > POINT_MAX:
+            partial = 1
+            break
+        kept.append((root, point))
+        if not root:  # the whole file system: the others are never tried
+            break
+    filled = b"".join(MOUNT.struct.pack(len(r), len(p), r, p) for r, p in kept)
+    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNT.size * MOUNTS, b"\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,6 +483,11 @@ def session_of(record: bytes | memoryview) -> ProcessKey:
 def process_of(record: bytes | memoryview) -> ProcessKey:
     """Whose record it is, without decoding the rest."""
     return ProcessKey(_TGID(record, 32)[0], _TIME(record, 40)[0])
+
+
+def judged(record: bytes | memoryview) -> tuple[int, int]:
+    """(generation, verdict) of a record, without decoding the rest."""
+    return _TGID(record, 28)[0], _TGID(record, 68)[0]
 
 
 _TGID = struct.Struct("<I").unpack_from

@@ -38,6 +38,8 @@ def decode(
         "cpu": values["cpu"],
         "sequence": values["sequence"],
         "generation": values["generation"],
+        "rule": values.get("rule", 0),
+        "verdict": values.get("verdict", 0),
         "provisional": bool(flags & abi.FLAG_PROVISIONAL),
     }
     if unresolved:
@@ -91,6 +93,7 @@ def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
         created=bool(flags & abi.FLAG_CREATED),
         directory=bool(flags & abi.FLAG_DIRECTORY),
         deleted=bool(flags & abi.FLAG_DELETED),
+        shared=bool(flags & abi.FLAG_SHARED),
         **common,
     )
 
@@ -131,6 +134,7 @@ _PROTOCOLS = {
     socket.IPPROTO_ICMP: "icmp",
     socket.IPPROTO_ICMPV6: "icmpv6",
     132: "sctp",
+    socket.IPPROTO_UDPLITE: "udp",  # of which rules do not speak
 }
 _DECODERS = {
     abi.FORK: _fork,

@@ -32,7 +32,11 @@ NO_PROCESS = ProcessKey(0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What every record has. `unresolved` names fields whose read failed or was cut."""
+    """What every record has. `unresolved` names fields whose read failed or was cut.
+
+    generation: of the policy the kernel judged it by, 0: it did not. verdict: what that said
+    (abi.VERDICT_*, 0: nothing), rule: the rule's number in that policy.
+    """
 
     time: int
     process: ProcessKey
@@ -43,6 +47,8 @@ class Event:
     generation: int = 0
     provisional: bool = False  # the tag is not confirmed: nothing is acted on or shown yet
     unresolved: frozenset[str] = frozenset()
+    rule: int = 0
+    verdict: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +107,8 @@ class Open(Event):
 
     path: canonical name of the file opened; "" when the call failed, for then only `asked` (and
     `cwd`-relative, as given) is known. flags: O_* as asked, with the access mode as granted.
-    reads / changes: the kernel's own view of the file opened; both False for O_PATH.
+    reads / changes: the kernel's own view of the file opened; both False for O_PATH. shared: the
+    kernel kills for it, and another process has the descriptor as well.
     """
 
     path: str
@@ -113,6 +120,7 @@ class Open(Event):
     created: bool = False
     directory: bool = False
     deleted: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

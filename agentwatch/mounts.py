@@ -37,6 +37,8 @@ class Mounts:
                 fields = line.split(b" ")
                 major, minor = map(int, fields[2].split(b":"))
                 root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
+                if set(root.split(b"/")) == {b"", b".."}:
+                    root = b""  # a control group's hierarchy, seen from a namespace further down
                 found.setdefault(major << 20 | minor, []).append(
                     (_is_own_root(fields), root, point)
                 )
@@ -72,6 +74,10 @@ class Mounts:
             if path == root or path.startswith(root + b"/"):
                 return os.fsdecode(point + path[len(root) :]) or "/"
         return f"[{dev >> 20}:{dev & 0xFFFFF}]{os.fsdecode(path)}"
+
+    def items(self) -> Iterable[tuple[int, tuple[tuple[bytes, bytes], ...]]]:
+        """By device: its (root, mount point) rows."""
+        return self._table.items()
 
     def rows(self) -> list[list[object]]:
         """The table as plain data, for the journal; `from_rows` is its inverse."""

@@ -15,7 +15,7 @@
 #ifndef AGENTWATCH_H
 #define AGENTWATCH_H
 
-#define AW_ABI 2
+#define AW_ABI 3
 
 /* aw_header.kind */
 #define AW_KIND_FORK 1
@@ -39,6 +39,7 @@
 #define AW_FLAG_DELETED 0x0200	   /* the file's name is gone */
 #define AW_FLAG_FROM_SOCKET 0x0400 /* connect: the address is the kernel socket's own */
 #define AW_FLAG_COMPAT 0x0800	   /* made through the 32-bit entry */
+#define AW_FLAG_SHARED 0x1000	   /* open that kills: another process has the descriptor, too */
 
 /* aw_header.unresolved: the string or address could not be read, or only a part of it */
 #define AW_UNRESOLVED_PATH 0x01
@@ -60,10 +61,22 @@
 #define AW_SESSION_FROZEN 3 /* each of its processes is stopped at the end of its next call */
 #define AW_SESSION_ENDING 4 /* ... is killed there */
 
-#define AW_PATH_MAX 4096  /* bytes of a path that are read */
-#define AW_ARGV_MAX 4096  /* bytes of argv that a record holds */
-#define AW_DATA_MAX 7808  /* bytes of all strings of a record together */
-#define AW_LITERAL_MAX 64 /* bytes of an identity's literal component, zero-padded */
+/* aw_header.verdict */
+#define AW_VERDICT_KILL 1
+#define AW_VERDICT_DENY 2  /* not let happen where result is -EPERM, else left to the engine */
+#define AW_VERDICT_LOOK 3  /* the engine has to judge it */
+#define AW_VERDICT_ALLOW 4 /* of rules alone */
+
+#define AW_PATH_MAX 4096	  /* bytes of a path that are read */
+#define AW_ARGV_MAX 4096	  /* bytes of argv that a record holds */
+#define AW_DATA_MAX 7808	  /* bytes of all strings of a record together */
+#define AW_PROJECT_MAX 1016	  /* bytes of a project's directory */
+#define AW_ROOT_MAX 64		  /* bytes of a mount's root */
+#define AW_POINT_MAX 192	  /* bytes of a mount point */
+#define AW_POLICY_SLOTS 4	  /* policies that are loaded at a time */
+#define AW_POLICY_NONE 0xffffffff /* no slot of theirs */
+#define AW_MOUNTS 8		  /* mounts of a file system */
+#define AW_LITERAL_MAX 64	  /* bytes of an identity's literal component, zero-padded */
 
 struct aw_header {
 	__u32 length;	     /* bytes of the whole record, strings included */
@@ -79,6 +92,8 @@ struct aw_header {
 	__u64 session_start; /* ns, CLOCK_BOOTTIME, fork of the session's first process */
 	__u32 session_tgid;  /* the session's first process */
 	__u32 unresolved;    /* AW_UNRESOLVED_* */
+	__u32 rule;	     /* that decided, of the policy `generation`; 0: none */
+	__u32 verdict;	     /* AW_VERDICT_*, 0: nothing to do */
 };
 
 struct aw_fork {
@@ -134,6 +149,20 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
 	__u32 pad2;
 };
 
+/*
+ * The policy: one image of u32 and u64 words in an array of one element, as large as the loader chose.
+ * The header's words; the rest is found through them (agentwatch/policy/image.py).
+ */
+#define AW_POLICY_MAGIC 0x31505741
+#define AW_POLICY_ABI 1
+#define AW_POLICY_GENERATION 2
+#define AW_POLICY_BASE 5   /* lists: exec, open, connect */
+#define AW_POLICY_UNREAD 8 /* lists: the same */
+#define AW_POLICY_DEFAULTS 11
+#define AW_POLICY_ROLES 12	  /* masks of predicates: those asked in a match */
+#define AW_POLICY_UNREAD_ROLES 13 /* ... of exe, cwd, args */
+#define AW_POLICY_SETS 16	  /* four words each: classes, start, default, 0 */
+
 /* Values of maps. */
 
 struct aw_session_key {
@@ -145,14 +174,37 @@ struct aw_session_key {
 struct aw_session {
 	__u32 state; /* AW_SESSION_*; no entry: not a session (any more) */
 	__u32 pad;
-	__u64 since; /* ns, CLOCK_BOOTTIME, when it began: a tag of another time is not its own */
-	__u64 lost;  /* records of its processes with no room in their ring */
+	__u64 since;  /* ns, CLOCK_BOOTTIME, when it began: a tag of another time is not its own */
+	__u64 lost;   /* records of its processes with no room in their ring */
+	__u64 agents; /* bit per agent, of the session's own; 0: the policy does not judge it yet */
 };
 
 struct aw_tag { /* 64 bytes, of a task; the same bytes by tgid in the mirror */
 	struct aw_session_key session;
-	__u64 since;	   /* as its session's */
-	__u64 reserved[5]; /* zero: agents and predicate bits of the policy in the kernel */
+	__u64 since;	     /* as its session's */
+	__u64 agents;	     /* bit per agent, of those that the process descends from */
+	__u64 image;	     /* ns, CLOCK_BOOTTIME, of the exec that made it; never: its own fork */
+	__u64 predicates[3]; /* of the policy whose generation's low 16 bits are the topmost 16 */
+};
+
+struct aw_mark { /* by image: what userspace knows of it */
+	__u64 agents;
+	__u64 predicates[3]; /* 176 bits */
+	__u32 generation;    /* of the policy that predicates is of */
+	__u32 pad;
+};
+
+struct aw_project { /* by session */
+	__u32 len;
+	__u32 pad;
+	__u8 path[AW_PROJECT_MAX];
+};
+
+struct aw_mount { /* a file system's directory `root` is what is mounted at `point` */
+	__u32 root_len;
+	__u32 point_len;
+	__u8 root[AW_ROOT_MAX];
+	__u8 point[AW_POINT_MAX];
 };
 
 struct aw_origin { /* by tgid: where a process comes from that was forked while we look for agents */
@@ -187,6 +239,7 @@ struct aw_counters {		    /* per CPU; each only grows */
 	__u64 reconciled;	    /* tasks tagged late, after skipped runs of the fork probe */
 	__u64 unbegun;		    /* programs like an agent's, and no room for one more session */
 	__u64 unlabelled;	    /* children with no room in origins while we look for agents */
+	__u64 unjudged;		    /* connects refused with no memory left to judge them in */
 };
 
 struct aw_control {	   /* written by userspace at any time */
@@ -199,6 +252,10 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 looking;	   /* 1: agents that run already are looked for, note who forks whom */
 	__u32 held;	   /* 1: some session is frozen or ending */
 	__u64 woken;	   /* ns, CLOCK_BOOTTIME, last wake-up; see record.bpf.c */
+	__u32 condemned;   /* processes whose connect was refused and that die at its end */
+	__u32 in_force;	   /* slot of the policy, or AW_POLICY_NONE */
+	__u32 next;	   /* ... of the next one: an exec leaves a mark for it as well */
+	__u32 refusing;	   /* 1: programs that refuse connections are attached */
 };
 
 #endif

@@ -122,11 +122,63 @@ static __always_inline u32 put_unix(struct aw_record *record, u32 at, const char
 	return kept;
 }
 
+/* A unix address: the name of a file, in `walk` or in the record, or "@abstract". */
+static __always_inline void unix_judge(struct aw_record *record, struct aw_walk *walk)
+{
+	struct aw_connect *connect = &record->connect;
+	u32 len = connect->path_len, at = sizeof(*connect);
+
+	if (len) {
+		question_name(walk, 0, AW_SUBJECT_UNIX, AW_SYMBOL_UNIX, 0, len, connect->path_dev,
+			      false);
+		return;
+	}
+	len = connect->asked_len;
+	if (len > UNIX_PATH_MAX)
+		return;
+	bpf_probe_read_kernel(walk->path + (AW_PATH_MAX - (len & 127)), len & 127,
+			      (char *)record + at);
+	if (len && !walk->path[(AW_PATH_MAX - len) & (AW_PATH_MAX - 1)])
+		walk->path[(AW_PATH_MAX - len) & (AW_PATH_MAX - 1)] = '@';
+	question_name(walk, 0, AW_SUBJECT_UNIX, AW_SYMBOL_UNIX, 0, len, 0, true);
+}
+
+/* Not static: so the verifier looks at it once. */
+__noinline int connect_judge(struct aw_record *record, struct aw_walk *walk)
+{
+	struct aw_question *question;
+	struct aw_connect *connect;
+	u32 unresolved;
+
+	if (!record || !walk)
+		return 0;
+	connect = &record->connect;
+	question = &walk->question;
+	unresolved = connect->header.unresolved;
+	question->kinds = AW_CONNECT;
+	question->words = words_of_connect(connect->family, connect->protocol);
+	if (!(connect->header.flags & AW_FLAG_FROM_SOCKET))
+		question->uncertain = 1 << AW_SUBJECT_ADDR | 1 << AW_SUBJECT_PORT |
+				      1 << AW_SUBJECT_UNIX;
+	if (connect->family == AF_UNIX) {
+		if (unresolved & (AW_UNRESOLVED_ADDRESS | AW_UNRESOLVED_PATH))
+			question->unread = 1 << AW_SUBJECT_UNIX;
+		unix_judge(record, walk);
+	} else if (is_inet(connect->family)) {
+		question->sort = AW_SORT_ADDRESS;
+		if (unresolved & AW_UNRESOLVED_ADDRESS)
+			question->unread = 1 << AW_SUBJECT_ADDR | 1 << AW_SUBJECT_PORT;
+		question_address(walk, connect->address, connect->family, connect->port);
+	}
+	question_ask(walk, 0, &connect->header);
+	return 0;
+}
+
 static __always_inline void connect_end(struct task_struct *task, const struct aw_subject *subject,
 					const struct call *call)
 {
 	struct file *file = file_of(task, call->args[0]);
-	struct user_address user = {};
+	struct user_address *user;
 	u32 at = sizeof(struct aw_connect), unix_len, asked;
 	bool begun = call->result == 0 || call->result == -EINPROGRESS;
 	struct aw_connect *connect;
@@ -140,11 +192,14 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 		return;
 	connect = &record->connect;
 	__builtin_memset(connect, 0, sizeof(*connect));
+	_Static_assert(sizeof(*user) <= sizeof(walk->address), "address");
+	user = (struct user_address *)walk->address;
+	__builtin_memset(user, 0, sizeof(*user));
 	header_fill(&connect->header, task, subject, AW_KIND_CONNECT, 0);
 	connect->result = call->result;
 	if (call->compat)
 		record->header.flags |= AW_FLAG_COMPAT;
-	unix_len = address_from_user(connect, call, &user);
+	unix_len = address_from_user(connect, call, user);
 	if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK)
 		socket = BPF_CORE_READ(file, private_data);
 	if (socket)
@@ -160,11 +215,16 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 		connect->family = family;
 		address_from_socket(connect, sk);
 	}
-	if (begun && family == AF_UNIX && unix_peer(record, walk, sk, &at, &user, &unix_len))
+	if (begun && family == AF_UNIX && unix_peer(record, walk, sk, &at, user, &unix_len))
 		connect->family = AF_UNIX;
-	asked = at > RECORD_MAX - SHORT ? 0 : put_unix(record, at, user.path, unix_len);
+	asked = at > RECORD_MAX - SHORT ? 0 : put_unix(record, at, user->path, unix_len);
 	connect->asked_len = asked;
 	record->header.length = at + asked;
+	/* TCP is judged by tcp_syn. */
+	if (begun && connect->family &&
+	    (connect->protocol != IPPROTO_TCP || connect->family == AF_UNIX) &&
+	    question_begin(walk, subject->tag, subject->session, AW_LISTS_CONNECT, AW_SORT_NAME))
+		connect_judge(record, walk);
 	record_send(&activity, RING_ACTIVITY, subject, record, sizeof(*record), &connect->result);
 }
 
@@ -174,7 +234,9 @@ int BPF_PROG(tcp_syn, struct sock *sk, int old, int new)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct aw_connect connect = {};
+	struct aw_record *record;
 	struct aw_subject subject;
+	struct aw_walk *walk;
 
 	/* Of an MPTCP connection the subflow tells, which is TCP: the socket above it has no address. */
 	if (new != TCP_SYN_SENT || sk->sk_protocol != IPPROTO_TCP || !tagged(task, &subject))
@@ -183,6 +245,13 @@ int BPF_PROG(tcp_syn, struct sock *sk, int old, int new)
 	connect.family = sk->__sk_common.skc_family;
 	connect.protocol = sk->sk_protocol;
 	address_from_socket(&connect, (struct sock *)sk);
+	if (scratch_get(task, &record, &walk, AW_KIND_SYN) &&
+	    question_begin(walk, subject.tag, subject.session, AW_LISTS_CONNECT, AW_SORT_ADDRESS)) {
+		walk->question.kinds = AW_CONNECT;
+		walk->question.words = words_of_connect(connect.family, connect.protocol);
+		question_address(walk, connect.address, connect.family, connect.port);
+		question_ask(walk, 0, &connect.header);
+	}
 	record_send(&activity, RING_ACTIVITY, &subject, &connect, sizeof(connect), 0);
 	return 0;
 }

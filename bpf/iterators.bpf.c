@@ -108,3 +108,31 @@ int reconcile(struct bpf_iter__task *ctx)
 		tell(ctx, task, &subject);
 	return 0;
 }
+
+/* Tags take over what is known of their images by now. */
+SEC("iter/task")
+int refresh(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct aw_subject subject;
+	struct aw_tag *mirrored;
+	struct aw_mark *mark;
+	u64 image;
+	u32 tgid;
+
+	if (!task || !of_session(task, &subject))
+		return 0;
+	image = subject.tag->image;
+	mark = bpf_map_lookup_elem(&marks, &image);
+	if (!mark)
+		return 0;
+	subject.tag->agents = mark->agents;
+	subject.tag->predicates[0] = mark->predicates[0];
+	subject.tag->predicates[1] = mark->predicates[1];
+	subject.tag->predicates[2] = mark->predicates[2] | (u64)mark->generation << 48;
+	tgid = task->tgid;
+	mirrored = task->pid == task->tgid ? bpf_map_lookup_elem(&mirror, &tgid) : 0;
+	if (mirrored)
+		*mirrored = *subject.tag;
+	return 0;
+}

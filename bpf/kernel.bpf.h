@@ -39,6 +39,10 @@ struct qstr {
 	const unsigned char *name;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct hlist_bl_node {
 	struct hlist_bl_node *next, **pprev;
 };
@@ -84,6 +88,7 @@ struct fdtable {
 };
 
 struct files_struct {
+	atomic_t count;
 	struct fdtable *fdt;
 };
 
@@ -105,6 +110,7 @@ struct pid {
 
 struct signal_struct {
 	atomic_t live;
+	struct list_head thread_head;
 	struct pid *pids[4]; /* by PIDTYPE_* */
 	int group_exit_code;
 	unsigned int flags;
@@ -118,6 +124,8 @@ struct task_struct {
 	int exit_code;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
+	struct list_head tasks;
+	struct list_head thread_node;
 	struct signal_struct *signal;
 	struct files_struct *files;
 	struct fs_struct *fs;
@@ -187,7 +195,9 @@ struct bpf_iter__task {
 #define S_IFCHR 0020000
 #define S_IFIFO 0010000
 #define O_ACCMODE 3
+#define O_RDONLY 0
 #define O_WRONLY 1
+#define O_RDWR 2
 #define O_CREAT 0100
 #define O_TRUNC 01000
 #define O_PATH 010000000
@@ -197,7 +207,17 @@ struct bpf_iter__task {
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
+#define AF_NETLINK 16
+#define AF_PACKET 17
+#define AF_VSOCK 40
+#define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
+#define IPPROTO_MPTCP 262
+#define EPERM 1
 #define TCP_SYN_SENT 2
 #define PIDTYPE_PGID 2
 #define PIDTYPE_SID 3

@@ -35,6 +35,7 @@ static __always_inline bool adopted_into(struct task_struct *task, struct aw_tag
 	if (!into)
 		return false;
 	tag->session = *into;
+	tag->image = BPF_CORE_READ(task, group_leader, start_boottime);
 	session = bpf_map_lookup_elem(&sessions, &tag->session);
 	if (!session)
 		return false;
@@ -104,6 +105,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 		return 0;
 	if (control.doomed)
 		bpf_map_delete_elem(&doomed, &tgid);
+	if (control.condemned && !bpf_map_delete_elem(&condemned, &tgid))
+		__sync_fetch_and_add(&control.condemned, -1);
 	if (control.looking)
 		bpf_map_delete_elem(&origins, &tgid);
 	if (!tagged(task, &subject)) {
@@ -150,9 +153,12 @@ static __always_inline u8 stdin_kind(struct task_struct *task)
 	return AW_STDIN_FILE;
 }
 
-/* The names of an exec: executable, name asked for, working directory. Bytes of all three. */
-static __always_inline u32 exec_names(struct aw_record *record, struct aw_walk *walk,
-				      struct task_struct *task, struct linux_binprm *bprm, u32 *at)
+/*
+ * The names of an exec: executable, name asked for, working directory. Bytes of all three. Not inlined:
+ * what it has on the stack is not needed any more where the exec is judged.
+ */
+static __noinline u32 exec_names(struct aw_record *record, struct aw_walk *walk,
+				 struct task_struct *task, struct linux_binprm *bprm, u32 *at)
 {
 	struct aw_exec *exec = &record->exec;
 	struct path path;
@@ -197,20 +203,84 @@ static __always_inline u32 exec_argv(struct aw_record *record, struct task_struc
 }
 
 /* A session of its own for a process that is nobody's yet; what follows it inherits. */
-static __always_inline bool session_begin(struct task_struct *task, struct task_struct *leader,
-					  struct aw_subject *subject)
+static __noinline bool session_begin(struct task_struct *task, struct task_struct *leader,
+				     struct aw_subject *subject)
 {
 	struct aw_session provisional = {.state = AW_SESSION_PROVISIONAL};
 	struct aw_tag tag = {};
 
 	tag.session = key_of(task);
 	tag.since = provisional.since = bpf_ktime_get_boot_ns();
+	/* With room in one place alone it goes on: better an agent that is watched than one that is not. */
 	if (bpf_map_update_elem(&sessions, &tag.session, &provisional, BPF_ANY) ||
-	    tag_set(task, &tag)) {
+	    (tag_set(task, &tag) && !tag_find(task, leader))) {
 		COUNT(unbegun);
 		return false;
 	}
 	return tagged_below(task, leader, subject);
+}
+
+/* What a new program is asked, by the policy of a slot. */
+static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *walk,
+				     struct task_struct *task, u32 slot)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_exec *exec = &record->exec;
+	u32 unresolved = record->header.unresolved, at = sizeof(*exec);
+	bool anonymous = record->header.flags & AW_FLAG_ANONYMOUS;
+
+	question->slot = slot;
+	question->kinds = AW_EXEC;
+	question->words = AW_WORD_STDIN << (exec->stdin_kind & 7);
+	question->words |= anonymous ? AW_WORD_ANONYMOUS : AW_WORD_NAMED;
+	question->unread = question->uncertain = 0;
+	if (unresolved & AW_UNRESOLVED_PATH)
+		question->unread |= 1 << AW_SUBJECT_EXE;
+	if (unresolved & AW_UNRESOLVED_CWD)
+		question->unread |= 1 << AW_SUBJECT_CWD;
+	if (unresolved & AW_UNRESOLVED_ARGV)
+		question->unread |= 1 << AW_SUBJECT_ARGS;
+	question->args = BPF_CORE_READ(task, mm, arg_start);
+	question->args_size = BPF_CORE_READ(task, mm, arg_end) - question->args;
+	question_name(walk, 0, AW_SUBJECT_EXE, AW_SYMBOL_EXE, at, exec->path_len, exec->path_dev,
+		      anonymous);
+	at += exec->path_len + exec->asked_len;
+	question_name(walk, 1, AW_SUBJECT_CWD, AW_SYMBOL_CWD, at, exec->cwd_len, exec->cwd_dev,
+		      false);
+	question_ask(walk, record, &record->header);
+}
+
+/*
+ * Judges the exec by the program that made it, then gives the tag the predicates of the new one: by
+ * the policy in force, and for the next one, if there is one, as a mark.
+ */
+static __always_inline void exec_judge(struct aw_record *record, struct aw_walk *walk,
+				       struct task_struct *task, const struct aw_subject *subject)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_tag *tag = subject->tag, *mirrored;
+	u32 tgid = task->tgid, next = *(volatile u32 *)&control.next;
+	struct aw_mark *mark = &walk->mark;
+
+	question_begin(walk, tag, subject->session, AW_LISTS_EXEC, AW_SORT_EXEC);
+	exec_ask(record, walk, task, question->slot);
+	tag->image = record->header.time;
+	tag->predicates[0] = question->found[0];
+	tag->predicates[1] = question->found[1];
+	tag->predicates[2] = question->found[2] | (u64)question->generation << 48;
+	mirrored = bpf_map_lookup_elem(&mirror, &tgid);
+	if (mirrored)
+		*mirrored = *tag;
+	if (next == AW_POLICY_NONE)
+		return;
+	question->deciding = 0;
+	exec_ask(record, walk, task, next);
+	mark->agents = tag->agents;
+	mark->predicates[0] = question->found[0];
+	mark->predicates[1] = question->found[1];
+	mark->predicates[2] = question->found[2];
+	mark->generation = question->generation;
+	bpf_map_update_elem(&marks, &record->header.time, mark, BPF_ANY);
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -259,6 +329,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	parent = BPF_CORE_READ(task, real_parent);
 	exec->parent_tgid = BPF_CORE_READ(parent, tgid);
 	exec->parent_start = BPF_CORE_READ(parent, group_leader, start_boottime);
+	exec_judge(record, walk, task, &subject);
 	record_send(&lifecycle, RING_LIFECYCLE, &subject, record, sizeof(*record),
 		    &record->exec.result);
 	return 0;

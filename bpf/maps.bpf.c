@@ -65,6 +65,14 @@ struct {
 	__type(value, u32);
 } doomed SEC(".maps");
 
+/* Processes that die at the end of the call they are in. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32);
+	__type(value, u32);
+} condemned SEC(".maps");
+
 /* Literal path components of all identities' globs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -80,7 +88,7 @@ struct {
 	__type(value, struct aw_counters);
 } counters SEC(".maps");
 
-struct aw_control control = {.abi = AW_ABI};
+struct aw_control control = {.abi = AW_ABI, .in_force = AW_POLICY_NONE, .next = AW_POLICY_NONE};
 
 /* Counters are added to atomically: newer kernels preempt tracing programs. */
 #define COUNT(field)                                                                               \

@@ -21,7 +21,7 @@ int find_rename_lock(void *ctx)
 
 /* How far a walk is, is in aw_walk, for the same reason as in identity.bpf.c. */
 struct walk {
-	struct dentry *dentry;
+	struct dentry *from, *dentry;
 	struct aw_walk *into;
 	u32 failed;
 };
@@ -81,21 +81,30 @@ static __always_inline u32 rename_sequence(void)
 	return sequence;
 }
 
+#define WALKS 64 /* a rename anywhere on the machine disturbs one, and some rename all the time */
+
+static long walk_again(u32 index, struct walk *walk)
+{
+	struct aw_walk *into = walk->into;
+	u32 before = rename_sequence();
+
+	walk->dentry = walk->from;
+	walk->failed = 0;
+	into->off = AW_PATH_MAX;
+	bpf_loop(AW_PATH_MAX / 2, walk_step, walk, 0);
+	into->disturbed = before & 1 || before != rename_sequence();
+	return !into->disturbed;
+}
+
 /* One walk that no rename disturbed, or a failed one. */
 static __always_inline void walk_up(struct walk *walk, struct dentry *dentry, struct aw_walk *into)
 {
-	for (int try = 0; try < 3; try++) {
-		u32 before = rename_sequence();
-
-		walk->dentry = dentry;
-		walk->into = into;
-		into->off = AW_PATH_MAX;
-		walk->failed = 0;
-		bpf_loop(AW_PATH_MAX / 2, walk_step, walk, 0);
-		if (!(before & 1) && before == rename_sequence())
-			return;
-	}
-	walk->failed = 1;
+	walk->from = walk->dentry = dentry;
+	walk->into = into;
+	walk->failed = 0;
+	bpf_loop(WALKS, walk_again, walk, 0);
+	if (into->disturbed)
+		walk->failed = 1;
 }
 
 /* What a walk found. */

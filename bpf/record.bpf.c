@@ -17,6 +17,8 @@ static __always_inline void header_fill(struct aw_header *header, struct task_st
 	header->session_start = subject->tag->session.start;
 	header->session_tgid = subject->tag->session.tgid;
 	header->unresolved = 0;
+	header->rule = 0;
+	header->verdict = 0;
 }
 
 /* The task's scratch memory, made anew where it is missing; false (counted) where it cannot be had. */
@@ -36,7 +38,9 @@ static __always_inline u64 wake_flags(const struct aw_header *header)
 {
 	u64 now = header->time;
 
-	if (!(control.wake_kinds & (1U << (header->kind & 31))) &&
+	bool judged = header->generation && !header->verdict;
+
+	if ((judged || !(control.wake_kinds & (1U << (header->kind & 31)))) &&
 	    !(header->flags & AW_FLAG_CANDIDATE))
 		return BPF_RB_NO_WAKEUP;
 	if (now - control.woken < WAKE_NS)

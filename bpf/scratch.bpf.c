@@ -17,11 +17,141 @@ struct aw_record {
 	char room[AW_DATA_MAX];
 };
 
+/* The subjects of an event, by the number that rules have for them. */
+#define AW_SUBJECT_FILE 0
+#define AW_SUBJECT_EXE 1
+#define AW_SUBJECT_CWD 2
+#define AW_SUBJECT_ARGS 3
+#define AW_SUBJECT_ADDR 4
+#define AW_SUBJECT_PORT 5
+#define AW_SUBJECT_UNIX 6
+
+/* The virtual symbol at which a state has a list: for the end of the subject, the next for each separator. */
+#define AW_SYMBOL_FINAL 0
+#define AW_SYMBOL_STICKY 1
+#define AW_SYMBOL_FILE 0
+#define AW_SYMBOL_EXE 2
+#define AW_SYMBOL_CWD 4
+#define AW_SYMBOL_UNIX 6
+
+/* Kinds of rules, as bits. */
+#define AW_EXEC 1
+#define AW_READ 2
+#define AW_CHANGE 4
+#define AW_OPEN 8
+#define AW_CONNECT 16
+
+/* Words that are always known, as bits. */
+#define AW_WORD_READ 0x000001
+#define AW_WORD_WRITE 0x000002
+#define AW_WORD_OPEN 0x000004
+#define AW_WORD_CREATE 0x000008
+#define AW_WORD_TRUNCATE 0x000010
+#define AW_WORD_STDIN 0x000020 /* and the four above it, by AW_STDIN_* */
+#define AW_WORD_ANONYMOUS 0x000400
+#define AW_WORD_NAMED 0x000800
+#define AW_WORD_TCP 0x001000
+#define AW_WORD_UDP 0x002000
+#define AW_WORD_UNIX 0x004000
+#define AW_WORD_ICMP 0x008000
+#define AW_WORD_ICMPV6 0x010000
+#define AW_WORD_SCTP 0x020000
+#define AW_WORD_INET 0x040000
+#define AW_WORD_INET6 0x080000
+#define AW_WORD_FAMILY_UNIX 0x100000
+#define AW_WORD_NETLINK 0x200000
+#define AW_WORD_PACKET 0x400000
+#define AW_WORD_VSOCK 0x800000
+#define AW_WORD_PROJECT 0x1000000 /* the session has a project */
+#define AW_WORD_LITE 0x2000000	  /* UDP-Lite: no program is asked before its connect */
+
+struct aw_question_name {
+	u32 at; /* from the start of the record; 0: at the end of aw_walk.path */
+	u32 len;
+	u32 dev;
+	u32 subject; /* AW_SUBJECT_* */
+	u32 symbol;  /* AW_SYMBOL_* */
+	u32 plain;   /* 1: as it is, of no file system; an empty one is none */
+};
+
+/* What walks the subjects. */
+#define AW_SORT_EXEC 0	  /* argv and two names */
+#define AW_SORT_NAME 1	  /* one name */
+#define AW_SORT_ADDRESS 2 /* 16 bytes and a port at the start of aw_walk.path */
+
+/* Which lists are considered. */
+#define AW_LISTS_EXEC 0
+#define AW_LISTS_OPEN 1
+#define AW_LISTS_CONNECT 2
+
+struct aw_question {
+	u32 slot;  /* in policies */
+	u32 sort;  /* AW_SORT_* */
+	u32 lists; /* AW_LISTS_* */
+	u32 kinds, words;
+	u32 unread, uncertain; /* bit per subject */
+	u32 deciding;	       /* 0: only for the predicates */
+	u64 agents;
+	u64 predicates[4]; /* of the process; the last is never asked */
+	u32 known;	   /* 1: they are of this policy */
+	u32 pad;
+	u64 args, args_size; /* of a new program: in its memory */
+	struct aw_session_key session;
+	struct aw_question_name names[2];
+	/* The answer. */
+	u32 verdict, rule, generation;
+	u32 look;     /* 1: a name is another one than the engine's */
+	u64 found[4]; /* predicates of a new image */
+};
+
+#define AW_CONDITION_WORDS 256 /* bits of conditions, 64 in each */
+#define AW_KEPT 64	       /* lists that an event may meet */
+#define AW_CHUNK 32
+#define AW_FOUND 64  /* lists that one step may meet: of a set, one for each byte */
+#define AW_FRONT 256 /* room for a mount point */
+#define AW_TEXT_MAX (AW_FRONT + AW_PATH_MAX + 256)
+
+#define AW_SETS 4
+
+struct aw_set {
+	u64 state, dead, rows;
+	u32 classes; /* 0: there is no such set */
+	u32 done;    /* bytes of what is walked */
+};
+
+struct aw_machine {
+	struct aw_set
+		sets[AW_SETS]; /* anchored, floating, begun, none: a power of two is indexed */
+	u32 sticky, last;      /* symbols */
+	u32 off, len;	       /* what is walked, from the start of aw_walk */
+	u32 subject, which, named, project;
+	u32 pass, begins, ends; /* of a subject: its first part, its last */
+	u32 turn;		/* whose it is of the sets */
+	u32 found, kept, crowded;
+	u32 conditions, predicates, clearing;
+	/* Deciding. */
+	u32 list, rules, rules_at, rule, ops, op;
+	u32 verdict, kinds, carved, through;
+	u32 best, looked, look, defaults;
+	u64 agents;
+	u64 allowed[5]; /* agents, by kind */
+};
+
 struct aw_walk {
+	char front[AW_FRONT];
 	char path[AW_PATH_MAX + 256]; /* filled from the end; a name may be read past it */
 	char literal[AW_LITERAL_MAX] __attribute__((aligned(8)));
 	u32 size; /* of the path component that `literal` begins with */
 	u32 off;  /* where in `path` the name begins */
+	u32 disturbed, spare;
+	u64 bits[AW_CONDITION_WORDS]; /* all zero between events */
+	u32 kept[AW_KEPT];
+	u32 found[AW_FOUND];
+	struct aw_question question;
+	struct aw_machine machine;
+	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
+	struct aw_mark mark;
+	char address[136]; /* of a connect, as the caller wrote it */
 };
 
 struct {

@@ -63,6 +63,143 @@ static __always_inline void open_file(struct aw_record *record, struct aw_walk *
 	record->header.flags |= flags;
 }
 
+/*
+ * What was opened is gone already: another thread closed it. Taken from what was asked for; where that
+ * is in memory that the other thread may have written to as well, it is the worst.
+ */
+static __always_inline void open_gone(struct aw_record *record, const struct call *call)
+{
+	u32 asked = record->open.open_flags, access = asked & O_ACCMODE, flags = 0;
+
+	if (call->kind == CALL_OPENAT2)
+		flags = AW_FLAG_READS | AW_FLAG_CHANGES;
+	else if (!(asked & O_PATH)) {
+		if (access == O_RDONLY || access == O_RDWR)
+			flags |= AW_FLAG_READS;
+		if (access == O_WRONLY || access == O_RDWR || asked & (O_CREAT | O_TRUNC))
+			flags |= AW_FLAG_CHANGES;
+	}
+	record->header.flags |= flags;
+	record->header.unresolved |= AW_UNRESOLVED_PATH;
+}
+
+/* The name is in `walk`, as open_file left it. Not static: so the verifier looks at it once. */
+__noinline int open_judge(struct aw_record *record, struct aw_walk *walk)
+{
+	u32 flags, words = AW_WORD_OPEN, kinds = AW_OPEN;
+
+	if (!record || !walk)
+		return 0;
+	flags = record->header.flags;
+	if (flags & AW_FLAG_READS) {
+		kinds |= AW_READ;
+		words |= AW_WORD_READ;
+	}
+	if (flags & AW_FLAG_CHANGES) {
+		kinds |= AW_CHANGE;
+		words |= AW_WORD_WRITE;
+		if (record->open.open_flags & O_TRUNC && !(flags & AW_FLAG_CREATED))
+			words |= AW_WORD_TRUNCATE;
+	}
+	if (flags & AW_FLAG_CREATED)
+		words |= AW_WORD_CREATE;
+	walk->question.kinds = kinds;
+	walk->question.words = words;
+	if (record->header.unresolved & AW_UNRESOLVED_PATH)
+		walk->question.unread = 1 << AW_SUBJECT_FILE;
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, 0, record->open.path_len,
+		      record->open.path_dev, flags & AW_FLAG_ANONYMOUS);
+	question_ask(walk, 0, &record->header);
+	return 0;
+}
+
+/*
+ * Who else has a table of descriptors. The walk goes from process to process, and through the threads
+ * of each; where it is, is in scratch memory, as in identity.bpf.c.
+ */
+struct sharing {
+	u64 files;
+	u64 leader;	/* of the process at hand */
+	u64 head, node; /* of its list of threads, and one of them: the same at its end */
+	u32 tgid;
+	u32 alone; /* 1: nobody has it */
+};
+
+struct sharing_walk {
+	struct aw_walk *walk;
+};
+
+#define TASKS_MAX (1 << 18) /* with more than that on the machine, it is taken as shared */
+
+static long sharing_step(u32 index, struct sharing_walk *ctx)
+{
+	struct sharing *sharing = (struct sharing *)ctx->walk->address;
+	struct task_struct *task, *leader = (void *)sharing->leader;
+	struct list_head *node = (void *)sharing->node;
+
+	if (sharing->node != sharing->head) {
+		task = (void *)node - bpf_core_field_offset(struct task_struct, thread_node);
+		if ((u64)BPF_CORE_READ(task, files) == sharing->files)
+			return 1;
+		sharing->node = (u64)BPF_CORE_READ(node, next);
+		return 0;
+	}
+	node = BPF_CORE_READ(leader, tasks.next);
+	leader = (void *)node - bpf_core_field_offset(struct task_struct, tasks);
+	sharing->leader = (u64)leader;
+	if (!node || BPF_CORE_READ(leader, tgid) == sharing->tgid) {
+		sharing->alone = !!node;
+		return 1;
+	}
+	node = (void *)BPF_CORE_READ(leader, signal);
+	sharing->head = (u64)node + bpf_core_field_offset(struct signal_struct, thread_head);
+	node = (void *)sharing->head;
+	sharing->node = (u64)BPF_CORE_READ(node, next);
+	if (!sharing->node)
+		sharing->node = sharing->head;
+	return 0;
+}
+
+/*
+ * Whether another process has this one's descriptors as its own (CLONE_FILES). To be asked once this
+ * process must die: from then on a fork of its own fails, and one by another process that has them
+ * leaves that in the list. Not static: so the verifier looks at it once.
+ */
+__noinline int sharing_walk(struct aw_walk *walk)
+{
+	struct sharing_walk ctx = {.walk = walk};
+
+	if (!walk)
+		return 0;
+	bpf_loop(TASKS_MAX, sharing_step, &ctx, 0);
+	return 0;
+}
+
+static __always_inline bool is_shared(struct task_struct *task, struct aw_walk *walk)
+{
+	struct sharing *sharing = (struct sharing *)walk->address;
+	struct files_struct *files = BPF_CORE_READ(task, files);
+
+	_Static_assert(sizeof(*sharing) <= sizeof(walk->address), "sharing");
+	if (BPF_CORE_READ(files, count.counter) <= 1)
+		return false;
+	sharing->files = (u64)files;
+	sharing->leader = (u64)BPF_CORE_READ(task, group_leader);
+	sharing->head = sharing->node = 0;
+	sharing->tgid = task->tgid;
+	sharing->alone = 0;
+	sharing_walk(walk);
+	return !sharing->alone;
+}
+
+/* Everybody of the session dies at the end of the call he is in, before he has what it read. */
+static __always_inline void end_at_once(struct aw_record *record, struct aw_session *session)
+{
+	session->state = AW_SESSION_ENDING;
+	control.held = 1; /* after the state: see Probes._tell_held */
+	record->header.flags |= AW_FLAG_SHARED;
+}
+
 static __always_inline void open_end(struct task_struct *task, const struct aw_subject *subject,
 				     const struct call *call)
 {
@@ -86,8 +223,13 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 		file = file_of(task, call->result);
 		if (file)
 			open_file(record, walk, file, &at);
-		else /* another thread closed it already */
-			record->header.unresolved |= AW_UNRESOLVED_PATH;
+		else
+			open_gone(record, call);
+		if (question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN,
+				   AW_SORT_NAME))
+			open_judge(record, walk);
+		if (record->header.verdict == AW_VERDICT_KILL && is_shared(task, walk))
+			end_at_once(record, subject->session);
 	}
 	asked = open_asked(call);
 	if (asked)
@@ -136,6 +278,17 @@ static __always_inline void hold(struct task_struct *task, struct task_struct *l
 		bpf_send_signal(SIGKILL);
 }
 
+/* A connect that a cgroup program refused, where the rule kills: it cannot send a signal itself. */
+static __always_inline void execute(struct task_struct *task)
+{
+	u32 tgid = task->tgid;
+
+	if (bpf_map_delete_elem(&condemned, &tgid))
+		return;
+	__sync_fetch_and_add(&control.condemned, -1);
+	bpf_send_signal(SIGKILL);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
@@ -143,6 +296,10 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	struct aw_subject subject;
 	struct call call;
 
+	if (control.condemned)
+		execute(task);
+	if (control.doomed) /* a child of that kind passes here before its first instruction */
+		kill_if_doomed(task);
 	if (control.held)
 		hold(task, leader);
 	call.compat = task->thread_info.status & TS_COMPAT;

@@ -72,7 +72,10 @@ static __always_inline struct aw_session_key key_of(struct task_struct *task)
 	return key;
 }
 
-/* Puts `from` on `task`; 0 when at least one of the two places took it. */
+/*
+ * Puts `from` on `task`; 0 when at least one of the two places took it, and the mirror did where that
+ * is all that those look at who refuse connections.
+ */
 static __always_inline int tag_set(struct task_struct *task, const struct aw_tag *from)
 {
 	struct aw_tag copy = *from;
@@ -96,7 +99,7 @@ static __always_inline int tag_set(struct task_struct *task, const struct aw_tag
 		}
 	}
 	scratch_create(task);
-	return !tag && full;
+	return full && (!tag || control.refusing);
 }
 
 static __always_inline void tag_remove(struct task_struct *task)

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from agentwatch.errors import KernelError, ProgramRefused
 
 SONAME = "libbpf.so.1"
+_ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 _LOG_KEPT = 64 * 1024  # bytes of log kept: the verifier's last words are what matters
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -29,18 +30,23 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__value_size": (c_uint32, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+    "bpf_map__set_value_size": (c_int, [c_void_p, c_uint32]),
+    "bpf_map__inner_map": (c_void_p, [c_void_p]),
+    "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_program__name": (c_char_p, [c_void_p]),
     "bpf_program__fd": (c_int, [c_void_p]),
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
     "bpf_program__attach": (c_void_p, [c_void_p]),
+    "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
     "bpf_link__fd": (c_int, [c_void_p]),
     "bpf_link__destroy": (c_int, [c_void_p]),
     "bpf_iter_create": (c_int, [c_int]),
+    "bpf_map_create": (c_int, [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p]),
+    "bpf_prog_test_run_opts": (c_int, [c_int, c_void_p]),
     "bpf_map_lookup_elem": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
     "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
-    "bpf_prog_test_run_opts": (c_int, [c_int, c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
@@ -87,6 +93,42 @@ class ProgramInfo(ctypes.Structure):
         ("run_time_ns", c_uint64),
         ("run_cnt", c_uint64),
         ("recursion_misses", c_uint64),
+    )
+
+
+class _CgroupLink(ctypes.Structure):
+    """struct bpf_link_info of linux/bpf.h, of a program on a cgroup."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("pad", c_uint32),
+        ("cgroup_id", c_uint64),
+        ("attach_type", c_uint32),
+        ("pad2", c_uint32),
+    )
+
+
+class _TestRun(ctypes.Structure):
+    """struct bpf_test_run_opts of libbpf."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
     )
 
 
@@ -198,6 +240,13 @@ class PerCpuMap(Map):
         return [raw[i : i + self.size] for i in range(0, len(raw), self.size)]
 
 
+class ArrayMap(Map):
+    """A map of one value that belongs to no object."""
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
 class Object:
     """A BPF object: opened, then adjusted, then loaded, then attached; closed at the end."""
 
@@ -206,8 +255,7 @@ class Object:
         self._lib.take_log()
         self._links: dict[str, int] = {}
         self._path = path
-        self._resized: dict[str, int] = {}
-        self._only: frozenset[str] | None = None
+        self._adjustments: list[Callable[[], None]] = []
         self._open()
 
     def _open(self) -> None:
@@ -238,17 +286,52 @@ class Object:
             log,
         )
 
+    # Before load; again, should that be tried a second time.
+
+    def _adjust(self, adjustment: Callable[[], None]) -> None:
+        adjustment()
+        self._adjustments.append(adjustment)
+
     def resize(self, name: str, max_entries: int) -> None:
-        """Before load: the room of a map (of a ring: its bytes, a power of two)."""
-        if calls().bpf_map__set_max_entries(self._map(name), max_entries):
-            raise _error(f"map {name}: max_entries {max_entries}")
-        self._resized[name] = max_entries
+        """The room of a map (of a ring: its bytes, a power of two)."""
+
+        def adjustment() -> None:
+            if calls().bpf_map__set_max_entries(self._map(name), max_entries):
+                raise _error(f"map {name}: max_entries {max_entries}")
+
+        self._adjust(adjustment)
+
+    def resize_inner(self, name: str, value_size: int) -> None:
+        """The bytes of a value of the maps that a map of maps holds."""
+
+        def adjustment() -> None:
+            inner = calls().bpf_map__inner_map(self._map(name))
+            if not inner or calls().bpf_map__set_value_size(inner, value_size):
+                raise _error(f"map {name}: inner values of {value_size} bytes")
+
+        self._adjust(adjustment)
+
+    def set_constants(self, name: str, value: bytes) -> None:
+        """A section of read-only data. Raises KernelError where that is of another size."""
+
+        def adjustment() -> None:
+            size = c_size_t()
+            constants = self._map(name)
+            place = calls().bpf_map__initial_value(constants, ctypes.byref(size))
+            if not place or size.value != len(value):
+                raise KernelError(f"the object has {size.value} bytes of constants", "make")
+            ctypes.memmove(place, value, len(value))
+
+        self._adjust(adjustment)
 
     def only(self, names: frozenset[str]) -> None:
-        """Before load: leave every other program out."""
-        self._only = names
-        for name, program in self.programs.items():
-            calls().bpf_program__set_autoload(program, name in names)
+        """Leave every other program out."""
+
+        def adjustment() -> None:
+            for name, program in self.programs.items():
+                calls().bpf_program__set_autoload(program, name in names)
+
+        self._adjust(adjustment)
 
     def load(self) -> None:
         """Raises ProgramRefused with what libbpf and the verifier say of a second try."""
@@ -260,10 +343,8 @@ class Object:
         if refused:
             calls().bpf_object__close(self._object)
             self._open()
-            for name, max_entries in self._resized.items():
-                self.resize(name, max_entries)
-            if self._only is not None:
-                self.only(self._only)
+            for adjustment in self._adjustments:
+                adjustment()
             calls().bpf_object__load(self._object)
             raise self._refused("the kernel refused the probes")
 
@@ -288,6 +369,13 @@ class Object:
             lib.bpf_map__max_entries(found),
         )
 
+    def array(self, name: str, value_size: int) -> ArrayMap:
+        """A map of one value beside those of the object; closed by its owner."""
+        fd = calls().bpf_map_create(_ARRAY, name.encode(), 4, value_size, 1, None)
+        if fd < 0:
+            raise _error(f"map {name}: {value_size} bytes")
+        return ArrayMap(name, fd, value_size, 1)
+
     def memory(self, name: str) -> mmap.mmap:
         """After load: a global-data map as the kernel sees it. Writes take effect at once."""
         fd, size, _ = self._sizes(name)
@@ -300,10 +388,43 @@ class Object:
             raise self._refused(f"the probe {name} cannot be attached")
         self._links[name] = link
 
-    def run(self, name: str) -> None:
-        """Runs a program of SEC("syscall") once."""
-        if calls().bpf_prog_test_run_opts(calls().bpf_program__fd(self.programs[name]), None):
-            raise _error(f"program {name}")
+    def attach_cgroup(self, name: str, cgroup: int) -> None:
+        """To a cgroup (the descriptor of its directory), beside what others attach there."""
+        link = calls().bpf_program__attach_cgroup(self.programs[name], cgroup)
+        if not link:
+            raise self._refused(f"the probe {name} cannot be attached to the cgroup")
+        self._links[name] = link
+
+    def cgroup_of(self, name: str) -> int:
+        """The id (inode) of the cgroup a program is attached to; 0: to none, or that is gone."""
+        link, info = self._links.get(name), _CgroupLink()
+        size = c_uint32(ctypes.sizeof(info))
+        if link is None or calls().bpf_obj_get_info_by_fd(
+            calls().bpf_link__fd(link), ctypes.byref(info), ctypes.byref(size)
+        ):
+            return 0
+        return int(info.cgroup_id)
+
+    def detach(self, name: str) -> None:
+        """A second time does nothing."""
+        link = self._links.pop(name, None)
+        if link:
+            calls().bpf_link__destroy(link)
+
+    def run(self, name: str, context: bytes = b"") -> bytes:
+        """Runs a program of SEC("syscall") once; its context afterwards."""
+        memory = ctypes.create_string_buffer(context, len(context))
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun),
+            ctx_in=ctypes.addressof(memory) if context else None,
+            ctx_size_in=len(context),
+        )
+        fd = calls().bpf_program__fd(self.programs[name])
+        if calls().bpf_prog_test_run_opts(fd, ctypes.byref(options)):
+            raise _error(f"program {name}: run")
+        if options.retval:
+            raise OSError(errno.EINVAL, f"program {name} returned {options.retval}")
+        return memory.raw
 
     @property
     def attached(self) -> frozenset[str]:

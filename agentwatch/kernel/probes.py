@@ -15,7 +15,9 @@ from agentwatch import abi
 from agentwatch.errors import KernelError, PermissionDenied
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import Object
+from agentwatch.kernel.policies import CONNECT_HOOKS, Policies
 from agentwatch.kernel.ringbuf import Ring
+from agentwatch.mounts import Mounts
 
 OBJECT = Path(__file__).parent.parent / "data" / "agentwatch.bpf.o"
 
@@ -27,7 +29,7 @@ HOOKS = (
     "tcp_syn",
     "sys_exit",
 )
-ITERATORS = ("census", "adopt", "reconcile")  # run on request, over all tasks
+ITERATORS = ("census", "adopt", "reconcile", "refresh")  # run on request, over all tasks
 HELD = frozenset({abi.SESSION_FROZEN, abi.SESSION_ENDING})
 _KEY = bytes(4)  # of the only entry of an array
 
@@ -43,11 +45,12 @@ class ProgramStats:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Room of the maps: rings in bytes (powers of two), the others in entries."""
+    """Room of the maps: rings and policy in bytes (powers of two), the others in entries."""
 
     activity: int = 16 << 20
     lifecycle: int = 4 << 20
     mirror: int = 32768
+    policy: int = 16 << 20
 
 
 def _need_root() -> None:
@@ -66,6 +69,7 @@ def _opened(sizes: Sizes) -> Object:
     try:
         for name in ("activity", "lifecycle", "mirror"):
             bpf.resize(name, getattr(sizes, name))
+        Policies.prepare(bpf, sizes.policy)
     except BaseException:
         bpf.close()
         raise
@@ -149,6 +153,7 @@ class Probes:
         self._counters = bpf.per_cpu_map("counters")
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
         self.activity = Ring(bpf.map("activity").fd, sizes.activity)
+        self._policies = Policies(bpf, sizes.policy, self._set)
         bpf.run("find_rename_lock")
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
@@ -256,8 +261,15 @@ class Probes:
             else:
                 self._held.discard(session)
             self._sessions.update(abi.session_key(session), replace(found, state=state).pack())
-            self._set("held", int(bool(self._held)))
+            self._tell_held()
             return True
+
+    def _tell_held(self) -> None:
+        before = self._get("held")
+        self._set("held", int(bool(self._held)))
+        # The probes end a session first, then they set the word: this is the other way round.
+        if before and not self._held and any(one.state in HELD for one in self.sessions().values()):
+            self._set("held", 1)
 
     def is_held(self, session: ProcessKey) -> bool:
         """Whether the probes stop or kill whatever of it makes a call."""
@@ -271,8 +283,91 @@ class Probes:
         """Takes the tag off every process of a session."""
         with self._lock:
             self._sessions.delete(abi.session_key(session))
+            self._policies.set_project(session, None)
             self._held.discard(session)
-            self._set("held", int(bool(self._held)))
+            self._tell_held()
+
+    # The policy.
+
+    @property
+    def policy_room(self) -> int:
+        """Bytes of the largest image there is room for."""
+        return self._policies.room
+
+    def publish(self, image: bytes) -> None:
+        """Loads the policy that comes next: from here on each exec leaves a mark for it, too.
+
+        Raises KernelError where there is no room.
+        """
+        self._policies.publish(image)
+
+    def put_in_force(self, image: bytes) -> None:
+        """The kernel decides by it, and by no other from the end of this call on."""
+        self._policies.put_in_force(image)
+
+    def unpublish(self) -> None:
+        """What was published does not come into force."""
+        self._policies.unpublish()
+
+    def withdraw(self) -> None:
+        """The kernel decides nothing: records have generation 0."""
+        self._policies.withdraw()
+
+    def mark(self, image: int, generation: int, agents: int, predicates: int) -> bool:
+        """What is known of a program's image, ns of the exec that made it (or of its process's
+        fork): bits of its agents and predicates. False where there is no room for one more.
+        """
+        return self._policies.mark(image, generation, agents, predicates)
+
+    def forget_marks(self, generation: int) -> set[int]:
+        """Those of older policies than this one; the images that have one still."""
+        return self._policies.forget_marks(generation)
+
+    def unmark(self, images: Iterable[int]) -> None:
+        """Images that nobody runs any more."""
+        self._policies.unmark(images)
+
+    def refresh(self) -> None:
+        """Every tag takes over the mark of its image, if there is one."""
+        self._policies.refresh()
+
+    def set_session(self, session: ProcessKey, agents: int, project: str | None) -> bool:
+        """The kernel judges a session from here on: as these agents (bits, never none), with this
+        project. False where the session is over.
+
+        Raises KernelError where there is no room for the project: the engine judges it then.
+        """
+        try:
+            self._policies.set_project(session, project)
+        except KernelError:
+            self._set_agents(session, 0)
+            raise
+        return self._set_agents(session, agents)
+
+    def _set_agents(self, session: ProcessKey, agents: int) -> bool:
+        with self._lock:
+            found = self.session(session)
+            if found is None:
+                self._policies.set_project(session, None)
+                return False
+            self._sessions.update(abi.session_key(session), replace(found, agents=agents).pack())
+            return True
+
+    def set_mounts(self, table: Mounts) -> None:
+        """Where file systems are mounted; replaces what was known before."""
+        self._policies.set_mounts(table)
+
+    def attach_connect(self, cgroup: Path | None = None) -> bool:
+        """Connections are refused before anything is sent, of whoever is below a cgroup (None: of
+        everybody). False where that cannot be.
+        """
+        return self._policies.attach_connect(cgroup)
+
+    def refused_below(self, cgroup: Path | None = None) -> bool:
+        """Whether what attach_connect did for this directory still holds: it may be gone, or be
+        another one by the same name.
+        """
+        return self._policies.refused_below(cgroup)
 
     def set_literals(self, literals: Iterable[bytes]) -> None:
         """The literal components of all identities (Engine.literals); replaces the ones before."""
@@ -300,13 +395,20 @@ class Probes:
     def counters(self) -> abi.Counters:
         return abi.counters(self._counters.values(_KEY))
 
+    def no_room(self) -> dict[str, int]:
+        """How often the policy in the kernel found no room: for what it knows of a program (mark),
+        a session's project, a file system's mounts, and to judge a connect in, which it refused.
+        """
+        return {**self._policies.no_room, "connect": self.counters().unjudged}
+
     def attached(self) -> frozenset[str]:
-        return self._object.attached & frozenset(HOOKS)
+        """Hooks whose program is attached to what is there."""
+        return self._object.attached & frozenset(HOOKS) | self._policies.attached()
 
     def stats(self) -> dict[str, ProgramStats]:
         """Of the program of every hook."""
         found = {}
-        for hook in HOOKS:
+        for hook in (*HOOKS, *CONNECT_HOOKS):
             info = self._object.info(hook)
             found[hook] = ProgramStats(info.run_cnt, info.run_time_ns / 1e9, info.recursion_misses)
         return found
@@ -327,11 +429,13 @@ class Probes:
             "sessions": (sessions, self._sessions.max_entries),
             "activity": (self.activity.pending, self.activity.size),
             "lifecycle": (self.lifecycle.pending, self.lifecycle.size),
+            **self._policies.entries(),
         }
 
     def close(self) -> None:
         for ring in (self.lifecycle, self.activity):
             with suppress(BufferError):  # records still held by a reader: freed with them
                 ring.close()
+        self._policies.close()
         self._control.close()
         self._object.close()

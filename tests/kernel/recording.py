@@ -25,7 +25,7 @@ from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, ProcessKey
 from agentwatch.kernel.probes import Probes
 from agentwatch.mounts import Mounts
 
-PATIENCE = 10  # s that a witness may take
+PATIENCE = 30  # s that a witness may take
 QUIET = 0.1  # s without a record: there will be none
 RAISED = 99  # exit code of a witness whose act raised; what it was is on standard error
 

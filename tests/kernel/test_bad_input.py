@@ -190,6 +190,19 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } mirror SEC(".maps");
+struct inner {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, 4);
+	__uint(value_size, 8);
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__uint(key_size, 4);
+	__array(values, struct inner);
+} policies SEC(".maps");
+const volatile __u64 policy_mask SEC(".rodata.policy") = 7;
 SEC("raw_tracepoint/sched_process_exec")
 int process_exec(void *ctx)
 {

@@ -9,12 +9,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agentwatch import abi
+from agentwatch import abi, watch
 from agentwatch.admission import load
+from agentwatch.compiling import compile_for
 from agentwatch.engine import Engine, Verdict
 from agentwatch.events import Event, Exec, Open, ProcessKey
 from agentwatch.kernel.probes import Probes
@@ -91,6 +93,12 @@ class Standing:
         self.watch = Watch(
             self.probes, engine, self.journal, host=host, mounts=mounts, sinks=[self.sink]
         )
+
+    def takes(self, generation: int) -> None:
+        """The same rules as another policy, in the kernel as well."""
+        engine = Engine(self.watch.engine.ruleset, generation=generation)
+        compile_for(engine, Host(), self.watch.engine, room=self.probes.policy_room)
+        self.watch.take(engine)
 
     def program(self, *parts: str) -> Path:
         """A shell script of that name which does what its arguments say."""
@@ -320,3 +328,62 @@ def test_an_agent_started_by_what_shares_the_literal_is_found(standing: Standing
     out, _ = process.communicate()
     assert out == "137\n"
     assert [f.agent for f in standing.sink.frames if isinstance(f, Session)] == ["stub"]
+
+
+# Policies that replace each other while agents work.
+
+
+def test_what_is_not_known_in_time_is_said_and_counted(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy comes into force all the same; one with time enough says nothing."""
+    agent = standing.program("agents", standing.literal)
+    with subprocess.Popen([agent, "read line"], stdin=subprocess.PIPE) as process:
+        assert standing.until(lambda: len(standing.watch.sessions))
+        standing.takes(2)
+        assert standing.watch.unsettled == 0
+        monkeypatch.setattr(watch, "SETTLE", 0)
+        standing.takes(3)
+        assert standing.watch.unsettled == 1
+        assert standing.watch.force.problem == ""
+        (said,) = [one for one in standing.sink.frames if isinstance(one, Notice)]
+        assert (said.subject, "not all known" in said.text) == ("policy", True)
+        process.communicate(b"\n")
+
+
+def test_marks_of_programs_that_have_ended_are_given_back(standing: Standing) -> None:
+    """And those of what runs are there: used and room are known of the table."""
+    agent = standing.program("agents", standing.literal)
+    with subprocess.Popen([agent, "read line"], stdin=subprocess.PIPE) as process:
+        assert standing.until(lambda: len(standing.watch.sessions))
+        standing.takes(2)
+        assert standing.probes.room()["marks"][0] == 1
+        for generation in (3, 4):
+            standing.follow("/bin/true")
+            standing.takes(generation)
+        assert standing.probes.room()["marks"] == (1, 65536)
+        process.communicate(b"\n")
+    assert standing.until(lambda: standing.probes.room()["marks"][0] == 0)
+
+
+def test_the_kernel_and_the_engine_are_compared(standing: Standing) -> None:
+    """A kill that both want is none of the disagreements; one that the engine does not is."""
+    agent = standing.program("agents", standing.literal)
+    standing.takes(2)
+    told = standing.watch.force
+    for disagreements in (0, 1):
+        command = [str(agent), f"read line; cat < {standing.place}/key"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            assert standing.until(lambda: len(standing.watch.sessions))
+            process.communicate(b"\n")
+        assert process.returncode == -signal.SIGKILL
+        assert standing.until(lambda: not len(standing.watch.sessions))
+        assert told.disagreements == disagreements
+        # An engine that has other rules by the same number.
+        standing.watch.engine = Engine(
+            replace(standing.watch.engine.ruleset, rules=()), generation=2
+        )
+    verdicts = [one for one in standing.sink.frames if isinstance(one, Told)]
+    assert [(one.by, one.rule, one.outcome) for one in verdicts] == [
+        ("kernel", "test.key", "killed")
+    ] * 2

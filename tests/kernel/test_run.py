@@ -404,8 +404,9 @@ def test_a_kill_is_on_the_screen_in_the_journal_and_in_the_findings(launch: Laun
         "sh", "-c", f"sh -c '{launch.hold}'; echo $?", options=[f"--jsonl={launch.jsonl}"]
     )
     assert outcome.out == "137\n"
-    assert re.search(r"KILL +read .*/key\n.*test.key · kills-after.*\n +It is the key", outcome.err)
-    assert re.search(r"stopped +read .*/key\n +test.key \(kills-after, [\d.]+ ms\)", outcome.err)
+    told = r"KILL +read .*/key\n.*test.key · kills, by the kernel · .*\n +It is the key"
+    assert re.search(told, outcome.err)
+    assert re.search(r"stopped +read .*/key\n +test.key \(kills, [\d.]+ ms\)", outcome.err)
     (verdict,), (kill,) = outcome.frames(Verdict), outcome.frames(Kill)
     assert (verdict.rule, verdict.response, verdict.outcome) == ("test.key", "kill", "killed")
     assert (kill.rule, kill.outcome, kill.process) == ("test.key", "killed", verdict.process)
@@ -447,12 +448,29 @@ def test_observing_stops_nothing_and_says_what_enforcing_would(launch: Launcher)
     assert len(launch.findings()) == 1
 
 
+BY_ENGINE = """\
+schema: agentwatch/v1
+rules:
+  - id: test.late
+    on: read
+    match: {{path|re: "^{key}$"}}
+    action: kill
+    because: It is the key.
+    tests: [{{hit: {{path: {key}}}}}]
+"""
+
+
 def test_a_kill_that_comes_too_late_is_a_failure_and_told(launch: Launcher) -> None:
-    """The reader had ended by itself: never called stopped, counted, and a finding."""
+    """The engine's: the reader had ended by itself: never called stopped, counted, a finding."""
+    rules = launch.place / "late.yaml"
+    (launch.place / "late").write_text("late")
+    rules.write_text(BY_ENGINE.format(key=launch.place / "late"))
     script = "import os, sys\nfd = os.open(sys.argv[1], 0)\nos._exit(0)"
     for _ in range(5):  # it may be caught in time
         outcome = launch(
-            *python(script), f"{launch.place}/key", options=[f"--jsonl={launch.jsonl}"]
+            *python(script),
+            f"{launch.place}/late",
+            options=[f"--jsonl={launch.jsonl}", f"--rules={rules}"],
         )
         if outcome.code == 0:
             break
@@ -460,8 +478,8 @@ def test_a_kill_that_comes_too_late_is_a_failure_and_told(launch: Launcher) -> N
     kill = outcome.frames(Kill)[-1]
     assert (kill.outcome, kill.latency) == ("too late", 0)
     assert outcome.frames(Verdict)[-1].outcome == "too late"
-    assert re.search(r"TOO LATE +read .*/key, it had ended by itself", outcome.err)
-    assert re.search(r"too late +read .*/key\n +test.key \(kills-after\)", outcome.err)
+    assert re.search(r"TOO LATE +read .*/late, it had ended by itself", outcome.err)
+    assert re.search(r"too late +read .*/late\n +test.late \(kills-after\)", outcome.err)
     assert "stopped" not in outcome.err
 
 
@@ -538,7 +556,7 @@ def test_metrics_are_served_while_it_runs_and_gone_afterwards(launch: Launcher) 
         outcome = launch.finish(process, "\n")
     assert outcome.code == 0
     found = dict(re.findall(r"^agentwatch_(\w+\{[^}]*\}) (\S+)$", text, re.MULTILINE))
-    kills = 'decisions_total{action="kill",level="kills-after",rule="test.key"}'
+    kills = 'decisions_total{action="kill",level="kills",rule="test.key"}'
     alerts = 'decisions_total{action="alert",level="detects",rule="test.watched"}'
     assert float(found[kills]) == 5, found
     assert float(found[alerts]) == 1

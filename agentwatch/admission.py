@@ -8,14 +8,21 @@ rules ask for a hook that is missing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentwatch.engine import Engine, RuleTrace
-from agentwatch.errors import Diagnostic, RuleErrors
+from agentwatch.compiling import compile_here
+from agentwatch.engine import Engine, RuleTrace, Verdict
+from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
+from agentwatch.events import Event
+from agentwatch.kernel.probes import Sizes
+from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
+from agentwatch.policy.compiler import Compiled
+from agentwatch.policy.image import KILL, LOOK, Decision, Image
+from agentwatch.policy.subjects import subject_of
 from agentwatch.rules import sample
 from agentwatch.rules.diagnostics import TooMany
 from agentwatch.rules.homes import TRIAL_HOMES, TRIAL_PROJECT, at_home
@@ -28,13 +35,17 @@ _TRIED_TOGETHER = 32
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a test gave for one kind. got: hit | miss, or the verdict's action. why: it failed."""
+    """What a test gave for one kind. got: hit | miss, or the verdict's action. why: it failed.
+
+    kernel: how the kernel's tables disagree with the engine, "" where they do not.
+    """
 
     rule: Rule
     trial: Trial
     kind: str
     got: str
     why: str = ""
+    kernel: str = ""
 
     @property
     def expected(self) -> str:
@@ -42,7 +53,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        return self.got == self.expected
+        return self.got == self.expected and not self.kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,7 @@ def try_out(admitted: Admitted) -> None:
 
 
 def _try(loaded: Loaded) -> None:
-    for outcome in run_trials(loaded):
+    for outcome in run_trials(loaded, tables=False):
         if not outcome.passed:
             loaded.report.error("AW401", outcome.trial.place, message(outcome))
 
@@ -121,8 +132,10 @@ def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
     report = loaded.report
     closed = {default.kind for default in loaded.ruleset.defaults}
     closed |= {"read", "change"} if "open" in closed else set()
+    insisting = _insisting(loaded.ruleset, host, without_hook)
     for rule in loaded.ruleset.rules:
-        reason = levels.refusal(rule, host, without_hook)
+        engine = insisting.get(rule.id, levels.NO_POLICY)
+        reason = levels.refusal(rule, host, without_hook, engine)
         if reason:
             report.error("AW310", rule.place, reason)
         level = levels.level(rule, host)
@@ -136,24 +149,42 @@ def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
                 report.warning("AW505", rule.place, text)
 
 
-def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:
-    """Every test of every rule: hit and miss of the rule as written, verdict of all rules."""
+def _insisting(ruleset: Ruleset, host: levels.Host, without_hook: str) -> Mapping[str, str]:
+    """The rules that want to be prevented where that may be: why the engine decides them, or ""."""
+    rules = tuple(
+        rule
+        for rule in ruleset.rules
+        if host.cgroup and rule.on == ("connect",) and levels.refusal(rule, host, without_hook)
+    )
+    if not rules:
+        return {}
+    asked = dataclasses.replace(ruleset, rules=rules, defaults=())
+    found = compile_here(asked, host, room=Sizes().policy).lowered
+    return {name: "" if one.where == "kernel" else one.reason for name, one in found.items()}
+
+
+def run_trials(loaded: Loaded, tables: bool = True) -> tuple[Outcome, ...]:
+    """Every test of every rule: hit and miss of the rule as written, verdict of all rules.
+
+    tables: the kernel's tables are asked as well, which takes longer than all the rest. A load does
+    without: whether our compiler is right is no question to the rules.
+    """
     whole = at_home(loaded.ruleset, TRIAL_HOMES)
     # One event is never too many: what a count counts is what its rule's tests are about.
     written = tuple(dataclasses.replace(rule, count=None) for rule in loaded.written)
-    all_of_them: Engine | None = None
+    all_of_them: _Judge | None = None
     found: list[Outcome] = []
     # Whether a rule matches does not depend on those beside it: a few at a time are the fastest.
     for start in range(0, len(written), _TRIED_TOGETHER):
         rules = written[start : start + _TRIED_TOGETHER]
-        few: Engine | None = None
+        few: _Judge | None = None
         for rule in rules:
             for trial in rule.trials:
                 if trial.expect == "verdict":
-                    all_of_them = all_of_them or Engine(whole)
+                    all_of_them = all_of_them or _Judge(whole, tables)
                     found += _outcomes(rule, trial, all_of_them)
                 else:
-                    few = few or Engine(Ruleset(rules, whole.agents, homes=TRIAL_HOMES))
+                    few = few or _Judge(Ruleset(rules, whole.agents, homes=TRIAL_HOMES), tables)
                     found += _outcomes(rule, trial, few)
     return tuple(found)
 
@@ -161,44 +192,84 @@ def run_trials(loaded: Loaded) -> tuple[Outcome, ...]:
 def message(outcome: Outcome) -> str:
     """What a failed test has to say, in one line."""
     expected, got = outcome.expected, outcome.got
+    if outcome.kernel:
+        return f"the test of {outcome.rule.id} fails for {outcome.kind}: {outcome.kernel}"
     return (
         f"the test of {outcome.rule.id} fails for {outcome.kind}: "
         f"expected {expected}, got {got}{outcome.why}"
     )
 
 
-def _outcomes(rule: Rule, trial: Trial, engine: Engine) -> list[Outcome]:
+class _Judge:
+    """Rules as the engine has them and, with `tables`, the kernel: both must say the same."""
+
+    def __init__(self, ruleset: Ruleset, tables: bool) -> None:
+        self.engine = Engine(ruleset)
+        self._compiled: Compiled | None = None
+        if not tables:
+            return
+        # What cannot be compiled is not in the kernel, where nothing can disagree.
+        with suppress(AgentwatchError):
+            self._compiled = compile_here(ruleset, levels.Host(), room=Sizes().policy)
+            self._image = Image(self._compiled.image)
+
+    def disagreement(self, made: sample.Sample, verdict: Verdict) -> str:
+        """How the kernel's tables decide otherwise than the engine, or ""."""
+        if self._compiled is None:
+            return ""
+        found = decided(self._compiled, self._image, made.event, made.actor)
+        if found is None:
+            return ""
+        lowered = self._compiled.lowered.get(verdict.rule or "")
+        sure = lowered is not None and lowered.where == "kernel"
+        fits = {"kill": (KILL,) if sure else (KILL, LOOK), "alert": (LOOK,)}
+        if found.verdict in fits.get(verdict.response, (0, LOOK)):
+            return ""
+        what = {0: "nothing", KILL: "kill", LOOK: "look"}.get(found.verdict, "deny")
+        return f"the kernel's tables say {what}, the engine {verdict.response}; report it"
+
+
+def decided(compiled: Compiled, image: Image, event: Event, actor: Actor) -> Decision | None:
+    """What the kernel would say of an event; None of one it does not see."""
+    subject = subject_of(event, actor, compiled.agents, image.predicates_for(actor))
+    return None if subject is None else image.decide(subject)
+
+
+def _outcomes(rule: Rule, trial: Trial, judge: _Judge) -> list[Outcome]:
     """The trial's outcome for each kind: the first event that disappoints, else the last."""
     found = []
     for kind in trial.on or rule.on:
         for made in sample.samples(kind, dict(trial.fields), rule.agents[:1], TRIAL_PROJECT):
-            outcome = _outcome(rule, trial, engine, made)
+            outcome = _outcome(rule, trial, judge, made)
             if not outcome.passed:
                 break
         found.append(outcome)
     return found
 
 
-def _outcome(rule: Rule, trial: Trial, engine: Engine, made: sample.Sample) -> Outcome:
+def _outcome(rule: Rule, trial: Trial, judge: _Judge, made: sample.Sample) -> Outcome:
+    engine = judge.engine
     for earlier in made.before:
         engine.judge(earlier, made.actor)
-    found = _judged(rule, trial, engine, made)
+    found = _judged(rule, trial, judge, made)
     engine.memory.forget(made.event.session)  # the next test begins anew
     return found
 
 
-def _judged(rule: Rule, trial: Trial, engine: Engine, made: sample.Sample) -> Outcome:
+def _judged(rule: Rule, trial: Trial, judge: _Judge, made: sample.Sample) -> Outcome:
+    engine = judge.engine
     verdict = engine.judge(made.event, made.actor)
+    kernel = judge.disagreement(made, verdict)
     if trial.expect == "verdict":
         by = f" by {verdict.rule}" if verdict.rule else " by default" if verdict.default else ""
         why = "" if verdict.action == trial.verdict else by
-        return Outcome(rule, trial, made.kind, verdict.action, why)
+        return Outcome(rule, trial, made.kind, verdict.action, why, kernel)
     got = "hit" if any(hit.rule == rule.id for hit in verdict.matches) else "miss"
     traces = engine.explain(made.event, made.actor).rules if got != trial.expect else ()
     why = "".join(f"; {reason(trace)}" for trace in traces if trace.rule.id == rule.id)
     if got == "hit" and why:
         why += _not_carved(rule)
-    return Outcome(rule, trial, made.kind, got, why)
+    return Outcome(rule, trial, made.kind, got, why, kernel)
 
 
 def _not_carved(rule: Rule) -> str:

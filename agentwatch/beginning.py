@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,22 @@ def begin(stack: ExitStack, path: Path | None) -> Begun:
     from agentwatch import config
     from agentwatch.admission import admit
     from agentwatch.engine import Engine
+    from agentwatch.kernel.policies import cgroup_root
     from agentwatch.policy.levels import Host
     from agentwatch.rules.model import Ruleset
 
-    settings, host, began = config.load(path), Host(), time.monotonic()
-    admitted = admit(
-        settings.rule_paths, host=host, without_hook=settings.without_hook, tested=False
+    settings, host, began = (
+        config.load(path),
+        Host(cgroup=cgroup_root() is not None),
+        time.monotonic(),
     )
+
+    def admitted_here() -> Admitted:
+        return admit(
+            settings.rule_paths, host=host, without_hook=settings.without_hook, tested=False
+        )
+
+    admitted = admitted_here()
     agents = admitted.ruleset.agents
     wrong = settings.check_agents([agent.id for agent in agents])
     if wrong:
@@ -61,4 +70,7 @@ def begin(stack: ExitStack, path: Path | None) -> Begun:
     probes = Probes(identify=True, loading=loading)
     closing.callback(probes.close)
     probes.set_literals(Engine(Ruleset((), agents)).literals())
+    if host.cgroup and not probes.attach_connect(settings.cgroup):
+        host = replace(host, cgroup=False)
+        admitted = admitted_here()  # there are rules that insist on being prevented
     return Begun(settings, host, admitted, seconds, probes)

@@ -11,20 +11,24 @@ another, or something named like one, keeps everything that restricted it.
 
 from __future__ import annotations
 
+import copy
+import errno
 import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi, decoding
-from agentwatch.events import Event, Exec, Open
+from agentwatch.events import Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
+from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.memory import Memory
 from agentwatch.policy.readers import FIELDS, kinds_of, views
+from agentwatch.policy.subjects import AgentBits
 from agentwatch.policy.table import LoweredRule, Masks, carved, failed
-from agentwatch.rules.model import ACTIONS, MODES, Condition, Rule, Ruleset
+from agentwatch.rules.model import ACTIONS, ALL, MODES, Condition, Rule, Ruleset
 
 _POLICIES_REMEMBERED = 64
 _RECORDS = {
@@ -62,10 +66,10 @@ class Verdict:
     """What the rules say about an event.
 
     action: none | allow | alert | deny | kill. response: what to do here and now, in this mode and
-    with the hooks there are: none | alert | kill. rule: the one that won; None when a default did
-    (`default`) or nothing. level: kills-after | detects, "" with response none. mode: observe |
-    enforce, the rule's own or the engine's; "" without a verdict. scope: process | session, what
-    a kill ends.
+    with the hooks there are: none | alert | kill | deny. rule: the one that won; None when a
+    default did (`default`) or nothing. level: one of levels.LEVELS, "" with response none. mode:
+    observe | enforce, the rule's own or the engine's; "" without a verdict. scope: process |
+    session, what a kill ends. done: the kernel has done it already.
     """
 
     action: str = "none"
@@ -79,9 +83,11 @@ class Verdict:
     matches: tuple[Hit, ...] = ()
     mode: str = ""
     scope: str = "process"
+    done: bool = False
 
 
 NO_VERDICT = Verdict()
+UNKNOWN = "unknown"  # in place of a rule's id, where its policy is not known any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,9 @@ class Engine:
     mode: observe (nothing is worse than an alert) | enforce; a rule's own mode comes first.
     generation: of the ruleset, for records. without_hook: how a deny is answered where it cannot
     be prevented, unless its rule says so itself. memory: of the engine before this one, when rules
-    are reloaded. Raises AgentwatchError for a rule it could not judge faithfully.
+    are reloaded. compiled: the same rules as the kernel has them, None where it has none (refused:
+    why); bits: what agents are there; paused: rules that did not act when it was compiled. Raises
+    AgentwatchError for a rule it could not judge faithfully.
     """
 
     def __init__(
@@ -132,11 +140,16 @@ class Engine:
         self.mode = mode
         self.generation = generation
         self.memory = memory or Memory()
-        self._without_hook = without_hook
+        self.compiled: Compiled | None = None
+        self.bits = AgentBits()
+        self.paused: frozenset[str] = frozenset()
+        self.refused = ""
+        self.without_hook = without_hook
         self._identity_agents = tuple(a.id for a in ruleset.agents for _ in a.exec)
+        self._rules = {rule.id: rule for rule in ruleset.rules}
         self._responses = {rule.id: self._response(rule) for rule in ruleset.rules}
         asked = {condition.field for condition in _conditions(ruleset)}
-        self._follows_writes = "written_by_agent" in asked
+        self.follows_writes = "written_by_agent" in asked
         self._projects = any("$project" in text for c in _conditions(ruleset) for text in c.values)
         self._shared = Shared(ruleset, Facts(self._identity, self._was_written))
         self._policy = functools.lru_cache(_POLICIES_REMEMBERED)(self._lower)
@@ -148,9 +161,44 @@ class Engine:
 
         Each event is judged once: rules with `count` count it.
         """
-        if self._follows_writes and isinstance(event, Open) and event.changes:
-            self.memory.wrote(event.session, event.path)
+        self.saw(event)
         return self._judge(event, actor, {})
+
+    def saw(self, event: Event) -> None:
+        """Remembers what later events are asked of this one, which needs no judging."""
+        if self.follows_writes and isinstance(event, Open) and event.changes:
+            self.memory.wrote(event.session, event.path)
+
+    def of_kernel(self, event: Event) -> Verdict:
+        """What the kernel has done about an event by this engine's policy, in the rules' words.
+
+        NO_VERDICT where it did nothing but show us the event.
+        """
+        if self.compiled is None:
+            return by_unknown(event)
+        if not _is_done(event):
+            return NO_VERDICT
+        decided = self.compiled.rules[event.rule - 1]
+        rule = self._rules.get(decided.rule) if decided.rule else None
+        if rule is None:
+            agent = "" if decided.agent == ALL else decided.agent
+            found = self._by_default(agent, decided.kind, decided.action, ())
+        else:
+            found = self._by_rule(rule, (rule,), ())
+        return _as_done(found, event, rule)
+
+    def again(self, generation: int) -> Engine:
+        """The same rules as another generation, to be compiled anew."""
+        engine = copy.copy(self)
+        engine.generation, engine.compiled = generation, None
+        return engine
+
+    def why_engine(self, rule: str) -> str:
+        """Why this engine decides on a rule, a sentence; "" where the kernel does."""
+        if self.compiled is None:
+            return levels.NO_POLICY
+        lowered = self.compiled.lowered[rule]
+        return "" if lowered.where == "kernel" else lowered.reason
 
     def _judge(self, event: Event, actor: Actor, counted: dict[str, bool] | None) -> Verdict:
         """counted: what each rule with `count` said of this event; None: nothing is counted."""
@@ -168,7 +216,7 @@ class Engine:
 
         Outlives this engine, as its memory does. Raises ValueError for a rule there is not.
         """
-        if rule not in self._responses:
+        if rule not in self._rules:
             raise ValueError(f"there is no rule {rule!r}")
         self.memory.pause(rule, until)
 
@@ -178,7 +226,8 @@ class Engine:
 
     def level(self, rule: Rule, host: levels.Host) -> levels.Level:
         """What the rule is worth on a host, in this engine's mode."""
-        return levels.level(rule, host, self.mode, self._without_hook)
+        why = self.why_engine(rule.id)
+        return levels.level(rule, host, self.mode, self.without_hook, why)
 
     @functools.cached_property
     def _identities(self) -> PatternIndex:
@@ -266,7 +315,7 @@ class Engine:
 
     def _response(self, rule: Rule) -> str:
         """What to do when the rule matches: none | alert | kill."""
-        without_hook = rule.without_hook or self._without_hook
+        without_hook = rule.without_hook or self.without_hook
         return levels.response(rule.action, without_hook, rule.mode or self.mode)
 
     def _strictness(self, rule: Rule) -> tuple[int, int]:
@@ -275,7 +324,7 @@ class Engine:
 
     def _beats(self, action: str, rule: Rule) -> bool:
         """Whether a default's action is stricter than a rule that matched."""
-        response = levels.response(action, self._without_hook, self.mode)
+        response = levels.response(action, self.without_hook, self.mode)
         return (_RESPONSES.index(response), _rank(action)) > self._strictness(rule)
 
     def _by_rule(self, rule: Rule, hits: Sequence[Rule], matches: tuple[Hit, ...]) -> Verdict:
@@ -297,7 +346,7 @@ class Engine:
         )
 
     def _by_default(self, agent: str, kind: str, action: str, matches: tuple[Hit, ...]) -> Verdict:
-        response = levels.response(action, self._without_hook, self.mode)
+        response = levels.response(action, self.without_hook, self.mode)
         return Verdict(
             action=action,
             response=response,
@@ -345,7 +394,7 @@ class Engine:
 
     def _records(self, acting: bool) -> frozenset[int]:
         """The record kinds that a rule or default judges; with acting: one that can kill."""
-        host = self._without_hook
+        host = self.without_hook
         judged = [(self._responses[r.id], kind) for r in self.ruleset.rules for kind in r.on]
         judged += [
             (levels.response(d.action, host, self.mode), d.kind) for d in self.ruleset.defaults
@@ -356,7 +405,7 @@ class Engine:
             for record in _RECORDS.get(kind, ())
             if not acting or response == "kill"
         }
-        if self._follows_writes and not acting:
+        if self.follows_writes and not acting:
             found.add(abi.OPEN)
         return frozenset(found)
 
@@ -365,6 +414,44 @@ def _distinct(field: str, event: Event, actor: Actor) -> Hashable:
     """What `count` tells apart; one that could not be read is like no other."""
     values = FIELDS[field].read(event, actor) if field else ()
     return (event.time, event.cpu, event.sequence) if values is None else values
+
+
+def by_unknown(event: Event) -> Verdict:
+    """What the kernel has done by a policy that nobody has any more; NO_VERDICT for nothing."""
+    if not _is_done(event):
+        return NO_VERDICT
+    answer = "deny" if event.verdict == abi.VERDICT_DENY else "kill"
+    because = "A policy that was replaced since decided it; which rule is not known any more."
+    found = Verdict(answer, rule=UNKNOWN, severity="medium", because=because, mode="enforce")
+    return _as_done(found, event, None)
+
+
+def _is_done(event: Event) -> bool:
+    """Whether the kernel has acted on an event that it has judged."""
+    if event.verdict == abi.VERDICT_KILL:
+        return True
+    # Elsewhere than before a connection nothing can be denied: there the engine answers.
+    return event.verdict == abi.VERDICT_DENY and _is_refused(event)
+
+
+def _is_refused(event: Event) -> bool:
+    return isinstance(event, Connect) and event.result == -errno.EPERM
+
+
+def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:
+    answer = "deny" if event.verdict == abi.VERDICT_DENY else "kill"
+    level = levels.of_kernel(_kind_judged(event, rule), _is_refused(event))
+    shared = isinstance(event, Open) and event.shared  # then the kernel ends all of the session
+    scope = "session" if shared else found.scope
+    return replace(found, response=answer, level=level, scope=scope, done=True)
+
+
+def _kind_judged(event: Event, rule: Rule | None) -> str:
+    """The kind of event that a verdict of the kernel is about: what came of it is the worst."""
+    if isinstance(event, Open):
+        changes = event.changes and (rule is None or not {"change", "open"}.isdisjoint(rule.on))
+        return "change" if changes else "read"
+    return "exec" if isinstance(event, Exec) else "connect"
 
 
 def names_of(event: Exec) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agentwatch.events import NO_PROCESS, Event, Exec, Exit, Fork, ProcessKey
@@ -12,7 +12,10 @@ from agentwatch.events import NO_PROCESS, Event, Exec, Exit, Fork, ProcessKey
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a process runs since its last exec. identity: the agent it is the program of."""
+    """What a process runs since its last exec. identity: the agent it is the program of.
+
+    since: ns, that exec; the start of its process, where nobody saw one.
+    """
 
     exe: str
     script: str | None = None
@@ -20,6 +23,7 @@ class Image:
     cwd: str = ""
     uid: int = 0
     identity: str | None = None
+    since: int = field(default=0, compare=False)
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -183,7 +187,15 @@ class Lineage:
         process.images.append(
             (
                 event.time,
-                Image(event.path, event.script, event.argv, event.cwd, event.uid, identity),
+                Image(
+                    event.path,
+                    event.script,
+                    event.argv,
+                    event.cwd,
+                    event.uid,
+                    identity,
+                    event.time,
+                ),
             )
         )
         process.dropped = process.dropped or len(process.images) > self.IMAGES
@@ -245,6 +257,21 @@ class Lineage:
     def living(self) -> list[Living]:
         """Processes not known to have ended, with their sessions."""
         return [Living(p.key, p.session) for p in list(self._processes.values()) if not p.ended]
+
+    def running(
+        self, session: ProcessKey | None = None
+    ) -> list[tuple[Image, tuple[str, ...], str | None]]:
+        """What the processes of one session, or of all, run: each image once, the agents whose
+        rules apply to it, and its project.
+        """
+        found = {}
+        for process in self._processes.values():
+            image = process.images[-1][1]
+            if process.ended or image is None or session not in (None, process.session):
+                continue
+            project = self._projects.get(process.session)
+            found[image.since, process.agents] = image, process.agents, project
+        return list(found.values())
 
     def alive(self, session: ProcessKey) -> int:
         """How many processes of a session are not known to have ended."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agentwatch import __version__, abi
-from agentwatch.engine import Verdict
+from agentwatch.engine import Engine, Verdict
 from agentwatch.events import Event, ProcessKey
+from agentwatch.kernel.policies import CONNECT_HOOKS
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.lineage import Actor
 from agentwatch.losses import STAGES
@@ -40,7 +41,7 @@ class Tally:
     def frame(self, frame: frames.Frame) -> None:
         if isinstance(frame, frames.Session):
             self.sessions[frame.agent or UNKNOWN] += 1
-        elif isinstance(frame, frames.Reload):
+        elif isinstance(frame, frames.Reload) and not frame.pause:
             self.reloads["ok" if frame.ok else "refused"] += 1
 
 
@@ -95,10 +96,17 @@ def snapshots(
             enforcing=int(engine.mode == "enforce"),
             policy_generation=engine.generation,
             policy_compile_seconds=compile_seconds,
+            policy_in_kernel=int(engine.compiled is not None),
+            policy_failures=watch.force.failures,
+            policy_no_room=watch.probes.no_room(),
+            policy_unsettled=watch.unsettled,
+            policy_disagreements=watch.force.disagreements,
+            policy_bytes=engine.compiled.bytes if engine.compiled else 0,
+            policy_states=_states(engine),
             reloads=dict(tally.reloads) if tally else {},
             last_reload_successful=int(now.reloaded) if now else None,
             last_reload_success_timestamp_seconds=reloaded,
-            hook_attached={hook: int(hook in attached) for hook in HOOKS},
+            hook_attached={hook: int(hook in attached) for hook in (*HOOKS, *CONNECT_HOOKS)},
             map_entries={name: used for name, (used, _) in room.items()},
             map_capacity={name: size for name, (_, size) in room.items()},
             program_runs={hook: s.runs for hook, s in stats.items()},
@@ -122,6 +130,11 @@ def snapshots(
         )
 
     return snapshot
+
+
+def _states(engine: Engine) -> dict[str, int]:
+    """Of each automaton."""
+    return {one.name: one.states for one in engine.compiled.sets} if engine.compiled else {}
 
 
 def _known(watch: Watch) -> list[str]:

@@ -27,7 +27,8 @@ def image_now(process: ProcessKey) -> Image | None:
         uid = _real_uid(_beginning(f"{here}/status"))
     except (OSError, ValueError, IndexError):
         return None
-    return Image(exe.removesuffix(" (deleted)"), None, _argv(process.pid), cwd, uid)
+    exe = exe.removesuffix(" (deleted)")
+    return Image(exe, None, _argv(process.pid), cwd, uid, since=process.start)
 
 
 def names_now(process: ProcessKey) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from agentwatch import processes
+from agentwatch import abi, processes
 from agentwatch.aside import Aside
 from agentwatch.backfill import Backfill, Found
 from agentwatch.engine import Engine, names_of
@@ -66,7 +66,7 @@ class Recognition:
             if found.session not in self._sessions:
                 begun.append(self._begin_running(found, how, project))
             for one in found.processes:
-                self._sessions.join(one)
+                self._sessions.join(one)  # of a session that there was before
                 self._say_holdings(one.process, found.session)
         return begun
 
@@ -89,10 +89,9 @@ class Recognition:
                     image=image,
                     uid=one.uid,
                     command=self._redactor.argv(image.argv) if image else (),
+                    members=found.processes,
                 )
             )
-            for process in found.processes:
-                self._sessions.join(process)
         return begun
 
     def _begin_running(self, found: Found, how: str, project: str) -> Session:
@@ -111,6 +110,7 @@ class Recognition:
             image=image,
             uid=uid,
             command=self._redactor.argv(image.argv, False) if image else (),
+            members=found.processes,
         )
 
     def _say_holdings(self, process: ProcessKey, session: ProcessKey) -> None:
@@ -158,7 +158,7 @@ class Recognition:
         self._begin(event, agent)
         return session
 
-    def _begin(self, event: Exec, agent: str) -> None:
+    def _begin(self, event: Exec, agent: str, members: Sequence[abi.Process] = ()) -> None:
         """The session of a process that has become an agent by this exec."""
         self._sessions.begin(
             event.process,
@@ -169,6 +169,7 @@ class Recognition:
             uid=event.uid,
             command=self._redactor.argv(event.argv, event.argv_cut),
             parent=event.parent.pid,
+            members=members,
         )
         self._say_holdings(event.process, event.process)
 
@@ -185,9 +186,7 @@ class Recognition:
         mine = [one for one in found if one.session == process]
         if not mine:
             return None
-        self._begin(event, agent)
-        for one in mine[0].processes:  # what it has forked by now
-            self._sessions.join(one)
+        self._begin(event, agent, mine[0].processes)  # with what it has forked by now
         return process
 
     def settle_late(self, key: ProcessKey) -> None:

@@ -15,6 +15,7 @@ from agentwatch import abi, actions, processes
 from agentwatch.aside import Aside
 from agentwatch.events import ProcessKey
 from agentwatch.holding import Frozen, Holding
+from agentwatch.inforce import InForce
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Image, Lineage
 from agentwatch.sinks import frames
@@ -72,9 +73,10 @@ class Sessions:
         say: Callable[[frames.Frame], None],
         holding: Holding,
         aside: Aside,
+        force: InForce,
     ) -> None:
         self._probes, self._lineage, self._say = probes, lineage, say
-        self.holding, self._aside = holding, aside
+        self.holding, self._aside, self._force = holding, aside, force
         self._sessions: dict[ProcessKey, Session] = {}
         self._rejected: dict[ProcessKey, None] = {}  # the last REJECTED
         self._keeping: set[ProcessKey] = set()  # looked after aside at this moment
@@ -110,8 +112,12 @@ class Sessions:
         uid: int,
         command: tuple[str, ...] = (),
         parent: int = 0,
+        members: Iterable[abi.Process] = (),
     ) -> Session:
-        """A session whose first process is tagged. command: redacted. parent: its pid, if known."""
+        """A session whose first process is tagged. command: redacted. parent: its pid, if known.
+
+        members: processes that were tagged with it. From here on the kernel judges it.
+        """
         self._rejected.pop(key, None)
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         told = frames.Session(
@@ -128,7 +134,11 @@ class Sessions:
         session = self._sessions[key] = Session(key, told)
         above = processes.line_now(parent or processes.parent_now(key.pid))
         self._lineage.begin(key, project, image, agents, above)
+        self._force.mark(image, agents, project)
         self._say(told)
+        for one in members:
+            self.join(one)
+        self._force.enter(key, agents, project)
         return session
 
     def reject(self, key: ProcessKey) -> None:
@@ -254,8 +264,11 @@ class Sessions:
         if one.session is not None and self._lineage.session(one.process) != one.session:
             image = processes.image_now(one.process)
             session = self._sessions.get(one.session)
-            if self._lineage.join(one.process, one.parent, one.session, image) and session:
-                session.seen += 1
+            if self._lineage.join(one.process, one.parent, one.session, image):
+                agents = self._lineage.agents(one.session)
+                self._force.mark(image, agents, self._lineage.project(one.session))
+                if session:
+                    session.seen += 1
 
     def forget(self, session: Session) -> None:
         """A session is over: nothing of it runs any more, or it is let go unwatched."""

@@ -20,11 +20,13 @@ from agentwatch.errors import JournalError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.freezer import Freezer
 from agentwatch.holding import Holding
+from agentwatch.inforce import InForce
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Lineage
 from agentwatch.losses import Losses
 from agentwatch.mounts import Mounts, Namespace
 from agentwatch.policy.levels import Host
+from agentwatch.policy.readers import kinds_of
 from agentwatch.recognition import Recognition
 from agentwatch.sessions import Session, Sessions
 from agentwatch.sinks import frames
@@ -40,7 +42,9 @@ QUIET = 1.0  # s
 BATCH = 1 << 16  # bytes of a ring handled in one go: bounds how late a kill can be
 SLICE = 0.010  # s of a step, and a batch more, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
+SETTLE = 2.0  # s that handling what a policy's swap waits for may take
 SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
+_SHOWN = frozenset({abi.CONNECT, abi.SYN})
 
 
 class Sink(Protocol):
@@ -49,7 +53,8 @@ class Sink(Protocol):
     def event(self, event: Event, actor: Actor, verdict: Verdict) -> None:
         """A decoded event of a confirmed session; argv is redacted.
 
-        Opens that neither change anything nor are of a kind some rule judges are not decoded.
+        Opens that neither change anything nor are judged by the engine are not decoded; without
+        Watch.told, nothing is that the engine does not judge.
         """
 
     def frame(self, frame: frames.Frame) -> None:
@@ -76,6 +81,7 @@ class Watch:
     ) -> None:
         self.probes, self.engine, self.journal, self.host = probes, engine, journal, host
         self.sinks = tuple(sinks)
+        self.told = True  # whether sinks want events that no rule is about
         self.lineage = Lineage(processes.image_now)
         self.delays = DurationCounter()  # from probe to journal
         self.turns = DurationCounter()  # of whoever's loop `step` is part of
@@ -84,7 +90,9 @@ class Watch:
         self._namespace = Namespace(mounts)
         self.aside, self.listing = Aside(threaded), Aside(threaded)
         holding = Holding(probes, freezer)
-        self.sessions = Sessions(probes, self.lineage, self.say, holding, self.aside)
+        self.force = InForce(probes, self.lineage, self.say)
+        self.force.mounted(mounts)
+        self.sessions = Sessions(probes, self.lineage, self.say, holding, self.aside, self.force)
         self.recognition = Recognition(
             probes, self.sessions, self.lineage, self.redactor, self.say, self.listing
         )
@@ -96,6 +104,7 @@ class Watch:
         self._failed: list[Exception] = []  # while handling records of the batch at hand
         self._urgent = self._behind = False  # behind: a ring holds more than a batch
         self._drained = 0  # ns of boottime: whatever happened before was read
+        self.unsettled = 0  # policies that came into force before all that ran was known
         self._checked = self._swept = self._heard = time.monotonic()
         self.journal_error = ""  # why the journal cannot be written at present
         self.journal_failed = ""  # ... could not, the last time
@@ -104,10 +113,31 @@ class Watch:
     def take(self, engine: Engine) -> None:
         """Judges by another policy from the next record on. Raises OSError: not by that one."""
         self.recognition.take(engine)
+        try:
+            self.force.take(engine, self._settle)
+        except BaseException:
+            self.recognition.take(self.engine)
+            raise
         self.engine = engine
         self.enforcement.take(engine)
-        self._decoded = engine.kinds | {abi.CONNECT, abi.SYN}
         self.probes.wake_for(engine.acting_kinds)
+
+    def take_host(self, host: Host) -> None:
+        """There are other hooks than before."""
+        self.host = self.enforcement.host = host
+
+    def _settle(self) -> None:
+        """Handles what the rings hold by now, by the policy before."""
+        now, limit = time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.monotonic() + SETTLE
+        while len(self.sessions) and self._drained < now:
+            if time.monotonic() >= limit:
+                self.unsettled += 1
+                text = f"what runs was not all known within {SETTLE:.0f} s: "
+                text += "new rules that ask who makes a call make no exception for what has begun"
+                self.say(frames.Notice(subject="policy", text=text))
+                break
+            self.step()
+        self.force.tidy(self._drained)
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
@@ -193,13 +223,20 @@ class Watch:
             self._say_mounts()
         kept = [record for record in map(self._handled, lifecycle) if record is not None]
         kept += self._wanted(activity)
-        decoded, acting = self._decoded, self.engine.acting_kinds
+        judged, acting = self.engine.kinds, self.engine.acting_kinds
+        several = self.force.several
+        # What is decoded though no rule is about it.
+        shown = _SHOWN if self.told else frozenset[int]()
+        changes = abi.FLAG_CHANGES if self.told or self.engine.follows_writes else 0
         for record in activity:
             _, kind, flags = abi.peek(record)
-            if kind in decoded or flags & abi.FLAG_CHANGES:
-                self._urgent |= kind in acting
+            generation, verdict = abi.judged(record)
+            # The kernel has decided what it has judged and not flagged.
+            ours = not generation or verdict or (several and abi.session_of(record) in several)
+            if verdict or (ours and kind in judged) or kind in shown or flags & changes:
+                self._urgent |= bool(ours) and kind in acting
                 try:
-                    self._activity(record)
+                    self._activity(record, bool(ours))
                 except Exception as error:  # as with those of the other ring
                     self._failed.append(error)
         self._say_failed()
@@ -244,6 +281,7 @@ class Watch:
         return self._namespace.mounts.name(dev, path)
 
     def _say_mounts(self) -> None:
+        self.force.mounted(self._namespace.mounts)
         self.say(frames.MountsChanged(rows=tuple(self._namespace.mounts.rows())))
 
     def _handled(self, record: memoryview) -> bytes | memoryview | None:
@@ -313,12 +351,19 @@ class Watch:
 
     def _executed(self, event: Exec) -> None:
         actor = self.lineage.actor(event)
-        verdict = self._judge(event, actor) if abi.EXEC in self.engine.kinds else NO_VERDICT
-        self._urgent |= abi.EXEC in self.engine.acting_kinds
+        several = event.session in self.force.several
+        verdict = NO_VERDICT
+        ours = abi.EXEC in self.engine.kinds and (not event.generation or several)
+        if event.verdict or ours:
+            verdict = self._judge(event, actor)
+            self._urgent |= abi.EXEC in self.engine.acting_kinds
         if event.result == 0:
             agent = self.engine.identify(names_of(event)) if event.candidate else None
             if self.lineage.exec(event, agent) and agent:
+                self.force.added(event.session)
                 self._say_agent(event, agent)
+            elif several:
+                self.force.added(event.session)
         redacted = self.redactor.argv(event.argv, event.argv_cut)
         self._tell(replace(event, argv=redacted), actor, verdict)
 
@@ -339,7 +384,7 @@ class Watch:
         if first:
             self._tell(event, self.lineage.actor(event), NO_VERDICT)
 
-    def _activity(self, record: memoryview) -> None:
+    def _activity(self, record: memoryview, judged: bool) -> None:
         event = decoding.decode(record, self._name)
         session = self._owner(event)
         if session is None:
@@ -347,10 +392,18 @@ class Watch:
         if session != event.session:
             event = replace(event, session=session)
         actor = self.lineage.actor(event)
-        self._tell(event, actor, self._judge(event, actor))
+        if not judged:
+            self.engine.saw(event)
+        self._tell(event, actor, self._judge(event, actor) if judged else NO_VERDICT)
 
     def _judge(self, event: Event, actor: Actor) -> Verdict:
         verdict = self.engine.judge(event, actor)
+        done = self.force.verdict(event)
+        if done.done:  # not once more
+            if verdict.response == "none" and self._is_comparable(event, done):
+                self.force.disagrees(event, done)
+            scope = "session" if "session" in (done.scope, verdict.scope) else "process"
+            verdict = replace(done, matches=verdict.matches, scope=scope)
         if verdict.response != "none":
             agent = self.lineage.agent(event.session)
             if self.enforcement.act(event, verdict, agent):
@@ -361,6 +414,12 @@ class Watch:
                 if verdict.scope == "session":
                     self.sessions.end(event.session)
         return verdict
+
+    def _is_comparable(self, event: Event, done: Verdict) -> bool:
+        """Whether the engine was asked what the kernel was: what failed is nothing it judges."""
+        if event.generation != self.engine.generation or not kinds_of(event):
+            return False
+        return not (done.rule and self.engine.memory.paused(done.rule, event.time))
 
     # Who is told.
 
@@ -399,6 +458,7 @@ class Watch:
         if missed or self._checked - self._swept >= SWEEP:
             self._swept = self._checked
             self._sweep()
+        self.force.tidy(self._drained)
         self.sessions.restop()
         for session in self.sessions.over(self._drained):
             self.forget(session)
@@ -409,6 +469,7 @@ class Watch:
         """A session is over, or goes on unwatched."""
         self.sessions.forget(session)
         self.enforcement.forget(session.key)
+        self.force.forget(session.key)
         self.engine.memory.forget(session.key)
 
     def _sweep(self) -> None:
@@ -417,6 +478,8 @@ class Watch:
         for key, one in self.probes.sessions().items():
             if one.state == abi.SESSION_PROVISIONAL and one.since < self._drained:
                 self.recognition.settle_late(key)
+            elif one.state == abi.SESSION_ENDING and not self.probes.is_held(key):
+                self.sessions.end(key)  # by the probes, whose record of it was lost
 
 
 def _moved(record: memoryview, session: ProcessKey) -> memoryview:

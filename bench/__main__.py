@@ -2,6 +2,7 @@
 
 python -m bench                                        all of it, a quarter of an hour
 python -m bench open|rate|judge|kill|start|engine      one of them
+python -m bench policy                                 compiling it; the kernel's verdict
 python -m bench daemon [--seconds N]                   a daemon's start; idle for N seconds
 python -m bench churn [--minutes N]                    agents that come and go
 python -m bench follow [--seconds N]                   many who follow events
@@ -17,7 +18,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import churn, daemon, daemon_following, daemon_idling, killing, opening, pacing, starting
+from bench import (
+    churn,
+    daemon,
+    daemon_following,
+    daemon_idling,
+    killing,
+    opening,
+    pacing,
+    policy,
+    starting,
+)
 from bench.workplace import REPOSITORY, Workplace, say, workplace
 
 
@@ -34,6 +45,7 @@ PARTS: dict[str, Part] = {
     "kill": lambda place, _: killing.measure(place),
     "start": lambda place, _: starting.measure(place),
     "engine": lambda place, _: engine(place),
+    "policy": lambda place, _: policy.measure(),
     "daemon": lambda _, how: daemon.measure(how.seconds or daemon_idling.SECONDS),
     "churn": lambda _, how: churn.measure(how.minutes),
     "follow": lambda place, how: daemon_following.measure(

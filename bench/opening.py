@@ -77,6 +77,7 @@ def _report(found: dict[str, Found]) -> None:
         target = f"   at most {TARGET}" if name == TAGGED else ""
         median = statistics.median(one.times)
         say(f"  {name:36} {median:6.0f} {one.against(base)}{target}{loss}")
+    say(f"  {'shipped pack / no rule on opens':36} {'':6} {found[JUDGED].against(found[TAGGED])}")
     say(f"  {'agentwatch attached / bare probe':36} {'':6} {found[BESIDE].against(found[BARE])}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -30,7 +31,10 @@ LIMIT = 240.0  # seconds for a run; an emulated machine is twenty times slower
 
 @dataclass(frozen=True)
 class Effects:
-    """What came of a run. ended: how the agent ended, as a shell shows it."""
+    """What came of a run. ended: how the agent ended, as a shell shows it.
+
+    stops: by rule, the levels of what was stopped, as agentwatch tells them.
+    """
 
     canary_sent: bool
     script_ran: bool
@@ -40,6 +44,7 @@ class Effects:
     attempts: int
     ended: int
     metrics: tuple[str, ...] = ()
+    stops: tuple[tuple[str, str], ...] = ()
 
     @property
     def harm(self) -> tuple[bool, bool, bool]:
@@ -94,6 +99,7 @@ def perform(stage: Stage, command: list[str], *, quiet: bool) -> Effects:
             attempts=len(attempts.read_text().splitlines()) if attempts.exists() else 0,
             ended=code if code >= 0 else 128 - code,
             metrics=metrics,
+            stops=_stops(stage),
         )
 
 
@@ -134,6 +140,14 @@ def _metrics() -> tuple[str, ...]:
     )
     say(f"Meanwhile: curl http://{METRICS}/metrics | grep ...", *lines)
     return lines
+
+
+def _stops(stage: Stage) -> tuple[tuple[str, str], ...]:
+    """(rule, level) of everything that was killed or denied, from the findings."""
+    lines = stage.findings.read_text().splitlines() if stage.findings.exists() else ()
+    told = [json.loads(line)["unmapped"]["agentwatch"] for line in lines]
+    stopped = [one for one in told if one.get("outcome") in ("killed", "denied") and "rule" in one]
+    return tuple((one["rule"], one.get("level", "")) for one in stopped)
 
 
 def unwatched(stage: Stage) -> Effects:
@@ -184,6 +198,9 @@ def judge(free: Effects | None, held: Effects | None, *, answered: bool) -> int:
     if held:
         checks.append(("watched, none of the three has its effect", not any(held.harm)))
         checks.append(("watched, all three were tried", held.attempts == 3))
+        levels = [{level for rule, level in held.stops if rule == one} for one in RULES]
+        by_kernel = all(found and found <= {"kills", "prevents"} for found in levels)
+        checks.append(("watched, the kernel stopped each, and not the engine", by_kernel))
         checks.append(("watched, the work gets done all the same", held.worked and held.ended == 0))
         checks.append(("metrics could be read while it ran", bool(held.metrics)))
         checks.append(("events, explain and verify had answers", answered))

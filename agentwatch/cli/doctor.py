@@ -21,7 +21,7 @@ def doctor(programs: bool, output: str) -> None:
     """Check kernel, privileges and libraries; exit 1 when something needed is missing."""
     found = preflight.checks()
     if programs:
-        found.append(_programs())
+        found += _programs()
     if output == "json":
         click.echo(json.dumps([dataclasses.asdict(check) for check in found], indent=2))
     else:
@@ -37,13 +37,22 @@ def _show(check: Check) -> None:
         click.echo(f"{'':<8} {'':<14} try: {check.remedy}")
 
 
-def _programs() -> Check:
+def _programs() -> list[Check]:
     """Loads and attaches for a moment; nothing is tagged, so nothing is recorded."""
     try:
         probes = Probes()
     except AgentwatchError as error:
         click.echo(getattr(error, "log", ""), err=True)
-        return Check("programs", False, error.message, error.remedy, needed=True)
+        return [Check("programs", False, error.message, error.remedy, needed=True)]
     attached = probes.attached()
+    refuses = probes.attach_connect(None)
     probes.close()
-    return Check("programs", len(attached) == len(HOOKS), ", ".join(HOOKS), needed=True)
+    says = (
+        "can be refused by address"
+        if refuses
+        else "cannot be refused: whoever makes them is killed"
+    )
+    return [
+        Check("programs", attached >= set(HOOKS), ", ".join(HOOKS), needed=True),
+        Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
+    ]

@@ -17,7 +17,7 @@ from agentwatch.cli.rules_explain import explain
 from agentwatch.cli.rules_new import new
 from agentwatch.cli.rules_reading import (
     BEHIND,
-    HERE,
+    Worth,
     admit,
     admitted,
     as_json,
@@ -30,9 +30,11 @@ from agentwatch.cli.rules_reading import (
     read,
 )
 from agentwatch.cli.rules_show import fields, schema, show
+from agentwatch.compiling import left_out
 from agentwatch.errors import Diagnostic, RuleErrors
 from agentwatch.policy import levels
-from agentwatch.rules.model import Default, Match, Rule
+from agentwatch.policy.compiler import Compiled
+from agentwatch.rules.model import ACTIONS, Default, Match, Rule
 
 _FEW = 3  # rules that are worth nothing are told by name
 
@@ -53,7 +55,10 @@ for _command in (explain, fields, new, pause, reload, resume, schema, show):
 @rules.command()
 @paths_argument
 @output_option
-def check(paths: tuple[Path, ...], output: str) -> None:
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Also the kernel's policy, and what is not in it."
+)
+def check(paths: tuple[Path, ...], output: str, verbose: bool) -> None:
     """Validate rules and run the tests inside them; exit 1 on any error."""
     try:
         let_in = admit(paths)
@@ -61,6 +66,11 @@ def check(paths: tuple[Path, ...], output: str) -> None:
         _findings(error.diagnostics, None, output)
         sys.exit(error.exit_code)
     _findings(let_in.warnings, let_in, output)
+    if output == "text":
+        worth = Worth(let_in.ruleset)
+        _left_out(let_in, worth, verbose)
+        if verbose:
+            _show_compiled(let_in, worth)
 
 
 def _findings(found: tuple[Diagnostic, ...], let_in: Admitted | None, output: str) -> None:
@@ -82,9 +92,56 @@ def _findings(found: tuple[Diagnostic, ...], let_in: Admitted | None, output: st
     _worth_nothing(rules)
 
 
+def _left_out(let_in: Admitted, worth: Worth, verbose: bool) -> None:
+    """Says which of the files' rules are worth less for the others that are there."""
+    named = frozenset(rule.id for rule in let_in.ruleset.rules if let_in.is_named(rule))
+    if left := left_out(worth.compiled, named.__contains__):
+        click.echo(left + " (agentwatch rules check -v)" * (not verbose), err=True)
+
+
+def _show_compiled(let_in: Admitted, worth: Worth) -> None:
+    """How large the policy is that the kernel gets, and what stays with the engine."""
+    compiled = worth.compiled
+    if compiled is None:
+        click.echo(worth.engine(""))
+        return
+    click.echo(f"{'automaton':<14} {'states':>8} {'classes':>8} {'bytes':>12} {'seconds':>8}")
+    for one in compiled.sets:
+        sizes = f"{one.states:>8} {one.classes:>8} {one.bytes:>12,} {one.seconds:>8.2f}"
+        click.echo(f"{one.name:<14} {sizes}")
+    sizes = f"{'':>8} {'':>8} {compiled.bytes:>12,} {compiled.seconds:>8.2f}"
+    click.echo(f"{'the image':<14} {sizes}")
+    _show_engines(let_in, compiled)
+
+
+def _show_engines(let_in: Admitted, compiled: Compiled) -> None:
+    """The rules that stay with the engine, by reason; before others what stops."""
+    found: dict[str, dict[str, list[str]]] = {}  # by what is said of them, then by action
+    rules = [rule for rule in let_in.ruleset.rules if compiled.lowered[rule.id].where == "engine"]
+    for rule in sorted(rules, key=lambda rule: -ACTIONS.index(rule.action)):
+        said = f"The engine decides: {compiled.lowered[rule.id].reason}"
+        if levels.level(rule, levels.Host()).name == "none":
+            said = "Nobody decides: there is no probe yet."
+        found.setdefault(said, {}).setdefault(rule.action, []).append(rule.id)
+    for said, actions in found.items():
+        click.echo("\n" + textwrap.fill(said, 80))
+        for action, ids in actions.items():
+            head = f"  {action:<6}"
+            click.echo(
+                textwrap.fill(
+                    ", ".join(ids),
+                    80,
+                    initial_indent=head,
+                    subsequent_indent=" " * len(head),
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+
+
 def _worth_nothing(rules: list[Rule]) -> None:
     """Says which rules can never match today."""
-    ids = [rule.id for rule in rules if levels.level(rule, HERE).name == "none"]
+    ids = [rule.id for rule in rules if levels.level(rule, levels.Host()).name == "none"]
     if ids:
         are = "rule is" if len(ids) == 1 else "rules are"
         which = f": {', '.join(ids)}" if len(ids) <= _FEW else ""
@@ -144,8 +201,9 @@ def list_(paths: tuple[Path, ...], output: str, mode: str) -> None:
     let_in = admitted(paths, output)
     ruleset = let_in.ruleset
     rules = (*ruleset.rules, *ruleset.disabled)
-    rows = [_row(rule, mode) for rule in rules if let_in.is_named(rule)]
-    rows += [_default_row(d, mode) for d in ruleset.defaults if let_in.is_named(d)]
+    worth = Worth(ruleset, mode)
+    rows = [_row(rule, worth) for rule in rules if let_in.is_named(rule)]
+    rows += [_default_row(d, worth) for d in ruleset.defaults if let_in.is_named(d)]
     rows.sort(key=lambda row: (ruleset.files.index(row["file"]), row["line"]))
     if output == "json":
         click.echo(as_json(rows))
@@ -172,14 +230,15 @@ def _show_rules(rows: list[dict[str, Any]]) -> None:
         head = f"[{number}] "
         below = " " * len(head)
         click.echo(textwrap.fill(reason, 80, initial_indent=head, subsequent_indent=below))
+    click.echo("As compiled here; `agentwatch status` has what is in force.")
 
 
 def _reasons(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row["reason"] for row in rows))
 
 
-def _row(rule: Rule, mode: str) -> dict[str, Any]:
-    level = levels.level(rule, HERE, mode)
+def _row(rule: Rule, worth: Worth) -> dict[str, Any]:
+    level = worth.level(rule)
     if not rule.enabled:
         level = levels.Level("none", reason="It is disabled.")
     row: dict[str, Any] = {
@@ -196,7 +255,7 @@ def _row(rule: Rule, mode: str) -> dict[str, Any]:
     return row
 
 
-def _default_row(default: Default, mode: str) -> dict[str, Any]:
+def _default_row(default: Default, worth: Worth) -> dict[str, Any]:
     """As a rule without conditions; no id of a rule has a colon."""
     name = f"default:{default.agent}"
-    return _row(Rule(name, (default.kind,), Match(()), default.action, default.place), mode)
+    return _row(Rule(name, (default.kind,), Match(()), default.action, default.place), worth)

@@ -12,7 +12,8 @@ import click
 
 from agentwatch import admission
 from agentwatch.cli.rules_reading import (
-    HERE,
+    REFUSES,
+    Worth,
     admitted,
     as_json,
     mode_option,
@@ -71,18 +72,24 @@ def explain(
         agentwatch rules explain --on read --path ~/.ssh/id_ed25519 --process.exe /usr/bin/cat
         agentwatch rules explain --on exec --path /usr/bin/git --args "push --force"
 
-    --args and the like part their tokens as a shell does.
+    --args and the like part their tokens as a shell does. A connection by --addr or --port is
+    TCP's, unless --proto says otherwise.
     """  # noqa: D301  # click wants the character, not its escape
     ruleset = admitted(paths, output).ruleset
     kind, node = _event_of(on, event, given)
     values = _validated(kind, node, ruleset)
-    engine = Engine(ruleset, mode=mode)
+    if kind == "connect" and "unix" not in values:
+        _complete(values)
+    engine, worth = Engine(ruleset, mode=mode), Worth(ruleset, mode)
     shown = []
     for made in sample.samples(kind, values, (), project):
         for earlier in made.before:
             engine.judge(earlier, made.actor)
         found = engine.explain(made.event, made.actor)
-        shown.append(_explained(found, engine.ruleset, mode, everything))
+        shown.append(_explained(found, engine.ruleset, worth, everything))
+        shown[-1]["kernel"] = worth.kernel(made.event, made.actor)
+        if kind == "connect":
+            _as_for_connection(shown[-1], values.get("proto", ""))
     if output == "json":
         click.echo(as_json(shown if len(shown) > 1 else shown[0]))
         return
@@ -95,6 +102,26 @@ def explain(
             click.echo(f"  ~ is every home of this host: {elsewhere} is one in tests only")
 
 
+def _complete(values: dict[str, Any]) -> None:
+    """What people leave out of a connection, without which it would be of no protocol at all."""
+    if "addr" in values or "port" in values:
+        values.setdefault("proto", "tcp")
+    if values.get("proto") in ("tcp", "udp") and "addr" not in values:
+        values.setdefault("family", "inet")
+
+
+def _as_for_connection(shown: dict[str, Any], proto: str) -> None:
+    """What the winner is worth for this connection: elsewhere that may be more, or less."""
+    if shown["kernel"].startswith(REFUSES):
+        if shown["level"] != "prevents":
+            shown |= {"level": "prevents", "reason": f"{levels.PREVENTED}."}
+    elif shown["level"] == "prevents" and proto not in ("tcp", "udp"):
+        reason = "By this protocol the kernel kills the process in the call that connects."
+        shown |= {"level": levels.of_kernel("connect", prevented=False), "reason": reason}
+    else:
+        shown["reason"] = shown["reason"].replace(levels.REFUSED_TOO, "")
+
+
 def _home_elsewhere(values: dict[str, Any], ruleset: Ruleset) -> str:
     """The home of tests that the event names and this host does not have, or ""."""
     named = (str(value) for name, value in values.items() if fields.is_path(name))
@@ -102,11 +129,13 @@ def _home_elsewhere(values: dict[str, Any], ruleset: Ruleset) -> str:
     return next((home for home in below if home not in ruleset.homes), "")
 
 
-def _explained(found: Explanation, ruleset: Ruleset, mode: str, everything: bool) -> dict[str, Any]:
+def _explained(
+    found: Explanation, ruleset: Ruleset, worth: Worth, everything: bool
+) -> dict[str, Any]:
     verdict = found.verdict
     by_id = {rule.id: rule for rule in ruleset.rules}
     winner = by_id.get(verdict.rule or "")
-    level = levels.level(winner, HERE, mode) if winner else None
+    level = worth.level(winner) if winner else None
     wanted = ("matched", "counting", "carved") + (("failed", "other-agent") if everything else ())
     return {
         "action": verdict.action,
@@ -117,12 +146,12 @@ def _explained(found: Explanation, ruleset: Ruleset, mode: str, everything: bool
         "reason": level.reason if level else "",
         "because": verdict.because,
         "instead": verdict.instead,
-        "rules": [_trace(one, mode) for one in found.rules if one.outcome in wanted],
+        "rules": [_trace(one, worth) for one in found.rules if one.outcome in wanted],
     }
 
 
-def _trace(trace: RuleTrace, mode: str) -> dict[str, Any]:
-    level = levels.level(trace.rule, HERE, mode)
+def _trace(trace: RuleTrace, worth: Worth) -> dict[str, Any]:
+    level = worth.level(trace.rule)
     return {
         "id": trace.rule.id,
         "action": trace.rule.action,
@@ -140,7 +169,8 @@ def _show_explained(shown: dict[str, Any]) -> None:
     who = f" by {shown['rule']}" if shown["rule"] else " by default" if shown["default"] else ""
     level = f" ({shown['level']})" if shown["level"] else ""
     click.echo(f"{shown['action']}{who}{level}")
-    for key, label in (("because", "because"), ("instead", "instead"), ("reason", "level")):
+    told = ("because", "because"), ("instead", "instead"), ("reason", "level"), ("kernel",) * 2
+    for key, label in told:
         if shown[key]:
             click.echo(f"  {label}: {shown[key]}")
     wide = max((len(row["id"]) for row in shown["rules"]), default=0)

@@ -13,14 +13,21 @@ import click
 from agentwatch import admission
 from agentwatch.admission import Admitted
 from agentwatch.cli import wants_colour
-from agentwatch.errors import Diagnostic, RuleErrors
+from agentwatch.compiling import compile_here
+from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
+from agentwatch.events import Event
+from agentwatch.kernel.policies import cgroup_root
+from agentwatch.kernel.probes import Sizes
+from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
+from agentwatch.policy.compiler import Compiled
+from agentwatch.policy.image import KILL, LOOK, Image
 from agentwatch.rules.diagnostics import render
 from agentwatch.rules.load import Loaded, default_paths, packs, read_rules
-from agentwatch.rules.model import MODES
+from agentwatch.rules.model import MODES, Rule, Ruleset
 
 BEHIND = "with the shipped packs as background"
-HERE = levels.Host()  # no probe can prevent yet, on any host
+REFUSES = "it refuses it with EPERM"
 
 paths_argument = click.argument(
     "paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path)
@@ -33,7 +40,8 @@ def admit(paths: tuple[Path, ...]) -> Admitted:
     """The rules of these files, the packs behind them if they name what only those define; or the
     installed ones. Raises RuleErrors.
     """
-    return admission.admit(paths or default_paths(), background=(packs(),) if paths else ())
+    background = (packs(),) if paths else ()
+    return admission.admit(paths or default_paths(), host=host_here(), background=background)
 
 
 def admitted(paths: tuple[Path, ...], output: str) -> Admitted:
@@ -68,6 +76,55 @@ def refuse(error: RuleErrors, output: str) -> NoReturn:
         click.echo(coloured(one, err=True), err=True)
     click.echo(f"agentwatch: {error.message}", err=True)
     sys.exit(error.exit_code)
+
+
+def host_here() -> levels.Host:
+    """What this host's kernel can do, as far as that can be known without loading programs."""
+    return levels.Host(cgroup=cgroup_root() is not None)
+
+
+class Worth:
+    """What rules are worth on this host, compiled as the kernel would have them.
+
+    compiled: None where that was not possible; then the engine decides on them all.
+    """
+
+    def __init__(self, ruleset: Ruleset, mode: str = "enforce") -> None:
+        self._host = host_here()
+        self._mode = mode
+        self.compiled: Compiled | None = None
+        self._why = ""
+        try:
+            self.compiled = compile_here(ruleset, self._host, mode, room=Sizes().policy)
+        except AgentwatchError as error:
+            self._why = f"The rules could not be compiled for the kernel ({error.message})."
+
+    def level(self, rule: Rule) -> levels.Level:
+        return levels.level(rule, self._host, self._mode, engine=self.engine(rule.id))
+
+    def kernel(self, event: Event, actor: Actor) -> str:
+        """What the kernel does about an event, in words; "" for nothing."""
+        if self.compiled is None:
+            return ""
+        image = Image(self.compiled.image)
+        found = admission.decided(self.compiled, image, event, actor)
+        if found is None or not found.verdict:
+            return ""
+        if found.verdict == LOOK:
+            return "it has the engine decide"
+        rule = self.compiled.rules[found.rule - 1]
+        who = rule.rule or f"the default of {rule.agent} for {rule.kind}"
+        return f"{'it kills' if found.verdict == KILL else REFUSES}, by {who}"
+
+    def engine(self, rule: str) -> str:
+        """Why the engine decides on a rule, a sentence; "" where the kernel does.
+
+        Also of what is no rule of these: a default.
+        """
+        if self.compiled is None:
+            return self._why
+        lowered = self.compiled.lowered.get(rule)
+        return lowered.reason if lowered and lowered.where == "engine" else ""
 
 
 def coloured(found: Diagnostic, err: bool = False) -> str:

@@ -13,7 +13,7 @@ import click
 
 from agentwatch.admission import condition_name
 from agentwatch.cli.rules_reading import (
-    HERE,
+    Worth,
     as_json,
     mode_option,
     near,
@@ -22,7 +22,6 @@ from agentwatch.cli.rules_reading import (
     read,
 )
 from agentwatch.errors import UsageError
-from agentwatch.policy import levels
 from agentwatch.rules import fields as table
 from agentwatch.rules import schema as json_schema
 from agentwatch.rules.diagnostics import did_you_mean
@@ -44,7 +43,7 @@ def show(identifier: str, paths: tuple[Path, ...], output: str, mode: str) -> No
     if rule is None:
         hint = did_you_mean(identifier, known).strip()
         raise UsageError(f"there is no rule {identifier!r}", hint or "agentwatch rules list")
-    level = levels.level(rule, HERE, mode)
+    level = Worth(ruleset, mode).level(rule)
     if output == "json":
         shown = {key: value for key, value in _plain(rule) if value not in ("", None)}
         click.echo(as_json(shown | {"level": str(level), "reason": level.reason}))

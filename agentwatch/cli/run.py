@@ -22,6 +22,7 @@ from agentwatch import run as running
 from agentwatch.admission import admit
 from agentwatch.cli import report, through_daemon
 from agentwatch.cli.live import live_view
+from agentwatch.compiling import compile_for
 from agentwatch.engine import Engine
 from agentwatch.errors import (
     AgentwatchError,
@@ -31,8 +32,9 @@ from agentwatch.errors import (
     UsageError,
 )
 from agentwatch.events import ProcessKey
+from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.preflight import explain
-from agentwatch.kernel.probes import Probes
+from agentwatch.kernel.probes import Loading, Probes
 from agentwatch.lineage import Living
 from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
@@ -239,11 +241,17 @@ class _Watched:
         self, stack: ExitStack, options: Options, pid: int, person: commands.Person
     ) -> None:
         begun = time.monotonic()
-        host = Host()
+        try:
+            loading = Loading()  # the kernel verifies the probes while the rules are compiled
+        except ProgramRefused as error:
+            raise explain(error) from None
+        stack.callback(loading.close)
+        host = Host(cgroup=cgroup_root() is not None)
         paths = [Path(path) for path in options.rules] or default_paths()
         admitted = admit(paths, host=host)
         ruleset = admitted.ruleset
         engine = Engine(ruleset, mode=options.mode or "enforce", generation=1)
+        compile_for(engine, host, room=loading.sizes.policy)
         compiled = time.monotonic() - begun
         agents = _agents(options.agent, ruleset)
         mounts = Mounts.read()
@@ -256,10 +264,14 @@ class _Watched:
         self._journal = journal
         stack.callback(self._close_journal)
         try:
-            probes = Probes()
+            probes = Probes(loading=loading)
         except ProgramRefused as error:
             raise explain(error) from None
         stack.callback(probes.close)
+        if host.cgroup and not probes.attach_connect(None):
+            host = Host()
+            admit(paths, host=host)  # are there rules that insist on it?
+            compile_for(engine, host, room=probes.policy_room)
         self._screen = Screen(sys.stderr.fileno())
         stack.callback(self._screen.close)
         self._live = live_view(ruleset.agents, self._screen)

@@ -54,6 +54,16 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """What the kernel has of the rules. engine: how many rules the engine decides."""
+
+    kernel: bool = False
+    bytes: int = 0
+    states: int = 0
+    engine: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The daemon's answer. Times are ns since the epoch, 0 for never."""
 
@@ -66,6 +76,7 @@ class Status:
     hooks: Mapping[str, bool] = field(default_factory=dict, metadata={"of": bool})
     rules: Rules = field(default_factory=Rules)
     generation: int = 0
+    policy: Policy = field(default_factory=Policy)
     reloaded_at: int = 0
     reload_error: str = ""
     losses: Mapping[str, int] = field(default_factory=dict, metadata={"of": int})
@@ -149,10 +160,22 @@ def _rules(found: Status) -> Iterator[Row]:
     yield Row("rules", text + f"; {many(rules.warnings, 'warning')}" * bool(rules.warnings))
     loaded = f", loaded {_ago(found.reloaded_at)}" * bool(found.reloaded_at)
     yield Row("rules", f"generation {found.generation}{loaded}")
+    yield _policy(found.policy, rules.loaded, found.mode)
     for path in rules.paths:
         yield Row("rules", f"from {path}")
     if found.reload_error:
         yield Row("rules", f"the last reload was refused: {found.reload_error}", bad=True)
+
+
+def _policy(policy: Policy, rules: int, mode: str) -> Row:
+    if not policy.kernel:
+        return Row("rules", "the engine decides all of them: no policy is in the kernel", bad=True)
+    size = f"{_bytes(policy.bytes)}, {policy.states:,} states"
+    kernel = max(rules - policy.engine, 0)
+    decides = f"the kernel decides {kernel}, the engine {policy.engine}"
+    if mode == "observe":  # it leaves everything to the engine then
+        decides = f"the kernel picks the events of {kernel}, the engine those of {policy.engine}"
+    return Row("rules", f"{decides}; {size}")
 
 
 def _hooks(hooks: Mapping[str, bool]) -> Row:

@@ -22,7 +22,7 @@ _INDENT = " " * 11
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """As a verdict of the journal; at: ns since the epoch."""
+    """As a verdict of the journal; at: ns since the epoch. by: kernel | engine, who did it."""
 
     at: int = 0
     rule: str = ""
@@ -31,6 +31,7 @@ class Denial:
     action: str = ""
     outcome: str = ""
     level: str = ""
+    by: str = ""
     kind: str = ""
     what: str = ""
     because: str = ""
@@ -85,7 +86,8 @@ def lines(denial: Denial) -> Iterator[str]:
     """When and what; then the rule, and its reasons, each wrapped below its name."""
     yield shown(f"{clock(denial.at)}  {denial.kind}  {denial.what}")
     done = f"would {denial.action}" if denial.outcome == "observed" else denial.outcome
-    worth = ", ".join(filter(None, (denial.level, denial.severity)))
+    who = "by the kernel" if denial.by == "kernel" else ""
+    worth = ", ".join(filter(None, (denial.level, who, denial.severity)))
     title = f": {denial.title}" * bool(denial.title)
     by = f"{done or denial.action} by {denial.rule}" + f" ({worth})" * bool(worth) + title
     yield f"  {shown(by)}"

@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 from agentwatch.actions import Breaker
 from agentwatch.admission import try_out
 from agentwatch.beginning import Begun
+from agentwatch.compiling import left_out
 from agentwatch.config import Config
 from agentwatch.control import wire
 from agentwatch.control.connection import Connection
@@ -36,7 +37,9 @@ from agentwatch.daemon.policy import Loaded, Reloading, Result, compiled
 from agentwatch.daemon.remembered import Remembered
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
+from agentwatch.daemon.upkeep import Upkeep
 from agentwatch.daemon.verbs import Verbs
+from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
 from agentwatch.measure import Desk, Tally, snapshots
@@ -51,6 +54,7 @@ from agentwatch.watch import Watch
 TIDY = 60.0  # s between two looks at what of the journal is to be kept
 REVOKE = 1.0  # s between two looks at who may not read events any more
 SWITCH = 0.001  # s that a reload's thread may keep the interpreter from the loop
+RULES_NAMED = 8  # of those that are gone
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -70,6 +74,7 @@ class Daemon:
     ) -> None:
         config, probes = begun.config, begun.probes
         self.config, self._notifier, self._host = config, notifier, begun.host
+        self._refusing = begun.host.cgroup  # connections, from the start
         self._stop = ""
         self._tell = tell
         self._refused: AgentwatchError | None = None
@@ -78,7 +83,18 @@ class Daemon:
         self._poller = stack.enter_context(select.epoll())
         self._server = Server(config.socket, self._answer, self._poller)
         stack.callback(self._server.close, "the daemon is stopping")
-        loaded = compiled(begun.config, begun.admitted, begun.seconds)
+        self._reloading = Reloading(self._host, probes.policy_room)
+        stack.callback(self._reloading.close)
+        self._upkeep = Upkeep(
+            self._reloading,
+            self._now,
+            self._notifier.reloading,
+            self._pause_over,
+            self._rules_gone,
+        )
+        self._upkeep.took(config)
+        room = probes.policy_room
+        loaded = compiled(begun.config, begun.admitted, begun.seconds, self._host, room)
         mounts = Mounts.read()
         self._journal = _journal(config, mounts)
         stack.callback(self._close_journal)
@@ -97,14 +113,13 @@ class Daemon:
             threaded=True,
             identities=None if config.agents is None else frozenset(config.agents),
         )
+        self._watch.told = False  # no sink here shows events
         stack.callback(self._watch.close)
         self._feed = Feed(self._journal, self._watch.sessions)
         self._findings: Findings | None = None
         stack.callback(self._close_findings)
         now = time.time_ns()
         self._policy = Policy(loaded, now, now)
-        self._reloading = Reloading(self._host)
-        stack.callback(self._reloading.close)
         self._history = History(self._journal.directory, self._poller)
         stack.callback(self._history.close)
         self._remembered = Remembered(config.socket, read_boot_id())
@@ -119,6 +134,7 @@ class Daemon:
             this_host(),
             Status(self._watch, self._server, self._policy, this_host()),
             self._ask_reload,
+            self._upkeep.pause,
         )
         self._apply(loaded, self._findings_of(config))
         self._serve_metrics(stack)
@@ -165,6 +181,8 @@ class Daemon:
             self._remember()
             self._feed.revoke(self._refusal)
             self._history.revoke(self._refusal)
+            self._keep_connections()
+            self._upkeep.tick()
         if now - self._tidied >= TIDY:
             self._tidied = now
             self._watch.written(self._journal.tidy)
@@ -187,6 +205,8 @@ class Daemon:
                 generation=engine.generation,
             )
         )
+        if left := left_out(engine.compiled):
+            self._watch.say(frames.Notice(subject="policy", text=left))
         frozen = self._left_frozen()
         self._watch.recognition.resume(self._remembered.read())
         self._watch.recognition.search()
@@ -256,7 +276,8 @@ class Daemon:
             f"{count} {noun}{'s' * (count != 1)}"
             for count, noun in zip(counts, ("rule", "session"), strict=True)
         )
-        return f"{rules}, mode {self._watch.engine.mode}, {sessions}"
+        left = left_out(self._watch.engine.compiled)
+        return f"{rules}, mode {self._watch.engine.mode}, {sessions}" + f"; {left}" * bool(left)
 
     # Signals.
 
@@ -270,7 +291,7 @@ class Daemon:
                     self._stop = f"{signal.Signals(number).name} was received"
                 elif number == signal.SIGHUP:
                     self._notifier.reloading()
-                    self._reloading.begin(self.config, self._watch.engine)
+                    self._upkeep.read()
 
     # Requests.
 
@@ -291,7 +312,7 @@ class Daemon:
             else:
                 connection.reply(wire.Reply(self._reload_value(result)))
 
-        self._reloading.begin(self.config, self._watch.engine, tell)
+        self._upkeep.read(tell)
 
     def _reload_value(self, loaded: Loaded) -> Mapping[str, Any]:
         return {
@@ -304,25 +325,92 @@ class Daemon:
 
     # Policy.
 
+    def _keep_connections(self) -> None:
+        """The cgroup below which connections are refused may go, and be made anew."""
+        probes, config = self._watch.probes, self.config
+        if not self._refusing or probes.refused_below(config.cgroup):
+            return
+        before, there = self._watch.host, probes.attach_connect(config.cgroup)
+        if not there and not before.cgroup:
+            return
+        text = f"{config.cgroup or 'the cgroup2 hierarchy'} was made anew: connections are refused"
+        if not there:
+            text = f"{config.cgroup or 'the cgroup2 hierarchy'} is gone: no connection is refused"
+        self._tell(text)
+        self._watch.say(frames.Notice(subject="policy", text=text))
+        self._reloading.host = replace(before, cgroup=there)
+        self._watch.take_host(self._reloading.host)
+        if there and not before.cgroup:  # what was compiled meanwhile refuses nothing
+            self._upkeep.read()
+
+    def _now(self) -> tuple[Config, Loaded, Engine]:
+        return self.config, self._policy.loaded, self._watch.engine
+
     def _take_reload(self) -> None:
         taken = self._reloading.take()
         if taken is None:
             return
-        result, waiting, again = taken
+        result = taken.result
+        failed = self._pauses_failed if taken.pause else self._reload_failed
         if isinstance(result, AgentwatchError):
-            self._reload_failed(result)
+            failed(result)
         else:
             try:
-                self._reloaded(result)
+                if taken.pause:
+                    self._repaused(result)
+                else:
+                    self._reloaded(result)
             except (AgentwatchError, OSError) as error:
                 message = str(getattr(error, "message", error))
                 result = AgentwatchError(message, "the policy before it stays in force")
-                self._reload_failed(result)
-        for tell in waiting:
+                failed(result)
+        for tell in taken.waiting:
             tell(result)
-        if again:
-            self._reloading.begin(self.config, self._watch.engine)
+        if taken.more:
+            self._upkeep.read()
+        self._upkeep.keep_pauses()
         self._notifier.ready(self._headline())
+
+    def _repaused(self, loaded: Loaded) -> None:
+        """Puts the same rules in force, some of them paused. Raises AgentwatchError, OSError."""
+        engine, before = loaded.engine, self._watch.engine
+        self._watch.take(engine)
+        self._policy.loaded = loaded
+        changes = [f"{rule} is paused" for rule in sorted(engine.paused - before.paused)]
+        changes += [f"{rule} acts again" for rule in sorted(before.paused - engine.paused)]
+        self._watch.say(
+            frames.Reload(
+                generation=engine.generation,
+                rules=len(engine.ruleset.rules),
+                message=", ".join(changes),
+                pause=True,
+            )
+        )
+
+    def _rules_gone(self, rules: Sequence[str]) -> None:
+        more = len(rules) - RULES_NAMED
+        named = ", ".join(rules[:RULES_NAMED]) + (f" and {more} more" if more > 0 else "")
+        text = f"the files changed, and nobody asked for it: in none of them any more: {named}"
+        self._tell(text)
+        self._watch.say(frames.Notice(subject="policy", text=text))
+
+    def _pause_over(self, rule: str) -> None:
+        text = f"{rule} acts again: its pause is over"
+        self._watch.say(frames.Notice(subject="pause", text=text))
+
+    def _pauses_failed(self, error: AgentwatchError) -> None:
+        """The kernel keeps the policy it has: what is paused there acts, but by the engine."""
+        self._tell(error)
+        engine = self._watch.engine
+        self._watch.say(
+            frames.Reload(
+                generation=engine.generation,
+                rules=len(engine.ruleset.rules),
+                ok=False,
+                message=error.message,
+                pause=True,
+            )
+        )
 
     def _reload_failed(self, error: AgentwatchError) -> None:
         first = (
@@ -356,10 +444,15 @@ class Daemon:
         self._policy.loaded = replace(loaded, config=changed.config)
         self._policy.error, self._policy.since = "", time.time_ns()
         self._apply(self._policy.loaded, findings)
+        self._upkeep.took(self.config)
         _keep()
         engine = loaded.engine
         self._watch.say(
-            frames.Reload(generation=engine.generation, rules=len(engine.ruleset.rules), ok=True)
+            frames.Reload(
+                generation=engine.generation,
+                rules=len(engine.ruleset.rules),
+                message=left_out(engine.compiled),
+            )
         )
         self._tell(f"reloaded: {self._headline()}")
         if _identities(self._policy.loaded) != identities:

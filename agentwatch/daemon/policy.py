@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from agentwatch import config as configuration
 from agentwatch.admission import Admitted, admit
+from agentwatch.compiling import compile_for
 from agentwatch.config import Config
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError, ConfigErrors, Diagnostic
@@ -31,42 +33,79 @@ class Loaded:
         return self.admitted.warnings
 
 
-def load(config: Config, host: Host, before: Engine) -> Loaded:
+def following(generation: int) -> int:
+    """The number of the next policy: programs keep 16 bits of it, and 0 is none there."""
+    return generation + (1 if (generation + 1) & 0xFFFF else 2)
+
+
+def load(config: Config, host: Host, room: int, before: Engine) -> Loaded:
     """What follows a policy. Raises RuleErrors, ConfigErrors: then nothing has changed."""
     began = time.monotonic()
     admitted = admit(config.rule_paths, host=host, without_hook=config.without_hook)
     wrong = config.check_agents([agent.id for agent in admitted.ruleset.agents])
     if wrong:
         raise ConfigErrors(wrong)
-    return compiled(config, admitted, time.monotonic() - began, before)
+    return compiled(config, admitted, time.monotonic() - began, host, room, before)
 
 
 def compiled(
-    config: Config, admitted: Admitted, seconds: float, before: Engine | None = None
+    config: Config,
+    admitted: Admitted,
+    seconds: float,
+    host: Host,
+    room: int,
+    before: Engine | None = None,
 ) -> Loaded:
-    """The policy of these rules. seconds: it took to read them."""
+    """The policy of these rules. seconds: it took to read them. room: bytes the kernel has."""
     began = time.monotonic()
     engine = Engine(
         admitted.ruleset,
         mode=config.mode,
-        generation=before.generation + 1 if before else 1,
+        generation=following(before.generation) if before else 1,
         without_hook=config.without_hook,
         memory=before.memory if before else None,
     )
+    compile_for(engine, host, before, room=room)
     return Loaded(config, engine, admitted, seconds + time.monotonic() - began)
+
+
+def compiled_again(loaded: Loaded, host: Host, room: int, before: Engine) -> Loaded:
+    """The policy in force, as the next generation: other rules are paused than before.
+
+    Raises AgentwatchError: then the one before stays in force.
+    """
+    engine = before.again(following(before.generation))
+    compile_for(engine, host, before, room=room)
+    if engine.compiled is None:
+        raise AgentwatchError(engine.refused, "the kernel keeps the policy it has")
+    return replace(loaded, engine=engine)
 
 
 Result = Loaded | AgentwatchError
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a load has come to. waiting: who is to be told. more: one more was asked for meanwhile.
+
+    pause: it was the policy in force, compiled anew.
+    """
+
+    result: Result
+    waiting: Sequence[Callable[[Result], None]]
+    more: bool
+    pause: bool
+
+
 class Reloading:
     """One load at a time, in a thread; a request meanwhile is one more load when it is done.
 
-    fileno: readable when a result is there to be taken.
+    room: bytes the kernel has for a policy. fileno: readable when a result is there to be taken.
     """
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, host: Host, room: int) -> None:
+        self.host, self._room = host, room
+        self._pause = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._result: Result | None = None
@@ -87,15 +126,35 @@ class Reloading:
             self._next += told
             return False
         self._waiting = self._next + told
-        self._next, self._again = [], False
-        self._thread = threading.Thread(
-            target=self._load, args=(config, before), name="reload", daemon=True
-        )
-        self._thread.start()
+        self._next, self._again, self._pause = [], False, False
+        self._start(lambda: self._read(config, before))
         return True
 
-    def take(self) -> tuple[Result, list[Callable[[Result], None]], bool] | None:
-        """(the result, who is to be told, whether one more was asked for), once; None for none."""
+    def again(
+        self,
+        loaded: Loaded,
+        before: Engine,
+        tell: Sequence[Callable[[AgentwatchError | None], None]],
+    ) -> None:
+        """Begins to compile the policy in force anew; not while something is under way.
+
+        tell: told when that is done; an error: the policy before is in force.
+        """
+        assert self._thread is None
+        self._waiting, self._pause = [partial(_tell_all, tell)], True
+        self._start(lambda: compiled_again(loaded, self.host, self._room, before))
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way, or there to be taken."""
+        return self._thread is not None
+
+    def _start(self, load: Callable[[], Loaded]) -> None:
+        self._thread = threading.Thread(target=self._load, args=(load,), name="reload", daemon=True)
+        self._thread.start()
+
+    def take(self) -> Done | None:
+        """What was under way, once; None where that is not done."""
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -104,13 +163,16 @@ class Reloading:
         self._thread.join()
         self._thread = None
         assert self._result is not None
-        return self._result, self._waiting, self._again
+        return Done(self._result, tuple(self._waiting), self._again, self._pause)
 
-    def _load(self, config: Config, before: Engine) -> None:
+    def _read(self, config: Config, before: Engine) -> Loaded:
+        if config.path is not None:
+            config = configuration.load(config.path)
+        return load(config, self.host, self._room, before)
+
+    def _load(self, load: Callable[[], Loaded]) -> None:
         try:
-            if config.path is not None:
-                config = configuration.load(config.path)
-            self._result = load(config, self._host, before)
+            self._result = load()
         except AgentwatchError as error:
             self._result = error
         except Exception as error:  # ours, and it must not end the daemon's watching
@@ -122,3 +184,8 @@ class Reloading:
         if self._thread is not None:
             self._thread.join()
         os.close(self._wake)
+
+
+def _tell_all(tell: Sequence[Callable[[AgentwatchError | None], None]], result: Result) -> None:
+    for one in reversed(tell):  # the last pause of a rule is undone first
+        one(result if isinstance(result, AgentwatchError) else None)

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agentwatch.compiling import left_out
 from agentwatch.control.server import Server
 from agentwatch.daemon.policy import Loaded
+from agentwatch.engine import Engine
+from agentwatch.kernel.policies import CONNECT_HOOKS
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.losses import STAGES
 from agentwatch.sessions import Session
@@ -52,7 +55,7 @@ class Status:
             "mode": engine.mode,
             "tier": "signal",
             "config": str(config.path or ""),
-            "hooks": {hook: hook in attached for hook in HOOKS},
+            "hooks": {hook: hook in attached for hook in (*HOOKS, *CONNECT_HOOKS)},
             "rules": {
                 "loaded": len(rules),
                 "levels": dict(levels),
@@ -60,6 +63,7 @@ class Status:
                 "warnings": len(policy.loaded.warnings),
             },
             "generation": engine.generation,
+            "policy": _policy(engine),
             "reloaded_at": policy.since,
             "reload_error": policy.error,
             "losses": {**dict.fromkeys(STAGES, 0), **watch.losses.counts},
@@ -118,6 +122,12 @@ class Status:
         """What an operator should know first."""
         watch, policy = self._watch, self._policy
         found = [f"the probe {hook} is not attached" for hook in HOOKS if hook not in attached]
+        if watch.force.problem:
+            found.append(watch.force.problem)
+        if left := left_out(watch.engine.compiled):
+            found.append(f"{left}: agentwatch rules check -v")
+        if not watch.host.cgroup:
+            found.append("connections cannot be refused here: agentwatch doctor says why")
         if policy.error:
             found.append(f"the last reload was refused: {policy.error}")
         if policy.restart:
@@ -128,7 +138,7 @@ class Status:
         elif times := watch.journal.failures:
             found.append(f"the journal failed {times} times, the last time: {watch.journal_failed}")
         for name, (used, room) in watch.probes.room().items():
-            if name in ("mirror", "sessions") and used >= room * 0.9:
+            if name not in ("activity", "lifecycle") and used >= room * 0.9:
                 found.append(f"the kernel's table of {name} is nearly full: {used} of {room}")
         if lost := sum(watch.losses.counts.values()):
             found.append(f"{lost} records were lost: agentwatch events shows the gaps")
@@ -137,6 +147,19 @@ class Status:
         if self._server.failure:
             found.append(f"an answer failed: {self._server.failure}")
         return found
+
+
+def _policy(engine: Engine) -> Mapping[str, Any]:
+    """What the kernel has of the rules. engine: how many rules stay with the engine."""
+    compiled = engine.compiled
+    if compiled is None:
+        return {"kernel": False, "bytes": 0, "states": 0, "engine": len(engine.ruleset.rules)}
+    return {
+        "kernel": True,
+        "bytes": compiled.bytes,
+        "states": sum(one.states for one in compiled.sets),
+        "engine": sum(one.where == "engine" for one in compiled.lowered.values()),
+    }
 
 
 def _homeless(visible: Iterable[Session]) -> list[str]:

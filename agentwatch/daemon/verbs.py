@@ -31,7 +31,9 @@ Answer = wire.Reply | None
 
 
 class Verbs:
-    """Answers requests. reload: begins one, answers later."""
+    """Answers requests. reload: begins one, answers later. paused: tells once the kernel knows,
+    or why it does not.
+    """
 
     def __init__(
         self,
@@ -43,10 +45,11 @@ class Verbs:
         host: Host,
         status: Status,
         reload: Callable[[Connection], None],
+        paused: Callable[[Callable[[AgentwatchError | None], None]], None],
     ) -> None:
         self._watch, self._feed, self._denials, self._host = watch, feed, denials, host
         self._audit, self._history = audit, history
-        self._status, self._reload = status, reload
+        self._status, self._reload, self._paused = status, reload, paused
         self._verbs: dict[str, Callable[[Peer, wire.Request, Connection], Answer]] = {
             "status": self._say_status,
             "agents.list": self._list,
@@ -270,7 +273,7 @@ class Verbs:
         rule, seconds = request.argument("rule", str), request.argument("seconds", int)
         engine = self._watch.engine
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        until = now + seconds * 10**9
+        until, before = now + seconds * 10**9, engine.memory.pauses.get(rule)
         try:
             if seconds > 0:
                 engine.pause(rule, until)
@@ -280,7 +283,35 @@ class Verbs:
             raise UsageError(f"no rule is called {rule}", "agentwatch rules list") from None
         text = f"{rule} is paused for {seconds} s" if seconds > 0 else f"{rule} acts again"
         self._watch.say(frames.Notice(subject="pause", text=f"{text}, by uid {peer.uid}"))
-        return wire.Reply({"rule": rule, "until_at": self._host.wall(until) if seconds > 0 else 0})
+        value = {"rule": rule, "until_at": self._host.wall(until) if seconds > 0 else 0}
+
+        def tell(error: AgentwatchError | None) -> None:
+            if error is not None:
+                error = self._unpaused(rule, until if seconds > 0 else 0, before, error)
+            connection.reply(wire.Reply(value) if error is None else wire.Reply(error=error))
+
+        self._paused(tell)
+        return None
+
+    def _unpaused(
+        self, rule: str, until: int, before: int | None, error: AgentwatchError
+    ) -> AgentwatchError:
+        """What is told where the kernel is not: it would act on, so the rule is not paused.
+
+        until: as asked, 0: it was to act again, which the engine sees to. before: as it was.
+        """
+        memory = self._watch.engine.memory
+        if not until:
+            text = f"{rule} acts again, but by the engine alone"
+        else:
+            text = f"{rule} is not paused"
+            if memory.pauses.get(rule) == until:
+                memory.resume(rule)
+                if before is not None:
+                    memory.pause(rule, before)
+        told = AgentwatchError(f"{text}: {error.message}", error.remedy)
+        self._watch.say(frames.Notice(subject="pause", text=told.message))
+        return told
 
     # What happened.
 
@@ -313,7 +344,7 @@ class Verbs:
         return peer.uid in (0, self._denials.uid(session))
 
     def _denial(self, verdict: frames.Verdict) -> dict[str, Any]:
-        names = ("rule", "title", "severity", "action", "outcome", "level", "kind", "what")
+        names = ("rule", "title", "severity", "action", "outcome", "level", "by", "kind", "what")
         value: dict[str, Any] = {name: getattr(verdict, name) for name in names}
         value |= {"because": verdict.because, "instead": verdict.instead}
         return {"at": self._host.wall(verdict.time), "pid": verdict.process.pid, **value}

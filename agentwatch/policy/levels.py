@@ -9,17 +9,20 @@ from agentwatch.rules import fields
 from agentwatch.rules.model import Match, Rule
 
 LEVELS = ("prevents", "kills", "kills-after", "detects", "none")
+NO_POLICY = "No policy is in the kernel."
+"""Why the engine decides on all rules where none is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """Which tiers there are here, as found by trying them.
 
-    lsm: programs on LSM hooks attach. tracing: the tracepoints of the signal tier do. lossy: the
-    kernel may skip tracing programs under load.
+    lsm: programs on LSM hooks attach. cgroup: those do that refuse connections. tracing: the
+    tracepoints of the signal tier do. lossy: the kernel may skip tracing programs under load.
     """
 
     lsm: bool = False
+    cgroup: bool = False
     tracing: bool = True
     lossy: bool = False
 
@@ -47,8 +50,17 @@ def response(action: str, without_hook: str, mode: str) -> str:
     return "kill" if stops and mode == "enforce" else "alert"
 
 
-def level(rule: Rule, host: Host, mode: str = "enforce", without_hook: str = "kill") -> Level:
-    """The level of a rule where all rules have this mode and `without_hook` but for their own."""
+def level(
+    rule: Rule,
+    host: Host,
+    mode: str = "enforce",
+    without_hook: str = "kill",
+    engine: str = NO_POLICY,
+) -> Level:
+    """The level of a rule where all rules have this mode and `without_hook` but for their own.
+
+    engine: why the engine decides on it, a sentence; "" where the kernel does.
+    """
     mode = rule.mode or mode
     reason = _unseen(rule)
     if reason:
@@ -57,46 +69,170 @@ def level(rule: Rule, host: Host, mode: str = "enforce", without_hook: str = "ki
         return Level("none", reason="The probes of this kind cannot be attached here.")
     if rule.action == "allow":
         return Level("detects", host.lossy, "It stops nothing: it makes a hole in a default.")
-    if response(rule.action, rule.without_hook or without_hook, mode) == "kill":
-        return Level("kills-after", host.lossy, _kill_reason(rule))
-    return Level("detects", host.lossy, _alert_reason(rule, mode))
+    if rule.action == "alert" or mode != "enforce":
+        return Level("detects", host.lossy, _alert_reason(rule, mode))
+    without_hook = rule.without_hook or without_hook
+    if engine:
+        if response(rule.action, without_hook, mode) == "kill":
+            return Level("kills-after", host.lossy, _engine_reason(rule, engine))
+        return Level("detects", host.lossy, _alert_reason(rule, mode))
+    return _by_kernel(rule, host, without_hook)
 
 
 def name_of(answer: str) -> str:
-    """The level of one verdict's response; "" where nothing was to be done."""
+    """The level of the engine's answer to one event; "" where nothing was to be done."""
     return {"kill": "kills-after", "alert": "detects"}.get(answer, "")
 
 
-def refusal(rule: Rule, host: Host, without_hook: str = "kill") -> str | None:
+def of_kernel(kind: str, prevented: bool) -> str:
+    """The level of what the kernel has done about one event of a kind."""
+    return "prevents" if prevented else _KERNEL[kind][0]
+
+
+def prevents(rule: Rule, host: Host, engine: str = NO_POLICY) -> bool:
+    """Whether the kernel refuses what the rule denies, wherever the rule matches."""
+    refused = _is_refused(rule.match) and not _by_other_protocols(rule.match)
+    return not engine and host.cgroup and rule.on == ("connect",) and refused
+
+
+def refusal(
+    rule: Rule, host: Host, without_hook: str = "kill", engine: str = NO_POLICY
+) -> str | None:
     """Why a rule that insists on being prevented (`without_hook: refuse`) cannot be loaded here.
 
-    without_hook: what the host says for rules that say nothing themselves.
+    without_hook: what the host says for rules that say nothing themselves. engine: as for `level`.
     """
     if rule.action != "deny" or (rule.without_hook or without_hook) != "refuse":
+        return None
+    if prevents(rule, host, engine):
         return None
     who = (
         f"rule {rule.id} says"
         if rule.without_hook
         else f"for rule {rule.id} this host's setting is"
     )
+    why = ""
+    if rule.on == ("connect",) and host.cgroup:
+        why = f" ({engine or _unprevented(rule.match)})".replace(".)", ")")
     return (
         f"{who} `without_hook: refuse`, and {', '.join(rule.on)} cannot be prevented "
-        "here: write `without_hook: kill` or `alert`"
+        f"here{why}: write `without_hook: kill` or `alert`"
     )
 
 
-def _kill_reason(rule: Rule) -> str:
-    reason = "The engine decides and kills the process milliseconds after the effect"
+_KERNEL = {
+    "exec": ("kills", "The kernel kills the process before the new program runs an instruction"),
+    "read": (
+        "kills",
+        "The kernel kills the process at the end of the call that opens the file, "
+        "before its thread can read",
+    ),
+    "change": (
+        "kills-after",
+        "The kernel kills the process at the end of the call that opens the file, which may have "
+        "been created or emptied by then; renames and deletions are not seen",
+    ),
+    "open": (
+        "kills-after",
+        "The kernel kills the process at the end of the call that opens the file; what was opened "
+        "for writing may have been created or emptied by then",
+    ),
+    "connect": (
+        "kills-after",
+        "The kernel kills the process in the call that connects, before it can send anything; "
+        "the other end may have seen the connection",
+    ),
+}
+"""By kind: the level of a kill by the probes, and how it comes about."""
+
+PREVENTED = "The kernel refuses the connection with EPERM before anything is sent"
+REFUSED_TOO = "; TCP and UDP it refuses before anything is sent, which is `prevents`"
+_OTHERS_TOO = "; that is so of TCP and UDP, and who connects by another protocol is "
+_REFUSED = frozenset({"tcp", "udp"})  # what cgroup programs are asked about
+
+
+def _unprevented(match: Match) -> str:
+    """Why what a rule on connections matches is not refused, or not all of it."""
+    if _is_refused(match):
+        return "Only TCP and UDP are refused: add `proto: [tcp, udp]`."
+    if any(condition.field == "proto" for condition in match.conditions):
+        return "Only TCP and UDP are refused: name no other `proto`."
+    return "It is about unix sockets too: name addresses or ports, and `proto: [tcp, udp]`."
+
+
+def _is_refused(match: Match) -> bool:
+    """Whether the kernel refuses what fulfils a match, where that is TCP or UDP."""
+    protocols = [set(one.values) for one in match.conditions if one.field == "proto"]
+    if protocols:
+        return any(one <= _REFUSED for one in protocols)
+    return any(
+        one.field in ("addr", "port")
+        or (one.field == "family" and set(one.values) <= {"inet", "inet6"})
+        for one in match.conditions
+    )
+
+
+def _may_be_refused(match: Match) -> bool:
+    """Whether TCP or UDP, too, can fulfil a match."""
+    return not any(
+        one.field == "unix" or (one.field == "proto" and _REFUSED.isdisjoint(one.values))
+        for one in match.conditions
+    )
+
+
+def _by_other_protocols(match: Match) -> bool:
+    """Whether something else than TCP and UDP can fulfil a match."""
+    return not any(one.field == "proto" and set(one.values) <= _REFUSED for one in match.conditions)
+
+
+def _by_kernel(rule: Rule, host: Host, without_hook: str) -> Level:
+    """A rule of several kinds is worth what it is worth for the weakest of them."""
+    found = [_of_kind(rule, kind, host, without_hook) for kind in rule.on]
+    found = [one for one in found if one.name != "none"]
+    weakest = max(found, key=lambda one: LEVELS.index(one.name))
+    reason = weakest.reason
+    kinds = [kind for kind in rule.on if kind not in fields.UNPROBED_KINDS]
+    for name in LEVELS[: LEVELS.index(weakest.name)]:
+        better = [kind for kind, one in zip(kinds, found, strict=True) if one.name == name]
+        if better:
+            reason += f"; for {_named(better)} alone it is `{name}`"
+    missing = [kind for kind in rule.on if kind in fields.UNPROBED_KINDS]
+    if missing:
+        reason += f"; there is no probe yet for {_named(missing)}"
+    return Level(weakest.name, host.lossy, f"{reason}.")
+
+
+def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
+    if kind in fields.UNPROBED_KINDS:
+        return Level("none")
+    kills = rule.action == "kill" or without_hook != "alert"
+    if kind == "connect" and host.cgroup and _is_refused(rule.match):
+        ends = ", and kills the process" if rule.action == "kill" else ""
+        if _by_other_protocols(rule.match):
+            ends += _OTHERS_TOO + ("killed after" if kills else "recorded only")
+        return Level("prevents", reason=PREVENTED + ends)
+    if not kills:
+        return Level("detects", reason=_alert_reason(rule, "enforce").rstrip("."))
+    name, reason = _KERNEL[kind]
+    if kind == "connect" and host.cgroup and _may_be_refused(rule.match):
+        reason += REFUSED_TOO
+    return Level(name, reason=reason)
+
+
+def _named(kinds: Sequence[str]) -> str:
+    return " or ".join(f"`{kind}`" for kind in kinds)
+
+
+def _engine_reason(rule: Rule, why: str) -> str:
+    reason = f"{why.rstrip('.')}: the engine kills the process milliseconds after the effect"
     if rule.count:
         reason = "The engine counts and kills the process milliseconds after the one too many"
     missing = [kind for kind in rule.on if kind in fields.UNPROBED_KINDS]
     if missing:
-        return (
-            f"{reason}; there is no probe yet for {' or '.join(f'`{kind}`' for kind in missing)}."
-        )
+        return f"{reason}; there is no probe yet for {_named(missing)}."
     if "change" in rule.on:
         return f"{reason}; changes are seen where files are opened, not renamed or deleted."
-    return f"{reason}; nothing can be prevented with the probes there are."
+    return f"{reason}."
 
 
 def _alert_reason(rule: Rule, mode: str) -> str:
@@ -113,7 +249,7 @@ def _alert_reason(rule: Rule, mode: str) -> str:
 def _unseen(rule: Rule) -> str:
     """Why a rule can never match today, or ""."""
     if fields.UNPROBED_KINDS.issuperset(rule.on):
-        return f"There is no probe yet for {' or '.join(f'`{kind}`' for kind in rule.on)}."
+        return f"There is no probe yet for {_named(rule.on)}."
     return unseen(rule.match, rule.on)
 
 

@@ -76,6 +76,10 @@ class Memory:
         """The rule acts again; nothing to do when it was not paused."""
         self._pauses.pop(rule, None)
 
+    def paused_rules(self, time: int) -> frozenset[str]:
+        """The rules that are paused for an event of this time."""
+        return frozenset(rule for rule, until in dict(self._pauses).items() if time < until)
+
     def paused(self, rule: str, time: int) -> bool:
         """Whether a rule is paused for an event of this time."""
         return time < self._pauses.get(rule, 0)

@@ -99,6 +99,50 @@ FAMILIES = (
     ),
     Family("policy_generation", "gauge", (), "Number of the policy in force."),
     Family("policy_compile_seconds", "gauge", (), "Time it took to load it."),
+    Family(
+        "policy_in_kernel",
+        "gauge",
+        (),
+        "1 when the kernel decides by the policy, 0 when the engine does alone.",
+        "0: nothing is killed before its effect; `agentwatch status` says why",
+    ),
+    Family(
+        "policy_failures",
+        "counter",
+        (),
+        "Policies that the kernel could not be given.",
+        "any increase",
+    ),
+    Family(
+        "policy_no_room",
+        "counter",
+        ("what",),
+        "What the policy in the kernel had no room for; what: a program's `mark`, a session's "
+        "`project`, a file system's `mount`, the judging of a `connect`.",
+        '`{what="connect"}` increases: connections were refused unjudged; '
+        "others: the engine decides instead, or rules apply without their exceptions",
+    ),
+    Family(
+        "policy_unsettled",
+        "counter",
+        (),
+        "Policies that came into force before all that ran was known to them.",
+        "any increase: for a while exceptions by program did not hold for what had just begun",
+    ),
+    Family(
+        "policy_disagreements",
+        "counter",
+        (),
+        "Events that the kernel acted on and the engine, by the same policy, would not have.",
+        "any increase: somebody may have been killed for nothing; report it",
+    ),
+    Family(
+        "policy_bytes",
+        "gauge",
+        (),
+        "Size of the policy in the kernel, which sets aside room for the largest: 16 MiB.",
+    ),
+    Family("policy_states", "gauge", ("automaton",), "States of each of its automata."),
     Family("reloads", "counter", ("outcome",), "Reloads; outcome: ok, or refused."),
     Family(
         "last_reload_successful",
@@ -127,7 +171,8 @@ FAMILIES = (
         "gauge",
         ("map",),
         "Entries that a BPF map has room for; of a ring, bytes.",
-        "`map_entries / map_capacity > 0.8` for mirror and sessions: no room for more agents soon",
+        "`map_entries / map_capacity > 0.8` for mirror and sessions: no room for more agents soon; "
+        "for marks, projects and mounts: see `policy_no_room`",
     ),
     Family(
         "program_runs",

@@ -131,7 +131,7 @@ class Verdict(Frame):
 
     kind: of the rule (exec, read, change, connect). what: the path, address or command line.
     action: of the rule; response: what was done about it. outcome: killed | too late | failed |
-    denied | observed | alerted. level: as the rule's level on this host.
+    denied | observed | alerted. level: what this was worth here. by: kernel | engine, who did it.
     """
 
     event: EventRef = NO_EVENT
@@ -152,6 +152,7 @@ class Verdict(Frame):
     instead: str = ""
     outcome: str = ""
     tags: tuple[str, ...] = ()
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,12 +197,16 @@ class MountsChanged(Frame):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reload(Frame):
-    """A policy was loaded, or refused: then the one before stays in force."""
+    """A policy was loaded, or refused: then the one before stays in force.
+
+    pause: it has the rules of the one before; message says which of them are paused, or act again.
+    """
 
     generation: int = 0
     rules: int = 0
     ok: bool = True
     message: str = ""
+    pause: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,11 +108,11 @@ def describe(event: Event) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """killed by secrets.keys (kills); would kill ..., where it was only observed."""
+    """killed by secrets.keys (kills, by the kernel); would kill ..., where it was only observed."""
     done = verdict.outcome or verdict.response or verdict.action
     if verdict.outcome == "observed":
         done = f"would {verdict.action}"
-    level = verdict.level + " lossy" * verdict.lossy
+    level = verdict.level + " lossy" * verdict.lossy + ", by the kernel" * (verdict.by == "kernel")
     return shown(f"{done} by {verdict.rule}" + f" ({level})" * bool(level))
 
 
@@ -191,7 +191,8 @@ def _own(frame: Frame) -> str:
         return f"agentwatch ends: {frame.reason}"
     if isinstance(frame, Reload):
         state = "in force" if frame.ok else "refused"
-        return f"policy {frame.generation} {state}, {frame.rules} rules {frame.message}".rstrip()
+        more = f": {frame.message}" * bool(frame.message)
+        return f"policy {frame.generation} {state}, {frame.rules} rules{more}"
     if isinstance(frame, Notice):
         return f"{frame.subject}: {frame.text}"
     if isinstance(frame, Resumed):

@@ -7,6 +7,7 @@ only counted.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import unicodedata
@@ -25,13 +26,16 @@ SCRATCH = ("/tmp/", "/var/tmp/", "/dev/", "/proc/")
 _NARROW = 100  # columns where nobody says how many there are
 _SHOWN = 12  # lines of a list in the summary
 
-# Of a kill: how it is called, and what is said of it.
+# Of what was stopped: how it is called, and what is said of it.
 _OUTCOMES = {
+    "denied": ("DENIED", ""),
     "killed": ("KILL", ""),
     "too late": ("TOO LATE", ", it had ended by itself"),
     "failed": ("FAILED", ", not killed"),
 }
 
+_STOPS = ("kill", "deny")
+_SUMMED = (("stopped", ("killed", "denied")), ("too late", ("too late",)), ("failed", ("failed",)))
 _DIM, _RED, _YELLOW, _BOLD, _PLAIN = "2", "1;31", "33", "1", "0"
 
 
@@ -69,7 +73,7 @@ class Live:
             self._exec(event)
         elif isinstance(event, Open) and event.changes and event.result >= 0:
             self._change(event)
-        elif isinstance(event, Connect):
+        elif isinstance(event, Connect) and event.result != -errno.EPERM:  # refused: not reached
             self._connect(event)
 
     def _exec(self, event: Exec) -> None:
@@ -114,7 +118,7 @@ class Live:
     def _verdict(self, verdict: frames.Verdict) -> None:
         self._verdicts.append(verdict)
         text, colour = f"{verdict.kind} {shown(verdict.what)}", _YELLOW
-        if verdict.response == "kill":
+        if verdict.response in _STOPS:
             word, after = _OUTCOMES.get(verdict.outcome, _OUTCOMES["failed"])
             text, colour = text + after, _RED
         elif verdict.outcome == "observed" and verdict.action in ("deny", "kill"):
@@ -122,6 +126,7 @@ class Live:
         else:
             word = "ALERT"
         level = f"{verdict.level}{' (lossy)' if verdict.lossy else ''}"
+        level += ", by the kernel" if verdict.by == "kernel" else ""
         more = [f"{shown(verdict.rule)} · {shown(level)} · {shown(verdict.severity)}"]
         more += [shown(verdict.because)] if verdict.because else []
         more += [f"instead: {shown(verdict.instead)}"] if verdict.instead else []
@@ -155,9 +160,9 @@ class Live:
         text += self._list("ran", [f"{shown(p)}  x{n}" for p, n in self._ran.most_common()])
         text += self._list("changed", [shown(path) for path in self._changed])
         text += self._list("reached", [shown(where) for where in self._reached])
-        kills = [v for v in self._verdicts if v.response == "kill"]
-        for title, outcome in (("stopped", "killed"), ("too late",) * 2, ("failed",) * 2):
-            told = (self._stopped(v) for v in kills if self._outcome(v) == outcome)
+        kills = [v for v in self._verdicts if v.response in _STOPS]
+        for title, outcomes in _SUMMED:
+            told = (self._stopped(v) for v in kills if self._outcome(v) in outcomes)
             text += self._list(title, list(dict.fromkeys(told)), _RED)
         alerts = Counter(v.rule for v in self._verdicts if v.response == "alert")
         text += self._list("alerts", [f"{shown(r)}  x{n}" for r, n in alerts.items()], _YELLOW)
@@ -173,6 +178,8 @@ class Live:
 
     def _outcome(self, verdict: frames.Verdict) -> str:
         """What became of a kill: by how the process ended, where that is known."""
+        if verdict.outcome == "denied":
+            return verdict.outcome
         kill = self._kills.get(verdict.process)
         if kill is not None:
             return kill.outcome
@@ -181,6 +188,7 @@ class Live:
     def _stopped(self, verdict: frames.Verdict) -> str:
         kill = self._kills.get(verdict.process)
         took = f", {kill.latency / 1e6:.1f} ms" if kill and kill.latency else ""
+        took = "" if verdict.outcome == "denied" else took
         what = self._cut(f"{verdict.kind} {shown(verdict.what)}")
         why = f"{shown(verdict.rule)} ({shown(verdict.level)}{took}): {shown(verdict.because)}"
         return "\n".join([what, *(f"{'':12}{row}" for row in self._wrapped(why, 12))])

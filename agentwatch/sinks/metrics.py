@@ -75,6 +75,13 @@ class Snapshot:
     enforcing: int = 0
     policy_generation: int = 0
     policy_compile_seconds: float = 0.0
+    policy_in_kernel: int = 0
+    policy_failures: int = 0
+    policy_no_room: Numbers = field(default_factory=_none)
+    policy_unsettled: int = 0
+    policy_disagreements: int = 0
+    policy_bytes: int = 0
+    policy_states: Numbers = field(default_factory=_none)
     reloads: Numbers = field(default_factory=_none)
     last_reload_successful: int | None = None
     last_reload_success_timestamp_seconds: float = 0.0

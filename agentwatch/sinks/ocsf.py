@@ -265,6 +265,7 @@ def _disposition(verdict: Verdict) -> tuple[int, int]:
 def _verdict(verdict: Verdict) -> Object:
     names = ("rule", "action", "response", "level", "lossy", "outcome", "generation")
     found: Object = {name: getattr(verdict, name) for name in names}
+    found |= {"by": verdict.by} if verdict.by else {}
     found |= {"because": verdict.because} if verdict.because else {}
     found |= {"tags": list(verdict.tags)} if verdict.tags else {}
     return found

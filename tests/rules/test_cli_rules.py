@@ -151,6 +151,91 @@ def test_check_says_which_rules_are_worth_nothing_today(tmp_path: Path) -> None:
     ]
 
 
+CROWD = (
+    HEAD
+    + "rules:\n"
+    + "".join(
+        f"  - {{id: r{n:03}, on: read, match: {{path: /x, process.exe: /bin/{n}}}, action: kill, "
+        f"because: b, tests: [{{hit: {{path: /x, process.exe: /bin/{n}}}}}]}}\n"
+        for n in range(178)
+    )
+)
+
+
+def test_check_says_which_rules_have_no_place_in_the_kernel(tmp_path: Path) -> None:
+    """They are worth less than they look: nobody has to ask for it."""
+    path = tmp_path / "local.yaml"
+    path.write_text(CROWD)
+    told = agentwatch("check", str(path))
+    assert (told.exit_code, told.stderr.splitlines()[1:]) == (
+        0,
+        ["2 rules stay with the engine for room: r176, r177 (agentwatch rules check -v)"],
+    )
+    shown = agentwatch("check", "-v", str(path))
+    assert shown.stderr.splitlines()[1:] == ["2 rules stay with the engine for room: r176, r177"]
+    assert shown.stdout.splitlines()[-1] == "  kill  r176, r177"
+
+
+def test_check_shows_the_engines_rules_by_reason(tmp_path: Path) -> None:
+    """What stops before what tells; what nothing sees is decided by nobody."""
+    path = tmp_path / "local.yaml"
+    count = "count: {over: 1, within: 1s, by: session}"
+    made = [
+        ("told", "on: exec, match: {args|re: x}, action: alert", "{args: [x]}"),
+        ("unseen", "on: listen, match: {port: 1}, action: kill", "{port: 1}"),
+        ("denied", "on: exec, match: {args|re: x}, action: deny", "{args: [x]}"),
+        ("counted", f"on: read, match: {{path: /x}}, {count}, action: kill", "{path: /x}"),
+    ]
+    rules = [f"  - {{id: {i}, {r}, because: b, tests: [{{hit: {t}}}]}}\n" for i, r, t in made]
+    path.write_text(HEAD + "rules:\n" + "".join(rules))
+    shown = agentwatch("check", "-v", str(path)).stdout
+    assert shown.partition("the image")[2].splitlines()[2:] == [
+        "Nobody decides: there is no probe yet.",
+        "  kill  unseen",
+        "",
+        "The engine decides: The engine counts.",
+        "  kill  counted",
+        "",
+        "The engine decides: `args|re` is an expression, which only the engine can search",
+        "for.",
+        "  deny  denied",
+        "  alert told",
+    ]
+
+
+def explained(path: Path, *flags: str) -> list[str]:
+    return agentwatch("explain", str(path), "--on", "connect", *flags).stdout.splitlines()
+
+
+def test_explain_says_what_becomes_of_this_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by an address is TCP's; a default refuses that, and kills who connects otherwise."""
+    monkeypatch.setattr("agentwatch.cli.rules_reading.cgroup_root", lambda: Path("/"))
+    path = tmp_path / "local.yaml"
+    path.write_text(
+        f"{HEAD}defaults: {{all: {{connect: deny}}}}\nrules:\n"
+        '  - {id: meta, on: connect, match: {addr: [192.0.2.1, "2001:db8::1"]}, action: deny,\n'
+        "     because: b, tests: [{hit: {addr: 192.0.2.1}}]}\n"
+        "  - {id: both, on: connect, match: {proto: [tcp, unix], process.exe: /b}, action: deny,\n"
+        "     because: b, tests: [{hit: {proto: tcp, process.exe: /b}}]}\n"
+    )
+    for flags in (("--addr", "192.0.2.1"), ("--addr", "2001:db8::1", "--port", "80")):
+        shown = explained(path, *flags)
+        assert shown[0] == "deny by meta (prevents)"
+        assert "  kernel: it refuses it with EPERM, by meta" in shown
+    shown = explained(path, "--addr", "192.0.2.1", "--proto", "icmp")
+    assert shown[0] == "deny by meta (kills-after)"
+    assert "  kernel: it kills, by meta" in shown
+    assert explained(path, "--proto", "tcp", "--process.exe", "/b")[0] == "deny by both (prevents)"
+    assert explained(path, "--port", "443")[0] == "deny by default (prevents)"
+    shown = explained(path, "--unix", "/run/x", "--process.exe", "/b")
+    assert shown[0] == "deny by both (kills-after)"
+    assert "TCP" not in shown[2]
+    other = explained(path, "--addr", "192.0.2.2", "--proto", "udp")
+    assert other[0] == "deny by default (prevents)"
+
+
 def test_list_shows_defaults(good: str, tmp_path: Path) -> None:
     """Among the rules of their file, with what they are worth."""
     local = tmp_path / "local.yaml"
@@ -264,7 +349,7 @@ def test_list_in_json_has_what_is_promised(good: str) -> None:
         "id": "keys",
         "on": ["read"],
         "action": "deny",
-        "level": "kills-after",
+        "level": "kills",
         "file": good,
         "line": 3,
     }
@@ -340,9 +425,10 @@ def test_explain_says_who_wins_and_why(good: str) -> None:
     result = agentwatch("explain", good, "--on", "read", "--path", "/k/a")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0] == "deny by keys (kills-after)"
+    assert lines[0] == "deny by keys (kills)"
     assert lines[1:3] == ["  because: Keys are not for agents.", "  instead: Ask."]
-    assert f"  keys   deny, kills-after  wins  ({good}:3)" in lines
+    assert f"  keys   deny, kills        wins  ({good}:3)" in lines
+    assert "  kernel: it kills, by keys" in lines
     assert f"  noted  alert, detects     it matches  ({good}:11)" in lines
 
 
@@ -351,14 +437,14 @@ def test_explain_names_the_exception_that_carved_it_out(good: str) -> None:
     flags = ("--on", "read", "--path", "/k/a", "--process.exe", "/usr/bin/ssh")
     lines = agentwatch("explain", good, *flags).stdout.splitlines()
     assert lines[0] == "alert by noted (detects)"
-    assert f'  keys   deny, kills-after  the exception "ssh" carves it out  ({good}:3)' in lines
+    assert f'  keys   deny, kills        the exception "ssh" carves it out  ({good}:3)' in lines
 
 
 def test_explain_all_says_what_did_not_hold(good: str) -> None:
     """For the rule somebody thought would match."""
     lines = agentwatch("explain", good, "--on", "read", "--path", "/x", "--all").stdout.splitlines()
     assert lines[0] == "none"
-    assert f"  keys   deny, kills-after  path does not match  ({good}:3)" in lines
+    assert f"  keys   deny, kills        path does not match  ({good}:3)" in lines
 
 
 def test_explain_takes_an_event_as_json(good: str) -> None:
@@ -551,3 +637,10 @@ def test_without_a_daemon_nobody_is_asked(tmp_path: Path) -> None:
     """Exit code 3."""
     with pytest.raises(NotRunningError):
         agentwatch("reload", "--socket", str(tmp_path / "s"))
+
+
+def test_list_says_that_it_asks_no_daemon(good: str) -> None:
+    """What is in force may be other rules on other hooks; programs that read JSON need no word."""
+    last = agentwatch("list", good).stdout.splitlines()[-1]
+    assert last == "As compiled here; `agentwatch status` has what is in force."
+    assert "As compiled here" not in agentwatch("list", "-o", "json", good).stdout

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -37,13 +38,16 @@ from agentwatch.sinks.frames import (
     EventRef,
     Gap,
     Kill,
+    Reload,
     Session,
     Start,
     Verdict,
     encode,
 )
 from agentwatch.sinks.frames import Records as Batch
+from agentwatch.sinks.host import this_host
 from agentwatch.sinks.journal import Journal
+from agentwatch.sinks.lines import line, verdict_text
 from agentwatch.testing import AGENT, Records
 from tests.unit.played import Played, played, streamed
 
@@ -115,6 +119,22 @@ def failure(*arguments: str) -> AgentwatchError:
     result = CliRunner().invoke(cli, arguments)
     assert isinstance(result.exception, AgentwatchError), result.output
     return result.exception
+
+
+def test_a_verdict_says_that_the_kernel_did_it() -> None:
+    """Beside the level; of the engine's nothing is said."""
+    verdict = Verdict(rule="k", action="kill", outcome="killed", level="kills", by="kernel")
+    assert verdict_text(verdict) == "killed by k (kills, by the kernel)"
+    engines = replace(verdict, by="engine", level="kills-after")
+    assert verdict_text(engines) == "killed by k (kills-after)"
+
+
+def test_a_reload_says_which_rules_have_no_place() -> None:
+    """As the daemon puts it into the frame."""
+    frame = Reload(generation=2, rules=9, message="1 rule stays with the engine")
+    told = line(Entry(chain="c", host=this_host(), number=1, wall=1, frame=frame))
+    assert told is not None
+    assert told.what == "policy 2 in force, 9 rules: 1 rule stays with the engine"
 
 
 def test_one_line_per_event_with_time_agent_pid_kind_what_and_verdict(directory: Path) -> None:

@@ -30,11 +30,12 @@ STATUS: dict[str, Any] = {
     "hooks": {"process_exec": True, "sys_exit": True},
     "rules": {
         "loaded": 44,
-        "levels": {"detects": 13, "kills-after": 31},
+        "levels": {"detects": 13, "kills": 20, "kills-after": 9, "prevents": 2},
         "paths": ["/usr/share/agentwatch/rules", "/etc/agentwatch/rules.d"],
         "warnings": 2,
     },
     "generation": 7,
+    "policy": {"kernel": True, "bytes": 2 << 20, "states": 12345, "engine": 11},
     "reloaded_at": NOW - HOUR,
     "reload_error": "",
     "losses": {"ring": 0, "scratch": 0},
@@ -78,20 +79,23 @@ def shown(daemon: Played) -> list[str]:
 
 def test_one_screen_says_what_is_watched_and_how(daemon: Played) -> None:
     """Mode, tier, agents, rules by level, hooks, losses, journal head, subscribers."""
+    began = time.time_ns() - 2 * HOUR - 60 * 10**9
+    daemon.answers["status"] = STATUS | {"started_at": began}
     lines = shown(daemon)
     assert "agentwatch 9.8 watches, pid 4711, started " in lines[0]
     assert lines[0].endswith("(2 h 1 min ago)")
-    assert lines[1:8] == [
+    assert lines[1:9] == [
         "mode      enforce, signal tier",
         "agents    claude-code: 2 sessions, 1,014 processes",
         "          codex: 1 session, 1 process",
-        "rules     44 rules: 31 kills-after, 13 detects; 2 warnings",
+        "rules     44 rules: 2 prevents, 20 kills, 9 kills-after, 13 detects; 2 warnings",
         lines[5],
+        "          the kernel decides 33, the engine 11; 2.0 MiB, 12,345 states",
         "          from /usr/share/agentwatch/rules",
         "          from /etc/agentwatch/rules.d",
     ]
     assert lines[5].startswith("          generation 7, loaded ")
-    assert lines[8:] == [
+    assert lines[9:] == [
         "hooks     2 of 2 attached",
         "lost      nothing",
         "journal   /var/log/agentwatch/daemon, 5.0 MiB in 2 segments",
@@ -100,6 +104,13 @@ def test_one_screen_says_what_is_watched_and_how(daemon: Played) -> None:
         "config    /etc/agentwatch/agentwatch.yaml",
     ]
     assert len(lines) <= 24
+
+
+def test_what_only_observes_decides_nothing(daemon: Played) -> None:
+    """The kernel picks what the engine looks at."""
+    daemon.answers["status"] = STATUS | {"mode": "observe"}
+    picks = "          the kernel picks the events of 33, the engine those of 11; "
+    assert f"{picks}2.0 MiB, 12,345 states" in shown(daemon)
 
 
 def test_problems_come_first_and_cannot_forge_lines(daemon: Played) -> None:

@@ -58,6 +58,16 @@ def test_a_denial_says_what_which_rule_because_and_instead(daemon: Played) -> No
     assert lines[-2:] == ["  would deny by x.y (kills-after)", "  because  B.\\nforged  line"]
 
 
+def test_a_denial_says_that_the_kernel_did_it(daemon: Played) -> None:
+    """Beside the level; of the engine's nothing is said."""
+    daemon.answers["why"] = WHY | {"denials": [DENIAL | {"by": "kernel", "level": "kills"}, DENIAL]}
+    lines = run("why", "--socket", str(daemon.path)).stdout.splitlines()
+    assert [line for line in lines if line.startswith("  killed")] == [
+        "  killed by secrets.private-keys (kills, by the kernel, high): Private keys",
+        "  killed by secrets.private-keys (kills-after, high): Private keys",
+    ]
+
+
 def test_the_process_asked_about_reaches_the_daemon(daemon: Played) -> None:
     """Without one it is the caller's own session, which the daemon knows."""
     run("why", "--socket", str(daemon.path))

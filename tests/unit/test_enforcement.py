@@ -27,6 +27,8 @@ HERE = Place("r.yaml", 1, 1)
 RULE = Rule("a.key", ("read",), Match(()), "kill", HERE, title="A key", tags=("attack.t1",))
 KILL = Verdict("kill", "kill", "a.key", "kills-after", "high", "It is a key.", "Ask.")
 ALERT = Verdict("alert", "alert", "a.key", "detects")
+DONE = Verdict("kill", "kill", "a.key", "kills", "high", "It is a key.", "Ask.", done=True)
+DENIED = Verdict("deny", "deny", "a.key", "prevents", "high", "It is a key.", "Ask.", done=True)
 
 
 class Acting:
@@ -97,6 +99,7 @@ def test_a_verdict_is_complete_without_its_event(victim: subprocess.Popen[bytes]
     assert (told.rule, told.title, told.tags) == ("a.key", "A key", ("attack.t1",))
     assert (told.because, told.instead, told.severity) == ("It is a key.", "Ask.", "high")
     assert (told.generation, told.level, told.process) == (3, "kills-after", process)
+    assert told.by == "engine"
 
 
 def test_one_kill_is_enough(victim: subprocess.Popen[bytes]) -> None:
@@ -224,3 +227,56 @@ def test_secrets_in_arguments_are_not_told(tmp_path: Path) -> None:
     acting.enforcement.act(event, ALERT, "")
     assert "abcdefghijklmnop" not in acting.verdicts[0].what
     assert acting.verdicts[0].what.startswith("curl -H")
+
+
+def test_what_the_kernel_killed_is_not_killed_again(victim: subprocess.Popen[bytes]) -> None:
+    """Its end is waited for as that of any kill; nothing is sent by us."""
+    acting, process = Acting(), key_of(victim.pid)
+    acting.act(process, DONE)
+    assert acting.enforcement.waiting
+    assert victim.poll() is None
+    acting.ended(process, after=1234)
+    (kill,), (told,) = acting.kills, acting.verdicts
+    assert (kill.outcome, kill.latency) == ("killed", 1234)
+    assert (told.outcome, told.response, told.level) == ("killed", "kill", "kills")
+    assert told.by == "kernel"
+    assert acting.enforcement.decisions == {("a.key", "kill", "kills"): 1}
+    assert not acting.enforcement.failures
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(signal.SIGKILL, "killed"), (0, "too late")])
+def test_a_kernels_kill_whose_victims_end_was_told_first(status: int, outcome: str) -> None:
+    """The rings are read one after the other: how it ended is known, and that is believed."""
+    acting, process = Acting(), ProcessKey(2**22 + 1, 1)
+    acting.ended(process, status, after=99)
+    acting.act(process, DONE)
+    (kill,), (told,) = acting.kills, acting.verdicts
+    assert (kill.outcome, told.outcome) == (outcome, outcome)
+    assert kill.latency == (99 if outcome == "killed" else 0)
+    assert not acting.enforcement.waiting
+
+
+def test_a_kernels_kill_that_did_not_work_is_a_failure(victim: subprocess.Popen[bytes]) -> None:
+    """A process that lives on after it is found out like any other."""
+    acting, process = Acting(), key_of(victim.pid)
+    acting.act(process, DONE)
+    acting.enforcement.give_up(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 2 * PATIENCE)
+    assert [(kill.outcome, kill.reason) for kill in acting.kills] == [("failed", "still running")]
+
+
+def test_the_kernels_kills_count_for_the_breaker(victim: subprocess.Popen[bytes]) -> None:
+    """Too many of them are too many, whoever sent the signal."""
+    acting = Acting(kills=1)
+    assert not acting.act(ProcessKey(2**22 + 1, 1), DONE)
+    assert acting.act(ProcessKey(2**22 + 2, 1), DONE)
+
+
+def test_what_was_denied_kills_nobody(victim: subprocess.Popen[bytes]) -> None:
+    """The call failed, and that is all."""
+    acting, process = Acting(kills=0), key_of(victim.pid)
+    assert not acting.act(process, DENIED)
+    (told,) = acting.verdicts
+    assert (told.outcome, told.response, told.level) == ("denied", "deny", "prevents")
+    assert not acting.enforcement.waiting
+    assert acting.kills == []
+    assert victim.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -10,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from agentwatch import abi
+from agentwatch.compiling import compile_for
 from agentwatch.engine import NO_VERDICT, Engine, Hit
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import Connect, Event, Exec, Exit, Open, ProcessKey
@@ -205,6 +207,16 @@ def test_the_strictest_default_of_all_files_wins() -> None:
     for order in itertools.permutations(["alert", "kill", "deny"]):
         defaults = tuple(Default("codex", "connect", action, HERE) for action in order)
         assert engine(defaults=defaults).judge(connected("192.0.2.1", 80), actor()).action == "kill"
+
+
+def test_a_default_for_all_that_the_kernel_decides_names_no_agent() -> None:
+    """`all` is none: it is this session that nothing allows it."""
+    judge = engine(defaults=(Default("all", "connect", "deny", HERE),))
+    compile_for(judge, Host(cgroup=True), room=1 << 20)
+    event = connected("192.0.2.1", 80, rule=1, verdict=abi.VERDICT_DENY, result=-errno.EPERM)
+    verdict = judge.of_kernel(event)
+    assert (verdict.level, verdict.default) == ("prevents", True)
+    assert verdict.because == "No rule allows this session to connect there."
 
 
 def test_a_default_for_all_is_for_every_session() -> None:

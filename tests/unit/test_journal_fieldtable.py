@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,12 @@ from agentwatch import abi, decoding
 from agentwatch.errors import JournalError, RecordError
 from agentwatch.events import Event, Open, ProcessKey
 from agentwatch.sinks.fieldtable import FieldTable, split
-from agentwatch.testing import Records
+from agentwatch.sinks.frames import Verdict
+from agentwatch.sinks.reader import read
+from agentwatch.sinks.verify import verify
+from agentwatch.testing import AGENT, Records
 
+ABI_2 = Path(__file__).parent / "journals" / "abi-2"
 CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "s32": "i", "s64": "q"}
 
 
@@ -66,12 +71,43 @@ def test_a_newer_layout_is_read_by_names() -> None:
 
 def test_an_older_layout_gets_defaults() -> None:
     """Fields and strings that it did not have yet are zero and empty."""
-    older = HEADER[:-1]  # before `unresolved`
+    younger = {"unresolved", "rule", "verdict"}
+    older = [(name, type_) for name, type_ in HEADER if name not in younger]
+    assert len(older) == len(HEADER) - len(younger)
     table = layout([*older, ("path_len", "u16"), ("pad", "bytes2")], ["path"])
-    record = build(table, abi.OPEN, {"time": 9, "path_len": 2}, b"/a")
+    record = build(table, abi.OPEN, {"time": 9, "session_tgid": 7, "path_len": 2}, b"/a")
     event = FieldTable(tables({abi.OPEN: table})).event(record, decoding.plain_name)
     assert isinstance(event, Open)
     assert (event.path, event.asked, event.flags, event.unresolved) == ("/a", "", 0, frozenset())
+    assert (event.session.pid, event.rule, event.verdict) == (7, 0, 0)
+
+
+def test_a_journal_of_ABI_2_is_read_as_it_was_written() -> None:
+    """Written by the version before the kernel judged: every kind, and nothing is judged in it."""
+    child = ProcessKey(4343, 1_500_000_000)
+    make = Records()
+    batch = [
+        make.exec(
+            "/usr/bin/node", ("node", "claude"), parent=ProcessKey(9, 9), asked="/usr/bin/claude"
+        ),
+        make.fork(child),
+        make.exec("/bin/sh", ("sh", "-c", "cat key"), process=child, parent=AGENT),
+        make.open("/home/dev/key", process=child, asked="key"),
+        make.open("/home/dev/new", created=True),
+        make.open("/gone", result=-2),
+        make.connect("192.0.2.1"),
+        make.connect("2001:db8::1", 53, protocol=17),
+        make.connect("/run/docker.sock"),
+        make.connect("192.0.2.1", syn=True),
+        make.exit(9, child),
+    ]
+    (report,) = verify(ABI_2)
+    assert (report.records, report.problems) == (len(batch), ())
+    entries = list(read(ABI_2))
+    events = [entry.event for entry in entries if entry.event is not None]
+    assert events == [decoding.decode(memoryview(record)) for record in batch]
+    (verdict,) = [entry.frame for entry in entries if isinstance(entry.frame, Verdict)]
+    assert (verdict.rule, verdict.action, verdict.process) == ("secrets.key", "kill", child)
 
 
 def test_every_field_of_every_kind_is_read_through_a_foreign_table() -> None:

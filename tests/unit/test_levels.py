@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from agentwatch.policy.levels import LEVELS, Host, Level, level, refusal, response
+from agentwatch.policy.levels import LEVELS, Host, Level, level, prevents, refusal, response
 from agentwatch.rules import fields
 from agentwatch.rules.model import Condition, Match, Place, Rule
 
 HERE = Place("test.yaml", 1, 1)
 HOST = Host()
+HOOKED = Host(cgroup=True)
+KERNEL = ""  # why the engine decides: it does not
 
 
 def rule(
@@ -141,3 +143,119 @@ def test_a_kind_without_a_probe_is_worth_nothing_alone(kind: str) -> None:
     assert level(rule("kill", (kind,)), HOST).name == "none"
     both = level(rule("kill", ("exec", kind)), HOST)
     assert (both.name, f"`{kind}`" in both.reason) == ("kills-after", True)
+
+
+@pytest.mark.parametrize("action", ["deny", "kill"])
+@pytest.mark.parametrize(
+    ("kind", "host", "fields", "name", "words"),
+    [
+        ("exec", HOST, {}, "kills", "runs an instruction"),
+        ("read", HOST, {"path": "/k"}, "kills", "can read"),
+        ("change", HOST, {"path": "/k"}, "kills-after", "created or emptied"),
+        ("open", HOST, {"path": "/k"}, "kills-after", "created or emptied"),
+        ("connect", HOST, {"addr": "192.0.2.1"}, "kills-after", "other end"),
+        ("connect", HOOKED, {"addr": "192.0.2.1"}, "prevents", "EPERM"),
+        ("connect", HOOKED, {"port": "25"}, "prevents", "another protocol is killed after"),
+        ("connect", HOOKED, {"proto": "udp"}, "prevents", "EPERM"),
+        ("connect", HOOKED, {"family": "inet6"}, "prevents", "another protocol is killed after"),
+        ("connect", HOOKED, {"addr": "192.0.2.1", "proto": "icmp"}, "kills-after", "other end"),
+        ("connect", HOOKED, {"port": "25", "proto": "sctp"}, "kills-after", "other end"),
+        ("connect", HOOKED, {"family": "inet", "proto": "icmpv6"}, "kills-after", "other end"),
+        ("connect", HOOKED, {"proto": "unix"}, "kills-after", "other end"),
+        ("connect", HOOKED, {"unix": "/run/x"}, "kills-after", "other end"),
+        ("connect", HOOKED, {}, "kills-after", "TCP and UDP it refuses"),
+    ],
+)
+def test_what_the_kernel_decides_is_worth_more(
+    action: str, kind: str, host: Host, fields: dict[str, str], name: str, words: str
+) -> None:
+    """By kind, and connections by whether a hook refuses them before anything is sent."""
+    found = level(rule(action, (kind,), **fields), host, engine=KERNEL)
+    assert found.name == name
+    assert words in found.reason
+    assert ("TCP and UDP it refuses" in found.reason) == (host is HOOKED and not fields)
+    assert found.reason.endswith(".")
+
+
+def test_a_rule_of_several_kinds_is_worth_the_least_of_them() -> None:
+    """And the reason says which kind of it is better off."""
+    found = level(rule("deny", ("exec", "change")), HOST, engine=KERNEL)
+    assert found.name == "kills-after"
+    assert "for `exec` alone it is `kills`" in found.reason
+    found = level(rule("deny", ("exec", "connect"), port="25"), HOOKED, engine=KERNEL)
+    assert found.name == "kills"
+    assert "for `connect` alone it is `prevents`" in found.reason
+
+
+def test_a_deny_that_only_alerts_without_a_hook_prevents_where_there_is_one() -> None:
+    """`without_hook: alert` is about hosts that lack it."""
+    one = rule("deny", ("connect",), "alert", addr="192.0.2.1")
+    assert level(one, HOOKED, engine=KERNEL).name == "prevents"
+    assert level(one, HOST, engine=KERNEL).name == "detects"
+    assert level(rule("deny", ("read",), "alert"), HOOKED, engine=KERNEL).name == "detects"
+
+
+def test_what_the_engine_decides_says_why() -> None:
+    """The level is the engine's, whatever hooks there are."""
+    why = "`path|re` is an expression, which only the engine can search for."
+    found = level(rule("kill"), HOOKED, engine=why)
+    assert found.name == "kills-after"
+    assert found.reason.startswith(why[:-1])
+    assert "milliseconds after" in found.reason
+
+
+def test_observing_detects_in_the_kernel_too() -> None:
+    """Nothing is stopped, so nothing is claimed."""
+    one = rule("deny", ("connect",), addr="192.0.2.1")
+    assert level(one, HOOKED, mode="observe", engine=KERNEL).name == "detects"
+    assert level(rule("alert", ("exec",)), HOOKED, engine=KERNEL).name == "detects"
+    assert level(rule("allow", ("exec",)), HOOKED, engine=KERNEL).name == "detects"
+
+
+def test_prevention_is_granted_where_the_hook_is() -> None:
+    """A rule that insists on it loads, unless it is about unix sockets, or the engine's."""
+    one = rule("deny", ("connect",), "refuse", addr="192.0.2.1", proto="tcp")
+    assert refusal(one, HOOKED, engine=KERNEL) is None
+    assert prevents(one, HOOKED, KERNEL)
+    assert "cannot be prevented" in (refusal(one, HOST, engine=KERNEL) or "")
+    everything = rule("deny", ("connect",), "refuse")
+    assert "unix sockets" in (refusal(everything, HOOKED, engine=KERNEL) or "")
+    assert "Only the engine" in (refusal(one, HOOKED, engine="Only the engine knows it.") or "")
+    both = rule("deny", ("connect", "read"), "refuse", addr="192.0.2.1")
+    assert refusal(both, HOOKED, engine=KERNEL) is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"addr": "192.0.2.1"}, "add `proto: [tcp, udp]`"),
+        ({"port": "25"}, "add `proto: [tcp, udp]`"),
+        ({"family": "inet"}, "add `proto: [tcp, udp]`"),
+        ({"addr": "192.0.2.1", "proto": "icmp"}, "name no other `proto`"),
+        ({"proto": "sctp"}, "name no other `proto`"),
+    ],
+)
+def test_prevention_is_not_granted_for_what_is_not_refused(
+    fields: dict[str, str], words: str
+) -> None:
+    """Raw and ICMP sockets reach an address, too; the message says what to write."""
+    one = rule("deny", ("connect",), "refuse", **fields)
+    assert not prevents(one, HOOKED, KERNEL)
+    assert words in (refusal(one, HOOKED, engine=KERNEL) or "")
+
+
+def test_protocols_of_which_one_is_not_refused_are_not_prevented() -> None:
+    """TCP alone would be, and so are TCP and UDP."""
+    one = rule("deny", ("connect",), "refuse", addr="192.0.2.1")
+    for values, name in ((("tcp", "icmp"), "kills-after"), (("tcp", "udp"), "prevents")):
+        match = Match((*one.match.conditions, Condition("proto", values)))
+        found = replace(one, match=match)
+        assert level(found, HOOKED, engine=KERNEL).name == name
+        assert prevents(found, HOOKED, KERNEL) == (name == "prevents")
+        assert "another protocol" not in level(found, HOOKED, engine=KERNEL).reason
+
+
+def test_what_other_protocols_come_to_is_what_the_rule_says() -> None:
+    """A rule that only alerts without a hook does not kill who connects by them either."""
+    one = rule("deny", ("connect",), "alert", addr="192.0.2.1")
+    assert "another protocol is recorded only" in level(one, HOOKED, engine=KERNEL).reason

@@ -141,6 +141,27 @@ def test_a_kill_is_shown_with_level_reason_and_what_to_do_instead() -> None:
     assert re.search(r"stopped +read /key\n +a.key \(kills-after, 2.5 ms\)", screen.summary())
 
 
+def test_what_the_kernel_stopped_says_so() -> None:
+    """Killed in the call, or refused: the word, the level and who did it."""
+    screen = Screen()
+    told = screen.told(verdict(level="kills", by="kernel"))
+    assert re.search(r"KILL +read /key\n +a.key · kills, by the kernel · high\n", told)
+    refused = {"kind": "connect", "what": "192.0.2.1:80", "rule": "a.net", "level": "prevents"}
+    told = screen.told(verdict("deny", "denied", by="kernel", **refused))
+    assert re.search(r"DENIED +connect 192.0.2.1:80\n +a.net · prevents, by the kernel", told)
+    screen.told(killed(latency=100_000))
+    summary = screen.summary()
+    assert re.search(r"stopped +read /key\n +a.key \(kills, 0.1 ms\)", summary)
+    assert re.search(r"connect 192.0.2.1:80\n +a.net \(prevents\)", summary)
+
+
+def test_an_address_that_was_refused_was_not_reached() -> None:
+    """What failed otherwise was tried, and is shown."""
+    screen = Screen()
+    assert screen.see(replace(reached("192.0.2.1", 80), result=-1)) == ""
+    assert "192.0.2.1:80" in screen.see(replace(reached("192.0.2.1", 80), result=-111))
+
+
 @pytest.mark.parametrize(
     ("outcome", "says"),
     [("too late", "TOO LATE  read /key, it had ended"), ("failed", "FAILED    read /key, not")],

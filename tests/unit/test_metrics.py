@@ -328,7 +328,8 @@ def test_every_family_has_its_number_and_every_number_its_family() -> None:
 def test_no_label_is_one_that_an_agent_chooses() -> None:
     """Never a pid, a path, a command line, a user or an address."""
     closed = {"agent", "state", "kind", "stage", "rule", "action", "level", "reason", "outcome"}
-    closed |= {"hook", "map", "program", "version", "chain", "sequence", "hash"}
+    closed |= {"hook", "map", "automaton", "program", "version", "chain", "sequence", "hash"}
+    closed |= {"what"}
     assert {label for one in FAMILIES for label in one.labels} <= closed
 
 
@@ -342,8 +343,12 @@ def test_what_only_a_daemon_knows_is_left_out_of_a_run() -> None:
 
 
 def test_reloads_and_beginnings_are_tallied() -> None:
-    """By outcome, and by agent; a session that nobody's identity covers is of an unknown one."""
+    """By outcome, and by agent; a session that nobody's identity covers is of an unknown one.
+
+    A policy that comes into force for a pause is no reload.
+    """
     tally = Tally()
+    tally.frame(frames.Reload(generation=1, rules=1, pause=True))
     for ok in (True, False, True):
         tally.frame(frames.Reload(generation=1, rules=1, ok=ok))
     for agent in ("claude-code", ""):

@@ -192,3 +192,10 @@ def test_this_machines_own_table_is_read() -> None:
     assert devices
     assert all(dev in mounts for dev in devices)
     assert sum(len(pairs) for _, pairs in mounts.rows()) == len(lines)  # type: ignore[arg-type]
+
+
+def test_a_hierarchy_of_control_groups_has_its_name_in_a_namespace_further_down() -> None:
+    """There its mount's root is told as the way up to it."""
+    line = b"51 47 0:32 /../.. /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    mounts = Mounts.parse(line)
+    assert mounts.name(device(0, 32), b"/a/b") == "/sys/fs/cgroup/memory/a/b"

@@ -973,6 +973,9 @@ static __always_inline bool predicates_of(struct aw_tag *tag, u32 generation)
 	return true;
 }
 
+#define QUESTION_OPEN 1
+#define QUESTION_IDLE 2 /* no rule and no default is about such an event: it has its answer */
+
 /* What is asked of an event by somebody who is tagged; 0: no policy in the kernel judges it. */
 __noinline int question_begin(struct aw_walk *walk, struct aw_tag *tag, struct aw_session *session,
 			      u32 lists, u32 sort)
@@ -999,12 +1002,16 @@ __noinline int question_begin(struct aw_walk *walk, struct aw_tag *tag, struct a
 	policy = policy_of(question);
 	if (!policy)
 		return 0;
-	question->known = predicates_of(tag, word(policy, AW_POLICY_GENERATION));
+	question->generation = word(policy, AW_POLICY_GENERATION);
+	if (lists == AW_LISTS_OPEN && !word(policy, AW_POLICY_UNREAD + AW_LISTS_OPEN) &&
+	    !word(policy, AW_POLICY_DEFAULTS))
+		return QUESTION_IDLE;
+	question->known = predicates_of(tag, question->generation);
 	question->agents |= tag->agents;
 	question->predicates[0] = tag->predicates[0];
 	question->predicates[1] = tag->predicates[1];
 	question->predicates[2] = tag->predicates[2] & ((1ULL << 48) - 1);
-	return 1;
+	return QUESTION_OPEN;
 }
 
 static __always_inline void question_name(struct aw_walk *walk, u32 which, u32 subject, u32 symbol,

@@ -208,6 +208,7 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 	u32 at = sizeof(struct aw_open);
 	struct file *file;
 	const void *asked;
+	int asking;
 
 	if (!scratch_get(task, &record, &walk, AW_KIND_OPEN))
 		return;
@@ -225,8 +226,11 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 			open_file(record, walk, file, &at);
 		else
 			open_gone(record, call);
-		if (question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN,
-				   AW_SORT_NAME))
+		asking = question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN,
+					AW_SORT_NAME);
+		if (asking == QUESTION_IDLE)
+			record->header.generation = walk->question.generation;
+		else if (asking)
 			open_judge(record, walk);
 		if (record->header.verdict == AW_VERDICT_KILL && is_shared(task, walk))
 			end_at_once(record, subject->session);

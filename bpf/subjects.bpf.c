@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the automata are walked over: argv in parts, names with their mount point in front, addresses. */
+
+/* Over argv[0], of any length, to its NUL. */
+static long first_step(u32 index, struct judge *judge)
+{
+	struct aw_walk *walk = judge->walk;
+	struct aw_question *question = &walk->question;
+	long len = bpf_probe_read_user_str(walk->path, AW_PATH_MAX, (void *)question->args);
+	bool cut;
+
+	if (len < 0) {
+		question->unread |= 1 << AW_SUBJECT_ARGS;
+		return 1;
+	}
+	len += !len; /* older kernels do not count the NUL of an empty string */
+	/* One that fills the buffer was cut, or ends just here: the next look tells. */
+	cut = len == AW_PATH_MAX;
+	len -= cut;
+	if (len > question->args_size)
+		len = question->args_size;
+	question->args += len;
+	question->args_size -= len;
+	return !cut || !question->args_size;
+}
+
+/*
+ * The next part of argv, put where names are as well; 0: it cannot be read. Not static: so the verifier
+ * looks at it once.
+ */
+__noinline int policy_args(struct aw_walk *walk)
+{
+	struct judge judge = {.walk = walk};
+	struct aw_question *question;
+	struct aw_machine *machine;
+	u64 n;
+
+	if (!walk)
+		return 0;
+	machine = &walk->machine;
+	question = &walk->question;
+	if (machine->begins) {
+		machine->subject = AW_SUBJECT_ARGS;
+		machine->sticky = AW_SYMBOL_STICKY;
+		machine->last = AW_SYMBOL_FINAL;
+		if (question->args_size)
+			bpf_loop(ARGS_PIECES, first_step, &judge, 0);
+	}
+	n = question->args_size;
+	if (n > AW_PATH_MAX)
+		n = AW_PATH_MAX;
+	if (question->unread & (1U << AW_SUBJECT_ARGS) ||
+	    (n && bpf_probe_read_user(walk->path, n, (void *)question->args))) {
+		question->unread |= 1U << AW_SUBJECT_ARGS;
+		machine->ends = 1;
+		return 0;
+	}
+	question->args += n;
+	question->args_size -= n;
+	machine->off = AW_FRONT;
+	machine->len = n;
+	machine->ends = !question->args_size;
+	return 1;
+}
+
+/* Where a file system is mounted: written in front of the name. */
+static long mount_step(u32 index, struct judge *judge)
+{
+	struct aw_walk *walk = judge->walk;
+	struct aw_machine *machine = &walk->machine;
+	struct aw_question *question = &walk->question;
+	u32 dev = question->names[machine->which & 1].dev, root_len, point_len;
+	struct aw_mounts *mounted = bpf_map_lookup_elem(&mounts, &dev);
+	struct aw_mount *mount;
+	u64 off = machine->off;
+
+	if (!mounted || index >= mounted->count || index >= AW_MOUNTS)
+		return 1;
+	mount = &mounted->mounts[index];
+	root_len = mount->root_len;
+	point_len = mount->point_len;
+	if (root_len > machine->len || root_len > AW_ROOT_MAX || point_len > AW_POINT_MAX ||
+	    off > AW_TEXT_MAX - 256 || off < AW_FRONT)
+		return 0;
+	if (root_len) {
+		const u8 *name = (const u8 *)walk + PINNED(off);
+
+		for (u32 i = 0; i < AW_ROOT_MAX / 8; i++) {
+			u64 differs = *(u64 *)(name + 8 * i) ^ *(u64 *)(mount->root + 8 * i);
+
+			if (root_len < 8 * i + 8)
+				differs &= (1ULL << (root_len % 8 * 8)) - 1;
+			if (differs)
+				return 0;
+			if (root_len <= 8 * i + 8)
+				break;
+		}
+		if (root_len < machine->len && name[root_len & 127] != '/')
+			return 0;
+	}
+	off = off + root_len - point_len;
+	if (off > AW_TEXT_MAX - 256)
+		return 0;
+	if (point_len)
+		bpf_probe_read_kernel((char *)walk + PINNED(off), point_len & 255, mount->point);
+	machine->off = off;
+	machine->len += point_len - root_len;
+	machine->named = 1;
+	return 1;
+}
+
+static __always_inline void foreign(struct aw_walk *walk)
+{
+	struct aw_machine *machine = &walk->machine;
+	u32 dev = walk->question.names[machine->which & 1].dev;
+	struct aw_mounts *mounted = bpf_map_lookup_elem(&mounts, &dev);
+	u64 off = machine->off - 3;
+
+	if (!mounted || mounted->partial) /* nobody here knows its name; userspace may */
+		walk->question.look = 1;
+	if (off > AW_TEXT_MAX - 3)
+		return;
+	__builtin_memcpy((char *)walk + PINNED(off), "[?]", 3);
+	machine->off = off;
+	machine->len += 3;
+}
+
+/* From a record, where put_name left it. */
+static __always_inline bool name_copy(struct aw_walk *walk, struct aw_record *record, u64 at,
+				      u64 len)
+{
+	if (!record)
+		return false;
+	if (!len)
+		return true;
+	if (at <= RECORD_MAX - AW_PATH_MAX)
+		return !bpf_probe_read_kernel(walk->path, len, (char *)record + PINNED(at));
+	if (at > RECORD_MAX - SHORT || len > SHORT)
+		return false;
+	return !bpf_probe_read_kernel(walk->path, len, (char *)record + PINNED(at));
+}
+
+/*
+ * A name, with what is in front of it and the separator behind. 0: there is none to walk. Not static:
+ * so the verifier looks at it once.
+ */
+__noinline int policy_name(struct aw_walk *walk, struct aw_record *record, u32 which)
+{
+	struct judge judge = {.walk = walk};
+	struct aw_machine *machine;
+	struct aw_question_name *name;
+	u64 len, at, off;
+	char *bytes = (char *)walk;
+
+	if (!walk)
+		return 0;
+	which &= 1;
+	machine = &walk->machine;
+	name = &walk->question.names[which];
+	len = name->len;
+	at = name->at;
+	machine->len = 0;
+	machine->which = which;
+	machine->subject = name->subject;
+	if (len > AW_PATH_MAX || walk->question.unread & (1U << (name->subject & 7)))
+		return 0;
+	machine->off = AW_FRONT + AW_PATH_MAX - len;
+	if (at) {
+		machine->off = AW_FRONT;
+		if (!name_copy(walk, record, at, len)) {
+			walk->question.unread |= 1U << (name->subject & 7);
+			return 0;
+		}
+	}
+	machine->len = len;
+	machine->named = 0;
+	if (!name->plain) {
+		bpf_loop(AW_MOUNTS, mount_step, &judge, 0);
+		if (!machine->named)
+			foreign(walk);
+	}
+	off = machine->off + machine->len;
+	if (off > AW_TEXT_MAX - 256)
+		return 0;
+	if (!machine->len) {
+		if (name->plain)
+			return 0;
+		machine->len = 1;
+		bytes[PINNED(off)] = '/';
+		off++;
+	}
+	bytes[PINNED(off)] = '/';
+	machine->len++;
+	off = machine->off;
+	if (off > AW_TEXT_MAX - 256)
+		return 0;
+	if (bytes[PINNED(off)] == '[')
+		walk->question.uncertain |= 1U << (name->subject & 7);
+	machine->last = name->symbol;
+	machine->sticky = name->symbol + 1;
+	return 1;
+}
+
+static __always_inline struct aw_project *project_of(const struct aw_question *question)
+{
+	struct aw_session_key key = question->session;
+
+	return bpf_map_lookup_elem(&projects, &key);
+}
+
+static long project_step(u32 index, struct judge *judge)
+{
+	struct aw_walk *walk = judge->walk;
+	struct aw_machine *machine = &walk->machine;
+	struct aw_project *project = project_of(&walk->question);
+	u64 begun = (u64)index * 16, off = machine->off + begun, n;
+	const u8 *name;
+
+	machine->named = 0;
+	if (!project || project->len >= machine->len || project->len > AW_PROJECT_MAX)
+		return 1;
+	n = project->len;
+	machine->project = n;
+	if (off > AW_TEXT_MAX - 32 || begun > AW_PROJECT_MAX - 16)
+		return 1;
+	name = (const u8 *)walk + PINNED(off);
+	for (int i = 0; i < 16; i++) {
+		if (begun + i == n) {
+			machine->named = name[i] == '/';
+			return 1;
+		}
+		if (project->path[PINNED(begun) + i] != name[i])
+			return 1;
+	}
+	return 0;
+}
+
+/* The same name from the end of the session's project on; 0: it is elsewhere. Not static: see above. */
+__noinline int policy_project(struct aw_walk *walk)
+{
+	struct judge judge = {.walk = walk};
+	struct aw_machine *machine;
+
+	if (!walk)
+		return 0;
+	machine = &walk->machine;
+	if (!machine->len)
+		return 0;
+	machine->named = 0;
+	bpf_loop(AW_PROJECT_MAX / 16 + 1, project_step, &judge, 0);
+	if (!machine->named)
+		return 0;
+	machine->off += machine->project;
+	machine->len -= machine->project;
+	return 1;
+}
+
+/* An address, or the port behind it. */
+static __always_inline bool bytes_enter(struct judge *judge, u32 port)
+{
+	struct aw_machine *machine = &judge->walk->machine;
+
+	machine->subject = port ? AW_SUBJECT_PORT : AW_SUBJECT_ADDR;
+	if (judge->walk->question.unread & (1U << machine->subject))
+		return false;
+	sets_enter(judge, port ? PORTS : ADDRESSES, NO_SET, NO_SET);
+	machine->last = AW_SYMBOL_FINAL;
+	machine->sticky = AW_SYMBOL_STICKY;
+	machine->off = AW_FRONT + (port ? 16 : 0);
+	machine->len = port ? 2 : 16;
+	return true;
+}
+
+/* One set, or two side by side, over one subject; of argv over a part of it. */
+static long pass_step(u32 index, struct judge *judge)
+{
+	struct aw_machine *machine = &judge->walk->machine;
+	u32 sort = judge->walk->question.sort, pass;
+	bool there;
+
+	machine->begins = machine->ends;
+	pass = machine->pass;
+	if (machine->ends)
+		machine->pass++;
+	else
+		pass = 0;
+	if (sort == AW_SORT_ADDRESS) {
+		if (pass > 1)
+			return 1;
+		there = bytes_enter(judge, pass);
+	} else if (pass == 0) {
+		if (machine->begins)
+			sets_enter(judge, ARGS_ANCHORED, ARGS_FLOATING, NO_SET);
+		there = sort == AW_SORT_EXEC && policy_args(judge->walk);
+	} else if (pass & 1) {
+		if (pass > 3 || (pass == 3 && sort != AW_SORT_EXEC))
+			return 1;
+		sets_enter(judge, PATHS_ANCHORED, PATHS_FLOATING, PATHS_BEGUN);
+		there = policy_name(judge->walk, judge->record, pass >> 1);
+	} else {
+		sets_enter(judge, PROJECTS, NO_SET, NO_SET);
+		there = machine->sets[0].classes && policy_project(judge->walk);
+	}
+	if (there)
+		policy_walk(judge->walk);
+	return 0;
+}

@@ -400,6 +400,10 @@ class Daemon:
 
     def _pauses_failed(self, error: AgentwatchError) -> None:
         """The kernel keeps the policy it has: what is paused there acts, but by the engine."""
+        self._say_refused(error, error.message, pause=True)
+
+    def _say_refused(self, error: AgentwatchError, message: str, pause: bool = False) -> None:
+        """What was in force stays so."""
         self._tell(error)
         engine = self._watch.engine
         self._watch.say(
@@ -407,8 +411,8 @@ class Daemon:
                 generation=engine.generation,
                 rules=len(engine.ruleset.rules),
                 ok=False,
-                message=error.message,
-                pause=True,
+                message=message,
+                pause=pause,
             )
         )
 
@@ -418,16 +422,7 @@ class Daemon:
         )
         where = f": {first.file}:{first.line}:{first.column}: {first.message}" if first else ""
         self._policy.error = f"{error.message}{where}"
-        self._tell(error)
-        engine = self._watch.engine
-        self._watch.say(
-            frames.Reload(
-                generation=engine.generation,
-                rules=len(engine.ruleset.rules),
-                ok=False,
-                message=self._policy.error,
-            )
-        )
+        self._say_refused(error, self._policy.error)
 
     def _reloaded(self, loaded: Loaded) -> None:
         """Puts a policy in force. Raises AgentwatchError, OSError: then nothing has changed."""

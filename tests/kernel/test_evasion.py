@@ -341,6 +341,20 @@ def test_the_light_datagrams_are_datagrams(law: Law, preventing: Probes) -> None
             server.recv(100)
 
 
+def sleepers() -> tuple[list[int], int]:
+    """More children than a small mirror has room for; they end when the descriptor is closed."""
+    reading, writing = os.pipe()
+    children = []
+    for _ in range(70):
+        pid = os.fork()
+        if pid == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        children.append(pid)
+    return children, writing
+
+
 def test_who_has_no_place_in_the_mirror_sends_nothing(place: Path) -> None:
     """Where connections are refused, a child that those who refuse cannot know does not begin."""
     probes = Probes(sizes=Sizes(mirror=64))
@@ -354,15 +368,7 @@ def test_who_has_no_place_in_the_mirror_sends_nothing(place: Path) -> None:
             law.rule(("connect", "{addr: 127.0.0.1}", "deny"))
 
             def act() -> None:
-                reading, writing = os.pipe()
-                children = []
-                for _ in range(70):
-                    pid = os.fork()
-                    if pid == 0:
-                        os.close(writing)
-                        os.read(reading, 1)
-                        os._exit(0)
-                    children.append(pid)
+                children, writing = sleepers()
                 pid = os.fork()
                 if pid == 0:
                     os._exit(sends(V4, 0, address))
@@ -385,15 +391,7 @@ def test_without_hooks_that_refuse_a_full_mirror_kills_nobody(place: Path) -> No
         law = Law(probes, place)
 
         def act() -> None:
-            reading, writing = os.pipe()
-            children = []
-            for _ in range(70):
-                pid = os.fork()
-                if pid == 0:
-                    os.close(writing)
-                    os.read(reading, 1)
-                    os._exit(0)
-                children.append(pid)
+            children, writing = sleepers()
             os.close(writing)
             tell([code_of(pid) for pid in children].count(0))
 

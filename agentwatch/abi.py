@@ -16,12 +16,20 @@ from typing import Any
 from agentwatch.errors import RecordError
 from agentwatch.events import ProcessKey
 
-ABI = 3
+ABI = 4
 
-FORK, EXEC, EXIT, OPEN, CONNECT, SYN = 1, 2, 3, 4, 5, 6
-KINDS = 8
+FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE = 1, 2, 3, 4, 5, 6, 7
+KINDS = 16
 KIND_NAMES: Mapping[int, str] = MappingProxyType(
-    {FORK: "fork", EXEC: "exec", EXIT: "exit", OPEN: "open", CONNECT: "connect", SYN: "syn"}
+    {
+        FORK: "fork",
+        EXEC: "exec",
+        EXIT: "exit",
+        OPEN: "open",
+        CONNECT: "connect",
+        SYN: "syn",
+        CHANGE: "change",
+    }
 )
 
 FLAG_PROVISIONAL = 0x0001
@@ -37,12 +45,20 @@ FLAG_DELETED = 0x0200
 FLAG_FROM_SOCKET = 0x0400
 FLAG_COMPAT = 0x0800
 FLAG_SHARED = 0x1000
+FLAG_HOOK = 0x2000
+FLAG_BASE = 0x4000
+FLAG_BELOW = 0x8000
 
 UNRESOLVED_PATH = 0x01
 UNRESOLVED_ASKED = 0x02
 UNRESOLVED_CWD = 0x04
 UNRESOLVED_ARGV = 0x08
 UNRESOLVED_ADDRESS = 0x10
+UNRESOLVED_NEW_PATH = 0x20
+UNRESOLVED_NEW_ASKED = 0x40
+
+OP_CREATE, OP_TRUNCATE, OP_RENAME, OP_LINK, OP_SYMLINK, OP_DELETE = 1, 2, 3, 4, 5, 6
+OP_CHMOD, OP_CHOWN, OP_XATTR, OP_MKDIR, OP_RMDIR = 7, 8, 9, 10, 11
 
 STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
 
@@ -181,9 +197,11 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("cwd_len", "u16"),
                 ("argv_len", "u16"),
                 ("stdin_kind", "u8"),
-                ("pad", "bytes7"),
+                ("pad", "u8"),
+                ("view_len", "u16"),
+                ("pad2", "bytes4"),
             ),
-            ("path", "asked", "cwd", "argv"),
+            ("path", "asked", "cwd", "view", "argv"),
             base=HEADER,
         ),
         EXIT: Layout("aw_exit", (("status", "s32"), ("pad", "u32")), base=HEADER),
@@ -195,8 +213,28 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("path_dev", "u32"),
                 ("path_len", "u16"),
                 ("asked_len", "u16"),
+                ("view_len", "u16"),
+                ("pad", "bytes6"),
             ),
-            ("path", "asked"),
+            ("path", "view", "asked"),
+            base=HEADER,
+        ),
+        CHANGE: Layout(
+            "aw_change",
+            (
+                ("result", "s32"),
+                ("op", "u32"),
+                ("path_dev", "u32"),
+                ("new_dev", "u32"),
+                ("mode", "u32"),
+                ("path_len", "u16"),
+                ("asked_len", "u16"),
+                ("new_len", "u16"),
+                ("new_asked_len", "u16"),
+                ("view_len", "u16"),
+                ("new_view_len", "u16"),
+            ),
+            ("path", "view", "asked", "new", "new_view", "new_asked"),
             base=HEADER,
         ),
         CONNECT: (

@@ -6,7 +6,7 @@
  * anything else raises AW_ABI, which the loader compares before it attaches anything.
  *
  * A record is a fixed struct that begins with aw_header, followed by its strings one after the other,
- * not NUL-terminated, each as long as its *_len field says, in the order of those fields.
+ * not NUL-terminated, each as long as its *_len field says, in the order that abi.LAYOUTS has them in.
  *
  * Two rings: "lifecycle" carries fork, exec and exit; "activity" carries everything else. A record's
  * sequence counts the records of its ring on its CPU, lost ones included: a number that never arrives
@@ -15,7 +15,7 @@
 #ifndef AGENTWATCH_H
 #define AGENTWATCH_H
 
-#define AW_ABI 3
+#define AW_ABI 4
 
 /* aw_header.kind */
 #define AW_KIND_FORK 1
@@ -24,7 +24,8 @@
 #define AW_KIND_OPEN 4
 #define AW_KIND_CONNECT 5
 #define AW_KIND_SYN 6
-#define AW_KINDS 8 /* room in the counters; kind 0 is never used */
+#define AW_KIND_CHANGE 7 /* of names and attributes: what no open does */
+#define AW_KINDS 16	 /* room in the counters; kind 0 is never used */
 
 /* aw_header.flags */
 #define AW_FLAG_PROVISIONAL 0x0001 /* the session's tag is not confirmed */
@@ -40,6 +41,9 @@
 #define AW_FLAG_FROM_SOCKET 0x0400 /* connect: the address is the kernel socket's own */
 #define AW_FLAG_COMPAT 0x0800	   /* made through the 32-bit entry */
 #define AW_FLAG_SHARED 0x1000	   /* open that kills: another process has the descriptor, too */
+#define AW_FLAG_HOOK 0x2000	   /* told by an LSM hook: the call did not happen, or goes on */
+#define AW_FLAG_BASE 0x4000  /* change: path and new_path are where asked and new_asked begin */
+#define AW_FLAG_BELOW 0x8000 /* the rule is about what is below the directory */
 
 /* aw_header.unresolved: the string or address could not be read, or only a part of it */
 #define AW_UNRESOLVED_PATH 0x01
@@ -47,6 +51,22 @@
 #define AW_UNRESOLVED_CWD 0x04
 #define AW_UNRESOLVED_ARGV 0x08
 #define AW_UNRESOLVED_ADDRESS 0x10
+
+#define AW_UNRESOLVED_NEW_PATH 0x20
+#define AW_UNRESOLVED_NEW_ASKED 0x40
+
+/* aw_change.op */
+#define AW_OP_CREATE 1
+#define AW_OP_TRUNCATE 2
+#define AW_OP_RENAME 3
+#define AW_OP_LINK 4
+#define AW_OP_SYMLINK 5
+#define AW_OP_DELETE 6
+#define AW_OP_CHMOD 7
+#define AW_OP_CHOWN 8
+#define AW_OP_XATTR 9
+#define AW_OP_MKDIR 10
+#define AW_OP_RMDIR 11
 
 /* aw_exec.stdin_kind */
 #define AW_STDIN_NULL 0 /* /dev/null, or closed */
@@ -117,7 +137,9 @@ struct aw_exec {
 	__u16 cwd_len;	 /* from the root of its file system */
 	__u16 argv_len;	 /* tokens, each ended by a NUL */
 	__u8 stdin_kind; /* AW_STDIN_* */
-	__u8 pad[7];
+	__u8 pad;
+	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
+	__u8 pad2[4];
 };
 
 struct aw_exit {
@@ -133,6 +155,23 @@ struct aw_open {
 	__u32 path_dev;	  /* kernel dev_t of path's file system */
 	__u16 path_len;	  /* bytes; from the root of its file system; 0: failed call */
 	__u16 asked_len;
+	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
+	__u8 pad[6];
+};
+
+struct aw_change { /* new_*: of rename, link; of a symbolic link its text as new_asked */
+	struct aw_header header;
+	__s32 result;
+	__u32 op;	/* AW_OP_* */
+	__u32 path_dev; /* kernel dev_t of path's file system */
+	__u32 new_dev;
+	__u32 mode;	/* create, chmod, mkdir: as asked */
+	__u16 path_len; /* bytes; from the root of its file system; 0: not known */
+	__u16 asked_len;
+	__u16 new_len;
+	__u16 new_asked_len;
+	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
+	__u16 new_view_len;
 };
 
 struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */

@@ -41,12 +41,21 @@ struct aw_record {
 #define AW_OPEN 8
 #define AW_CONNECT 16
 
-/* Words that are always known, as bits. */
+/* Words that are always known, as bits. Those of a file and those of a program share some. */
 #define AW_WORD_READ 0x000001
 #define AW_WORD_WRITE 0x000002
 #define AW_WORD_OPEN 0x000004
 #define AW_WORD_CREATE 0x000008
 #define AW_WORD_TRUNCATE 0x000010
+#define AW_WORD_RENAME 0x000020
+#define AW_WORD_LINK 0x000040
+#define AW_WORD_SYMLINK 0x000080
+#define AW_WORD_DELETE 0x000100
+#define AW_WORD_CHMOD 0x000200
+#define AW_WORD_CHOWN 0x000400
+#define AW_WORD_XATTR 0x000800
+#define AW_WORD_MKDIR 0x001000
+#define AW_WORD_RMDIR 0x002000
 #define AW_WORD_STDIN 0x000020 /* and the four above it, by AW_STDIN_* */
 #define AW_WORD_ANONYMOUS 0x000400
 #define AW_WORD_NAMED 0x000800

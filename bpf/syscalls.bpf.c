@@ -218,6 +218,8 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 	record->open.path_dev = 0;
 	record->open.path_len = 0;
 	record->open.asked_len = 0;
+	record->open.view_len = 0;
+	__builtin_memset(record->open.pad, 0, sizeof(record->open.pad));
 	if (call->compat)
 		record->header.flags |= AW_FLAG_COMPAT;
 	if (call->result >= 0) {

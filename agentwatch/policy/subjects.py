@@ -26,7 +26,20 @@ EXEC, OPENING, CONNECT = 1, 2 | 4 | 8, 16
 
 WORDS: Mapping[str, Mapping[str, int]] = {
     "access": {"read": 1 << 0, "write": 1 << 1},
-    "op": {"open": 1 << 2, "create": 1 << 3, "truncate": 1 << 4},
+    "op": {
+        "open": 1 << 2,
+        "create": 1 << 3,
+        "truncate": 1 << 4,
+        "rename": 1 << 5,
+        "link": 1 << 6,
+        "symlink": 1 << 7,
+        "delete": 1 << 8,
+        "chmod": 1 << 9,
+        "chown": 1 << 10,
+        "xattr": 1 << 11,
+        "mkdir": 1 << 12,
+        "rmdir": 1 << 13,
+    },
     "stdin": {"null": 1 << 5, "tty": 1 << 6, "pipe": 1 << 7, "socket": 1 << 8, "file": 1 << 9},
     "anonymous": {"true": 1 << 10, "false": 1 << 11},
     "proto": {
@@ -46,7 +59,9 @@ WORDS: Mapping[str, Mapping[str, int]] = {
         "vsock": 1 << 23,
     },
 }
-"""By field: the bit of each word an event can have."""
+"""By field: the bit of each word an event can have. Fields of files share bits with those of execs
+and connects: an event is of one sort, and so is a program.
+"""
 
 IN_PROJECT = 1 << 24
 """The word of every event whose session has a project."""

@@ -49,12 +49,15 @@ struct hlist_bl_node {
 
 struct super_block {
 	u32 s_dev;
+	unsigned long s_magic;
 	struct dentry *s_root;
 };
 
 struct inode {
 	u16 i_mode;
 	u32 i_rdev;
+	u32 i_generation;
+	unsigned long i_ino;
 	struct super_block *i_sb;
 };
 
@@ -63,10 +66,19 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
 };
 
 struct vfsmount {
 	struct dentry *mnt_root;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+	struct mnt_namespace *mnt_ns;
+	int mnt_id;
 };
 
 struct path {
@@ -93,11 +105,20 @@ struct files_struct {
 };
 
 struct fs_struct {
-	struct path pwd;
+	struct path root, pwd;
 };
 
 struct mm_struct {
 	unsigned long arg_start, arg_end;
+};
+
+struct pid_namespace {
+	struct task_struct *child_reaper;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct pid_namespace *pid_ns_for_children;
 };
 
 struct upid {
@@ -129,6 +150,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct files_struct *files;
 	struct fs_struct *fs;
+	struct nsproxy *nsproxy;
 	struct mm_struct *mm;
 };
 
@@ -218,6 +240,7 @@ struct bpf_iter__task {
 #define IPPROTO_UDPLITE 136
 #define IPPROTO_MPTCP 262
 #define EPERM 1
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
 #define TCP_SYN_SENT 2
 #define PIDTYPE_PGID 2
 #define PIDTYPE_SID 3

@@ -148,7 +148,7 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 	if (!name || !path || !into)
 		return 0;
 	buffer = into->path;
-	super = BPF_CORE_READ(path->dentry, d_inode, i_sb);
+	super = BPF_CORE_READ(path->dentry, d_sb); /* a name that is about to be made has no inode */
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;
@@ -165,8 +165,9 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 		name->failed = len < 0;
 		name->len = len < 0 ? 0 : len;
 		name->flags = len < 0 ? 0 : AW_FLAG_ANONYMOUS;
-	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev)) {
-		name->flags = AW_FLAG_DELETED;
+	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev) &&
+		   BPF_CORE_READ(path->dentry, d_inode)) {
+		name->flags = AW_FLAG_DELETED; /* one that is not there yet may be unhashed as well */
 	}
 	return 0;
 }

@@ -71,6 +71,7 @@ PATH_MAX = 4096
 ARGV_MAX = 4096
 DATA_MAX = 7808
 LITERAL_MAX = 64
+KNOWN_MAX = 248
 PROJECT_MAX = 1016
 ROOT_MAX = 64
 POINT_MAX = 192
@@ -199,9 +200,10 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("stdin_kind", "u8"),
                 ("pad", "u8"),
                 ("view_len", "u16"),
-                ("pad2", "bytes4"),
+                ("known_len", "u16"),
+                ("pad2", "bytes2"),
             ),
-            ("path", "asked", "cwd", "view", "argv"),
+            ("path", "asked", "cwd", "view", "known", "argv"),
             base=HEADER,
         ),
         EXIT: Layout("aw_exit", (("status", "s32"), ("pad", "u32")), base=HEADER),
@@ -214,9 +216,10 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("path_len", "u16"),
                 ("asked_len", "u16"),
                 ("view_len", "u16"),
-                ("pad", "bytes6"),
+                ("known_len", "u16"),
+                ("pad", "bytes4"),
             ),
-            ("path", "view", "asked"),
+            ("path", "view", "known", "asked"),
             base=HEADER,
         ),
         CHANGE: Layout(
@@ -285,6 +288,12 @@ MOUNT = Layout(
     ),
 )
 
+FILE_KEY = Layout("aw_file_key", (("dev", "u32"), ("pad", "u32"), ("inode", "u64")))
+KNOWN = Layout(
+    "aw_known",
+    (("len", "u16"), ("versioned", "u16"), ("generation", "u32"), ("path", f"bytes{KNOWN_MAX}")),
+)
+
 
 def _nested(name: str) -> tuple[tuple[str, str], ...]:
     """A session key as a member of another struct."""
@@ -344,6 +353,8 @@ CONTROL = Layout(
         ("in_force", "u32"),
         ("next", "u32"),
         ("refusing", "u32"),
+        ("known", "u32"),
+        ("pad", "u32"),
     ),
 )
 MAP_VALUES = (
@@ -353,6 +364,8 @@ MAP_VALUES = (
     MARK,
     PROJECT,
     MOUNT,
+    FILE_KEY,
+    KNOWN,
     ORIGIN,
     PROCESS,
     COUNTERS,
@@ -458,6 +471,20 @@ def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
             break
     filled = b"".join(MOUNT.struct.pack(len(r), len(p), r, p) for r, p in kept)
     return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNT.size * MOUNTS, b"\0")
+
+
+def file_key(dev: int, inode: int) -> bytes:
+    """The key of a file in the map of those that are known. dev: kernel dev_t."""
+    return FILE_KEY.struct.pack(dev, 0, inode)
+
+
+def known(path: bytes, generation: int | None) -> bytes | None:
+    """What such a file is called. generation: of its inode, None where that is not known. None
+    where the name is too long for the kernel.
+    """
+    if len(path) > KNOWN_MAX:
+        return None
+    return KNOWN.struct.pack(len(path), generation is not None, generation or 0, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,10 @@ def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
     failed = v["result"] < 0
     cwd = "" if failed else name(v["cwd_dev"], s["cwd"])
     argv = s["argv"]
+    path = "" if failed else _file(v, s["path"], name)
     tokens = argv.removesuffix(b"\0").split(b"\0") if argv else []
     return Exec(
-        path="" if failed else _file(v, s["path"], name),
+        path=path,
         asked=asked,
         script=absolute(asked, cwd) if flags & abi.FLAG_SCRIPT else None,
         argv=tuple(os.fsdecode(token) for token in tokens),
@@ -77,14 +78,17 @@ def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
         candidate=bool(flags & abi.FLAG_CANDIDATE),
         anonymous=bool(flags & abi.FLAG_ANONYMOUS),
         deleted=bool(flags & abi.FLAG_DELETED),
+        view=_other(s, "view", path),
+        known=_other(s, "known", path),
         **common,
     )
 
 
 def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     flags = v["flags"]
+    path = "" if v["result"] < 0 else _file(v, s["path"], name)
     return Open(
-        path="" if v["result"] < 0 else _file(v, s["path"], name),
+        path=path,
         asked=os.fsdecode(s["asked"]),
         flags=v["open_flags"],
         result=v["result"],
@@ -94,6 +98,8 @@ def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
         directory=bool(flags & abi.FLAG_DIRECTORY),
         deleted=bool(flags & abi.FLAG_DELETED),
         shared=bool(flags & abi.FLAG_SHARED),
+        view=_other(s, "view", path),
+        known=_other(s, "known", path),
         **common,
     )
 
@@ -151,6 +157,12 @@ def _file(v: dict[str, Any], path: bytes, name: Name) -> str:
     if v["flags"] & abi.FLAG_ANONYMOUS or (not path and v["unresolved"] & abi.UNRESOLVED_PATH):
         return os.fsdecode(path)
     return name(v["path_dev"], path)
+
+
+def _other(s: dict[str, bytes], which: str, path: str) -> str:
+    """A file's other name; "" where it is the canonical one, and in records that had none yet."""
+    found = os.fsdecode(s.get(which, b""))
+    return "" if found == path else found
 
 
 def absolute(asked: str, cwd: str) -> str:

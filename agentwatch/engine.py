@@ -25,7 +25,7 @@ from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.memory import Memory
-from agentwatch.policy.readers import FIELDS, kinds_of, views
+from agentwatch.policy.readers import FIELDS, by_other_name, kinds_of, views
 from agentwatch.policy.subjects import AgentBits
 from agentwatch.policy.table import LoweredRule, Masks, carved, failed
 from agentwatch.rules.model import ACTIONS, ALL, MODES, Condition, Rule, Ruleset
@@ -287,7 +287,7 @@ class Engine:
         hits = policy.hits(kinds, event, actor)
         if hits:
             hits = tuple(hit for hit in hits if self._acts(hit, event, actor, counted))
-        default = policy.default(kinds, hits)
+        default = None if by_other_name(event) else policy.default(kinds, hits)
         if not hits and default is None:
             return NO_VERDICT
         matches = tuple(Hit(rule.id, rule.action, agent) for rule in hits)

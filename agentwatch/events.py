@@ -62,6 +62,8 @@ class Fork(Event):
 class Exec(Event):
     """execve or execveat. result 0: the program runs; below 0: -errno, and only `asked` is known.
 
+    view, known: see Open.
+
     path: canonical name of the executable that runs (the interpreter, where a shebang ran it).
     asked: the name given to the call. script: the script's absolute name, or None.
     argv: as the new program sees it; argv_cut when more than ARGV_MAX bytes of it exist.
@@ -83,6 +85,14 @@ class Exec(Event):
     candidate: bool = False
     anonymous: bool = False  # a memfd or another file without a name
     deleted: bool = False
+    view: str = ""
+    known: str = ""
+
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the executable is called."""
+        return _others(self.view, self.known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +118,9 @@ class Open(Event):
     path: canonical name of the file opened; "" when the call failed, for then only `asked` (and
     `cwd`-relative, as given) is known. flags: O_* as asked, with the access mode as granted.
     reads / changes: the kernel's own view of the file opened; both False for O_PATH. shared: the
-    kernel kills for it, and another process has the descriptor as well.
+    kernel kills for it, and another process has the descriptor as well. view: its name as the
+    process sees it, below its own root and through its own mounts. known: the name it had when the
+    policy was loaded, of a file that rules are about. Either is "" where it is no other name.
     """
 
     path: str
@@ -121,6 +133,13 @@ class Open(Event):
     directory: bool = False
     deleted: bool = False
     shared: bool = False
+    view: str = ""
+    known: str = ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the file is called."""
+        return _others(self.view, self.known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +169,10 @@ class Connect(Event):
             return self.unix
         host = f"[{self.addr}]" if ":" in self.addr else self.addr
         return f"{host}:{self.port}"
+
+
+def _others(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def error_name(result: int) -> str:

@@ -97,6 +97,7 @@
 #define AW_POLICY_NONE 0xffffffff /* no slot of theirs */
 #define AW_MOUNTS 8		  /* mounts of a file system */
 #define AW_LITERAL_MAX 64	  /* bytes of an identity's literal component, zero-padded */
+#define AW_KNOWN_MAX 248	  /* bytes of the name that a file had when a policy was loaded */
 
 struct aw_header {
 	__u32 length;	     /* bytes of the whole record, strings included */
@@ -138,8 +139,9 @@ struct aw_exec {
 	__u16 argv_len;	 /* tokens, each ended by a NUL */
 	__u8 stdin_kind; /* AW_STDIN_* */
 	__u8 pad;
-	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
-	__u8 pad2[4];
+	__u16 view_len;	 /* bytes; path as the task sees it, where that is another name */
+	__u16 known_len; /* bytes; what the file was called when the policy was loaded: the same */
+	__u8 pad2[2];
 };
 
 struct aw_exit {
@@ -155,8 +157,9 @@ struct aw_open {
 	__u32 path_dev;	  /* kernel dev_t of path's file system */
 	__u16 path_len;	  /* bytes; from the root of its file system; 0: failed call */
 	__u16 asked_len;
-	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
-	__u8 pad[6];
+	__u16 view_len;	 /* bytes; path as the task sees it, where that is another name */
+	__u16 known_len; /* bytes; what the file was called when the policy was loaded: the same */
+	__u8 pad[4];
 };
 
 struct aw_change { /* new_*: of rename, link; of a symbolic link its text as new_asked */
@@ -246,6 +249,19 @@ struct aw_mount { /* a file system's directory `root` is what is mounted at `poi
 	__u8 point[AW_POINT_MAX];
 };
 
+struct aw_file_key { /* a file that rules of the policy are about, whatever it is called */
+	__u32 dev; /* kernel dev_t of its file system */
+	__u32 pad;
+	__u64 inode;
+};
+
+struct aw_known {
+	__u16 len;
+	__u16 versioned;  /* 1: generation is known: another file may get the number */
+	__u32 generation; /* of the inode */
+	__u8 path[AW_KNOWN_MAX];
+};
+
 struct aw_origin { /* by tgid: where a process comes from that was forked while we look for agents */
 	__u64 start;		     /* ns, CLOCK_BOOTTIME, its own fork */
 	struct aw_session_key first; /* the nearest ancestor that was there when we began to look */
@@ -295,6 +311,8 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 in_force;	   /* slot of the policy, or AW_POLICY_NONE */
 	__u32 next;	   /* ... of the next one: an exec leaves a mark for it as well */
 	__u32 refusing;	   /* 1: programs that refuse connections are attached */
+	__u32 known;	   /* 1: there are files that are known by what they are */
+	__u32 pad;
 };
 
 #endif

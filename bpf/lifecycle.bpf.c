@@ -177,6 +177,23 @@ static __noinline u32 exec_names(struct aw_record *record, struct aw_walk *walk,
 	return exec->path_len + exec->asked_len + exec->cwd_len;
 }
 
+/* The executable's other names, of a process that is somebody's. Not inlined, as above. */
+static __noinline u32 exec_others(struct aw_record *record, struct aw_walk *walk,
+				  struct task_struct *task, struct linux_binprm *bprm, u32 at)
+{
+	struct aw_exec *exec = &record->exec;
+	struct name name = {.flags = record->header.flags, .dev = exec->path_dev};
+	struct file *file = BPF_CORE_READ(bprm, file);
+	struct path path;
+
+	name.failed = record->header.unresolved & AW_UNRESOLVED_PATH;
+	BPF_CORE_READ_INTO(&path, file, f_path);
+	others_put(record, walk, task, file, &path, &name, sizeof(*exec), exec->path_len, &at);
+	exec->view_len = naming_of(walk)->view_len;
+	exec->known_len = naming_of(walk)->known_len;
+	return at;
+}
+
 static __always_inline u32 exec_argv(struct aw_record *record, struct task_struct *task, u32 at)
 {
 	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
@@ -247,6 +264,8 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 	at += exec->path_len + exec->asked_len;
 	question_name(walk, 1, AW_SUBJECT_CWD, AW_SYMBOL_CWD, at, exec->cwd_len, exec->cwd_dev,
 		      false);
+	if (exec->view_len || exec->known_len)
+		question_others(walk);
 	question_ask(walk, record, &record->header);
 }
 
@@ -321,6 +340,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 		header->flags |= AW_FLAG_CANDIDATE;
 	if (bprm->interp != bprm->filename)
 		header->flags |= AW_FLAG_SCRIPT;
+	at = exec_others(record, walk, task, bprm, at);
 	exec->argv_len = exec_argv(record, task, at);
 	header->length = at + exec->argv_len;
 	exec->argc = bprm->argc;

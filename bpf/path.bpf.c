@@ -4,18 +4,20 @@
  * namespaces lie between. bpf_d_path is refused in tracing programs and would tell the task's view.
  */
 
-/* Where the kernel keeps it; 0 where it does not tell, or is not asked. */
-static volatile u64 rename_lock_at;
+/* Where the kernel keeps them; 0 where it does not tell, or is not asked. */
+static volatile u64 rename_lock_at, mount_lock_at;
 
 /* Run once, before anything is attached: libbpf would read all of /proc/kallsyms for a __ksym. */
 SEC("syscall")
-int find_rename_lock(void *ctx)
+int find_locks(void *ctx)
 {
-	static const char name[] = "rename_lock";
+	static const char rename[] = "rename_lock", mount[] = "mount_lock";
 	u64 found = 0;
 
-	if (!bpf_kallsyms_lookup_name(name, sizeof(name), 0, &found))
+	if (!bpf_kallsyms_lookup_name(rename, sizeof(rename), 0, &found))
 		rename_lock_at = found;
+	if (!bpf_kallsyms_lookup_name(mount, sizeof(mount), 0, &found))
+		mount_lock_at = found;
 	return 0;
 }
 
@@ -43,11 +45,25 @@ static __always_inline long dentry_link_read(struct dentry_link *link, struct de
 	return !link->parent;
 }
 
+/* Puts a component in front of what is there; false where there is no room, or it cannot be read. */
+static __always_inline bool component_put(struct aw_walk *into, const struct dentry_link *link)
+{
+	u32 len = link->hash_len >> 32, off;
+
+	if (!len || len > 255 || into->off < len + 1)
+		return false;
+	off = (into->off - len) & (AW_PATH_MAX - 1);
+	if (bpf_probe_read_kernel(into->path + off, len & 255, link->name))
+		return false;
+	off = (off - 1) & (AW_PATH_MAX - 1);
+	into->path[off] = '/';
+	into->off = off;
+	return true;
+}
+
 static long walk_step(u32 index, struct walk *walk)
 {
-	struct aw_walk *into = walk->into;
 	struct dentry_link link;
-	u32 len, off;
 
 	if (dentry_link_read(&link, walk->dentry)) {
 		walk->failed = 1;
@@ -55,29 +71,21 @@ static long walk_step(u32 index, struct walk *walk)
 	}
 	if (link.parent == walk->dentry)
 		return 1;
-	len = link.hash_len >> 32;
-	if (!len || len > 255 || into->off < len + 1) {
+	if (!component_put(walk->into, &link)) {
 		walk->failed = 1;
 		return 1;
 	}
-	off = (into->off - len) & (AW_PATH_MAX - 1);
-	if (bpf_probe_read_kernel(into->path + off, len & 255, link.name)) {
-		walk->failed = 1;
-		return 1;
-	}
-	off = (off - 1) & (AW_PATH_MAX - 1);
-	into->path[off] = '/';
-	into->off = off;
 	walk->dentry = link.parent;
 	return 0;
 }
 
-static __always_inline u32 rename_sequence(void)
+/* A seqlock begins with its count. */
+static __always_inline u32 sequence_of(u64 lock)
 {
 	u32 sequence = 0;
 
-	if (rename_lock_at)
-		bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)rename_lock_at);
+	if (lock)
+		bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)lock);
 	return sequence;
 }
 
@@ -86,13 +94,13 @@ static __always_inline u32 rename_sequence(void)
 static long walk_again(u32 index, struct walk *walk)
 {
 	struct aw_walk *into = walk->into;
-	u32 before = rename_sequence();
+	u32 before = sequence_of(rename_lock_at);
 
 	walk->dentry = walk->from;
 	walk->failed = 0;
 	into->off = AW_PATH_MAX;
 	bpf_loop(AW_PATH_MAX / 2, walk_step, walk, 0);
-	into->disturbed = before & 1 || before != rename_sequence();
+	into->disturbed = before & 1 || before != sequence_of(rename_lock_at);
 	return !into->disturbed;
 }
 

@@ -242,7 +242,7 @@ __noinline int policy_decide(struct aw_walk *walk)
 	machine->list = machine->rules = machine->ops = 0;
 	machine->best = machine->looked = ~0U;
 	machine->look = 0;
-	machine->defaults = word(judge.policy, AW_POLICY_DEFAULTS);
+	machine->defaults = question->other ? 0 : word(judge.policy, AW_POLICY_DEFAULTS);
 	for (int i = 0; i < 5; i++)
 		machine->allowed[i] = 0;
 	bpf_loop(1 << 20, decide_step, &judge, 0);

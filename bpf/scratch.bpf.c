@@ -83,6 +83,10 @@ struct aw_question_name {
 	u32 plain;   /* 1: as it is, of no file system; an empty one is none */
 };
 
+struct aw_other_name { /* complete, and in the record */
+	u32 at, len;
+};
+
 /* What walks the subjects. */
 #define AW_SORT_EXEC 0	  /* argv and two names */
 #define AW_SORT_NAME 1	  /* one name */
@@ -103,10 +107,12 @@ struct aw_question {
 	u64 agents;
 	u64 predicates[4]; /* of the process; the last is never asked */
 	u32 known;	   /* 1: they are of this policy */
-	u32 pad;
-	u64 args, args_size; /* of a new program: in its memory */
+	u32 other;	   /* 1: by another name than the canonical one */
+	u64 args, args_size; /* of a new program: in its memory; what is still to be read */
+	u64 argv, argv_size; /* all of it */
 	struct aw_session_key session;
 	struct aw_question_name names[2];
+	struct aw_other_name others[2]; /* of names[0] */
 	/* The answer. */
 	u32 verdict, rule, generation;
 	u32 look;     /* 1: a name is another one than the engine's */
@@ -160,7 +166,7 @@ struct aw_walk {
 	struct aw_machine machine;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
-	char address[136]; /* of a connect, as the caller wrote it */
+	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
 };
 
 struct {

@@ -16,6 +16,7 @@ from agentwatch import abi
 from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import ArrayMap, Object
+from agentwatch.mounts import MOUNTINFO as FIRST_MOUNTINFO
 from agentwatch.mounts import Mounts
 
 CONNECT_HOOKS = ("connect4", "connect6", "sendmsg4", "sendmsg6")
@@ -44,6 +45,7 @@ class Policies:
         self._marks = bpf.map("marks")
         self._projects = bpf.map("projects")
         self._mounts = bpf.map("mounts")
+        self._plain = bpf.map("plain_mounts")
         self._in_force = self._next = abi.POLICY_NONE
         self._published: bytes | None = None
         self._loaded: dict[int, ArrayMap] = {}  # by slot
@@ -201,6 +203,22 @@ class Policies:
                 self._mounts.update(dev, value)
             except OSError:
                 self.no_room["mount"] += 1
+        self._set_plain(table)
+
+    def _set_plain(self, table: Mounts) -> None:
+        """The mounts below which no name is looked for that a task may have for a file: those of
+        the first process and our own, where only who may do anything mounts. bpf/view.bpf.c knows
+        both namespaces.
+        """
+        wanted: set[bytes] = set()
+        for mountinfo in (FIRST_MOUNTINFO, MOUNTINFO):
+            with suppress(OSError):
+                wanted.update(map(_word, table.plain(mountinfo.read_bytes())))
+        for stale in set(self._plain.keys(4)) - wanted:
+            self._plain.delete(stale)
+        for one in wanted:
+            with suppress(OSError):  # no room: then names are looked for, which takes longer
+                self._plain.update(one, _word(1))
 
     def attach_connect(self, cgroup: Path | None) -> bool:
         """The programs that refuse connections of whoever is below a cgroup (None: of everybody).

@@ -30,6 +30,7 @@ HOOKS = (
     "sys_exit",
 )
 ITERATORS = ("census", "adopt", "reconcile", "refresh")  # run on request, over all tasks
+PREPARATIONS = ("find_locks", "find_homes")  # run once
 HELD = frozenset({abi.SESSION_FROZEN, abi.SESSION_ENDING})
 _KEY = bytes(4)  # of the only entry of an array
 
@@ -154,7 +155,9 @@ class Probes:
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
         self.activity = Ring(bpf.map("activity").fd, sizes.activity)
         self._policies = Policies(bpf, sizes.policy, self._set)
-        bpf.run("find_rename_lock")
+        self.set_mounts(Mounts.read())
+        for name in PREPARATIONS:
+            bpf.run(name)
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
 

@@ -96,7 +96,7 @@ class Decider:
         self.certain = known or 0
         self.possible = self._mask(words[H_ROLES_MATCH]) if known is None else known
 
-    def decide(self) -> Decision:
+    def decide(self, defaults: bool = True) -> Decision:
         kinds, words = self.subject.kinds, self.words
         sort = 0 if kinds & EXEC else 1 if kinds & OPENING else 2
         self._consider_list(words[H_BASE_EXEC + sort], False)
@@ -104,7 +104,8 @@ class Decider:
             self._consider_list(offset, True)
         if self.unread:
             self._consider_list(words[H_UNREAD_EXEC + sort], False)
-        self._consider_defaults()
+        if defaults:
+            self._consider_defaults()
         crowded = self.found.crowded
         if self.verdict:
             return Decision(self.verdict, self._id(self.winner), crowded)

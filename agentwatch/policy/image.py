@@ -6,7 +6,8 @@ See layout.py for its bytes and deciding.py for the second half.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from agentwatch.errors import AgentwatchError
 from agentwatch.lineage import Actor
@@ -22,6 +23,7 @@ from agentwatch.policy.layout import (
     H_ABI,
     H_GENERATION,
     H_MAGIC,
+    H_ROLES_MATCH,
     H_SETS,
     H_UNREAD_ARGS,
     H_UNREAD_CWD,
@@ -85,12 +87,27 @@ class Image:
         return self._words[H_GENERATION]
 
     def decide(self, subject: Subject) -> Decision:
-        """The verdict on an event, in the kernel's own steps."""
+        """The verdict on an event, in the kernel's own steps: by each of its names the rules, by
+        the canonical one the defaults. The stricter one stands.
+        """
+        found = self._decide(subject, True)
+        if subject.path is None:
+            return found
+        for name in subject.others:
+            if found.verdict == KILL:
+                break
+            other = self._decide(subject.by_name(name), False)
+            stricter = other.verdict and (not found.verdict or other.verdict < found.verdict)
+            crowded = found.crowded or other.crowded
+            found = replace(other if stricter else found, crowded=crowded)
+        return found
+
+    def _decide(self, subject: Subject, defaults: bool) -> Decision:
         unread = unread_of(subject)
         found = self._walk(subject)
         if found.crowded:
             unread = EVERY_SUBJECT
-        return Decider(self._words, subject, found, unread).decide()
+        return Decider(self._words, subject, found, unread).decide(defaults)
 
     def predicates(
         self,
@@ -100,11 +117,17 @@ class Image:
         *,
         uncertain: int = 0,
         project: bytes | None = None,
+        others: Iterable[bytes] = (),
     ) -> int:
         """The predicates of a program, by its name and working directory (with `/` behind) and its
-        arguments; None: unread. uncertain: subjects that loosen nothing.
+        arguments; None: unread. uncertain: subjects that loosen nothing. others: its other names,
+        which loosen nothing either.
         """
         mask = 0
+        if exe is not None:
+            roles = self._predicates_at(self._words[H_ROLES_MATCH])
+            for name in others:
+                mask |= self._predicates_of(self._asked(EXE, name, project)) & roles
         for subject, value, header in (
             (EXE, exe, H_UNREAD_EXE),
             (CWD, cwd, H_UNREAD_CWD),
@@ -134,6 +157,7 @@ class Image:
             cwd,
             args_subject(program.args),
             uncertain=sum(1 << subject for subject in foreign),
+            others=map(path_subject, program.others),
             project=None if project is None else project.encode("utf-8", "surrogateescape"),
         )
 

@@ -38,12 +38,14 @@ _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40:
 class FieldType:
     """How a field's values compare (a separator, NUMBER or ADDRESS), and its reader.
 
-    vouched: reads what is certain of the values, where `read` gives more than that.
+    vouched: reads what is certain of the values, where `read` gives more than that. of_file: they
+    are the name of the file that the event is about.
     """
 
     type: str
     read: Reader
     vouched: Reader | None = None
+    of_file: bool = False
 
     def certain(self, event: Event, actor: Actor) -> Values | None:
         """The values that what loosens may rest on.
@@ -52,6 +54,8 @@ class FieldType:
         whoever mounted it gave every file in it the name it has.
         """
         values = (self.vouched or self.read)(event, actor)
+        if values and self.of_file and by_other_name(event):
+            return None
         if values and self.type == patterns.PATH:
             return tuple(v for v in values if not str(v).startswith(FOREIGN))
         return values
@@ -96,11 +100,19 @@ KIND_SETS = (("exec",), ("connect",), *_OPEN_KINDS.values(), *_ONE_KIND.values()
 def views(event: Event) -> tuple[Event, ...]:
     """The events one stands for: a change with two names is judged under each of them.
 
-    So a rule on either name finds it, and what loosens must cover both.
+    So a rule on either name finds it, and what loosens must cover both. A file with other names
+    than its canonical one is judged under those as well, and by them nothing is loosened.
     """
     if isinstance(event, Change) and event.new_path and event.new_path != event.path:
         return event, replace(event, path=event.new_path)
-    return (event,)
+    if not isinstance(event, Exec | Open) or "path" in event.unresolved or by_other_name(event):
+        return (event,)
+    return event, *(replace(event, path=name, view=name) for name in event.others)
+
+
+def by_other_name(event: Event) -> bool:
+    """Whether `views` gave the event another name than the canonical one."""
+    return isinstance(event, Exec | Open) and bool(event.view) and event.view == event.path
 
 
 def _path(event: Event, actor: Actor) -> Values | None:
@@ -279,7 +291,13 @@ def _session(event: Event, actor: Actor) -> Values | None:
     return (f"{actor.session.pid}:{actor.session.start}",)
 
 
-_EXE = _image_word(lambda image: image.exe)
+def _every_exe(image: Image) -> Values | None:
+    """Every name of its executable."""
+    names = dict.fromkeys((image.exe, *image.others))
+    return tuple(names) if image.exe else None
+
+
+_EXE = _image_word(lambda image: image.exe)  # the canonical one
 _SCRIPT = _image_word(lambda image: image.script)
 _ARGS = _image_word(lambda image: image.args)
 _CWD = _image_word(lambda image: image.cwd)
@@ -288,18 +306,18 @@ _UID = _image_word(lambda image: image.uid)
 FIELDS: Mapping[str, FieldType] = MappingProxyType(
     {
         "session": FieldType(patterns.WORD, _session),
-        "process.exe": FieldType(patterns.PATH, _process(_EXE)),
+        "process.exe": FieldType(patterns.PATH, _process(_every_exe), _process(_EXE)),
         "process.script": FieldType(patterns.PATH, _process(_SCRIPT), _chosen),
         "process.args": FieldType(patterns.ARGV, _process(_ARGS)),
         "process.cwd": FieldType(patterns.PATH, _process(_CWD)),
         "process.uid": FieldType(NUMBER, _process(_UID)),
         "process.role": FieldType(patterns.WORD, _role),
-        "parent.exe": FieldType(patterns.PATH, _parent(_EXE)),
+        "parent.exe": FieldType(patterns.PATH, _parent(_every_exe), _parent(_EXE)),
         "parent.script": FieldType(patterns.PATH, _parent(_SCRIPT), _chosen),
         "parent.args": FieldType(patterns.ARGV, _parent(_ARGS)),
-        "ancestor.exe": FieldType(patterns.PATH, _ancestor(_EXE)),
+        "ancestor.exe": FieldType(patterns.PATH, _ancestor(_every_exe), _ancestor(_EXE)),
         "ancestor.args": FieldType(patterns.ARGV, _ancestor(_ARGS)),
-        "path": FieldType(patterns.PATH, _path),
+        "path": FieldType(patterns.PATH, _path, of_file=True),
         "script": FieldType(patterns.PATH, _script, _chosen),
         "argv": FieldType(patterns.ARGV, _argv, _chosen),  # argv[0] is in it
         "args": FieldType(patterns.ARGV, _args),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentwatch.events import Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
@@ -109,7 +109,7 @@ class Subject:
     event has none (args of an exec: a row of no tokens), None where it could not be read.
     uncertain: mask of subjects that loosen nothing, though they were read. project: the name of the
     session's directory, None while it is unset. predicates: what holds of the image that makes the
-    call; None where that is not known.
+    call; None where that is not known. others: further names of what path is the canonical one of.
     """
 
     kinds: int
@@ -124,6 +124,12 @@ class Subject:
     uncertain: int = 0
     project: bytes | None = None
     predicates: int | None = field(default=0)
+    others: tuple[bytes, ...] = ()
+
+    def by_name(self, name: bytes) -> Subject:
+        """As the same is asked about by one of its other names: nothing is certain of it."""
+        subject = EXE if self.kinds & EXEC else FILE
+        return replace(self, path=name, uncertain=self.uncertain | 1 << subject, others=())
 
 
 def subject_of(
@@ -155,7 +161,14 @@ def subject_of(
         uncertain=_uncertain(event),
         project=project,
         predicates=predicates,
+        others=_others(event),
     )
+
+
+def _others(event: Exec | Open | Connect) -> tuple[bytes, ...]:
+    if isinstance(event, Connect):
+        return ()
+    return tuple(map(path_subject, event.others))
 
 
 def named(event: Event, actor: Actor, field: str) -> bytes | None:

@@ -10,10 +10,8 @@ struct home {
 	u64 mount, dentry, namespace;
 };
 
-#define HOMES 2
-
 /* Of the process that canonical names are those of, and of ourselves: nobody else mounts there. */
-static volatile struct home homes[HOMES];
+static volatile struct home homes[2];
 
 static __always_inline void home_take(u32 index, struct task_struct *task)
 {
@@ -36,14 +34,13 @@ int find_homes(void *ctx)
 	return 0;
 }
 
-/* Mounts in whose namespace every file below them is called as it canonically is, by their id. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, u32);
-	__type(value, u32);
-} plain_mounts SEC(".maps");
+#define PLAIN_MOUNTS 65536
+
+/*
+ * Bit per id of a mount: in its namespace every file below it is called as it canonically is. Written
+ * by userspace at any time.
+ */
+u64 plain_mounts[PLAIN_MOUNTS / 64] SEC(".data.plain");
 
 static __always_inline struct mount *mount_of(struct vfsmount *mnt)
 {
@@ -53,22 +50,25 @@ static __always_inline struct mount *mount_of(struct vfsmount *mnt)
 /* Whether the task sees the file by its canonical name for sure. Short: each open passes here. */
 static __always_inline bool is_plain(struct task_struct *task, const struct path *path)
 {
+	const struct fs_struct *fs = task->fs;
 	struct mount *mount = mount_of(path->mnt);
-	struct path root;
-	u64 namespace;
+	u64 root_mount, root, namespace;
 	u32 id;
 
-	BPF_CORE_READ_INTO(&root, task, fs, root);
+	if (!fs)
+		return false;
+	root_mount = (u64)fs->root.mnt;
+	root = (u64)fs->root.dentry;
 	namespace = (u64)BPF_CORE_READ(mount, mnt_ns);
-#pragma unroll
-	for (int i = 0; i < HOMES; i++) {
-		if ((u64)root.mnt != homes[i].mount || (u64)root.dentry != homes[i].dentry ||
-		    namespace != homes[i].namespace)
-			continue;
-		id = BPF_CORE_READ(mount, mnt_id);
-		return bpf_map_lookup_elem(&plain_mounts, &id);
-	}
-	return false;
+	if ((root_mount != homes[0].mount || root != homes[0].dentry ||
+	     namespace != homes[0].namespace) &&
+	    (root_mount != homes[1].mount || root != homes[1].dentry ||
+	     namespace != homes[1].namespace))
+		return false;
+	id = BPF_CORE_READ(mount, mnt_id);
+	if (id >= PLAIN_MOUNTS)
+		return false;
+	return ((volatile u64 *)plain_mounts)[id / 64] >> id % 64 & 1;
 }
 
 #define VIEW_NONE 0   /* the file is not below the task's root */

@@ -19,6 +19,7 @@ from agentwatch.kernel.libbpf import ArrayMap, Object
 from agentwatch.mounts import MOUNTINFO as FIRST_MOUNTINFO
 from agentwatch.mounts import Mounts
 
+PLAIN_MOUNTS = 65536  # of bpf/view.bpf.c
 CONNECT_HOOKS = ("connect4", "connect6", "sendmsg4", "sendmsg6")
 MOUNTINFO = Path("/proc/self/mountinfo")
 _KEY = bytes(4)
@@ -45,7 +46,7 @@ class Policies:
         self._marks = bpf.map("marks")
         self._projects = bpf.map("projects")
         self._mounts = bpf.map("mounts")
-        self._plain = bpf.map("plain_mounts")
+        self._plain = bpf.memory(".data.plain")
         self._in_force = self._next = abi.POLICY_NONE
         self._published: bytes | None = None
         self._loaded: dict[int, ArrayMap] = {}  # by slot
@@ -133,6 +134,7 @@ class Policies:
         }
 
     def close(self) -> None:
+        self._plain.close()
         for slot in list(self._loaded):
             self._close(slot)
 
@@ -210,15 +212,16 @@ class Policies:
         the first process and our own, where only who may do anything mounts. bpf/view.bpf.c knows
         both namespaces.
         """
-        wanted: set[bytes] = set()
+        words = memoryview(self._plain).cast("Q")
+        wanted = [0] * (PLAIN_MOUNTS // 64)
         for mountinfo in (FIRST_MOUNTINFO, MOUNTINFO):
             with suppress(OSError):
-                wanted.update(map(_word, table.plain(mountinfo.read_bytes())))
-        for stale in set(self._plain.keys(4)) - wanted:
-            self._plain.delete(stale)
-        for one in wanted:
-            with suppress(OSError):  # no room: then names are looked for, which takes longer
-                self._plain.update(one, _word(1))
+                for one in table.plain(mountinfo.read_bytes()):
+                    if one < PLAIN_MOUNTS:  # below others names are looked for, which takes longer
+                        wanted[one // 64] |= 1 << one % 64
+        for place, word in enumerate(wanted):
+            if words[place] != word:
+                words[place] = word
 
     def attach_connect(self, cgroup: Path | None) -> bool:
         """The programs that refuse connections of whoever is below a cgroup (None: of everybody).

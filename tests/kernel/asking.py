@@ -46,6 +46,7 @@ class Ask(ctypes.Structure):
         ("cwd_len", _U32),
         ("slot", _U32),
         ("repeat", _U32),
+        ("others_len", _U32 * 2),
         ("found", _U64 * 3),
         ("left", _U64),
         ("took", _U64),
@@ -56,6 +57,7 @@ class Ask(ctypes.Structure):
         ("address", ctypes.c_uint8 * 24),
         ("name", ctypes.c_uint8 * PATH_MAX),
         ("cwd", ctypes.c_uint8 * SHORT),
+        ("others", ctypes.c_uint8 * (2 * SHORT)),
     )
 
 
@@ -131,6 +133,7 @@ class KernelWalker:
         ask.lists = 0 if exec_ else 1 if opening else 2
         ask.unread = unread_of(subject)
         ask.args_size = ask.name_len = ask.cwd_len = 0
+        self._fill_others(subject)
         if exec_:
             self._fill_exec(subject)
         elif not opening and subject.addr and subject.port:
@@ -153,6 +156,13 @@ class KernelWalker:
             argv = b"argv0\0" + subject.args
             self._buffer = ctypes.create_string_buffer(argv, len(argv))
             ask.args, ask.args_size = ctypes.addressof(self._buffer), len(argv)
+
+    def _fill_others(self, subject: Subject) -> None:
+        for place in range(2):
+            name = subject.others[place][:-1] if place < len(subject.others) else b""
+            at = ctypes.addressof(self._ask.others) + place * SHORT
+            ctypes.memmove(at, name, len(name))
+            self._ask.others_len[place] = len(name)
 
     def _fill_name(self, name: bytes | None) -> None:
         bare = (name or b"/")[:-1]

@@ -55,10 +55,16 @@ def same(
 ) -> Decision:
     said, found = image.decide(subject), walker.decide(subject)
     assert found == said, f"the kernel says {found}, Python {said}\n{case}\n{subject}"
-    if case is not None and isinstance(case.event, Exec) and not said.crowded:
+    # Of a program that is killed for one of its names the others are not looked at.
+    ends = said.verdict == 1 and subject.others
+    if case is not None and isinstance(case.event, Exec) and not said.crowded and not ends:
         names = subject.path or (b"" if subject.path is not None else None), subject.cwd
         predicates = image.predicates(
-            *names, subject.args, uncertain=subject.uncertain, project=subject.project
+            *names,
+            subject.args,
+            uncertain=subject.uncertain,
+            project=subject.project,
+            others=subject.others,
         )
         assert walker.predicates() == predicates, f"predicates of {case}\n{subject}"
     return said

@@ -486,6 +486,20 @@ class Generator:
         found = value if isinstance(value, bytes) else self.anything()
         return os.fsdecode(found.replace(b"\0", b""))
 
+    def _named(self, wanted: dict[str, object], field: str) -> tuple[str, str, str]:
+        """The canonical name, and perhaps one or two others: it may be any of them that fits."""
+        names = [self._text_for(wanted, field)]
+        roll = self.rng.random()
+        if roll < 0.25:
+            others = (self._text_for({}, field), self._text_for(wanted, field))
+            names += others[: 1 + (roll < 0.1)]
+            self.rng.shuffle(names)
+        path, *others_ = names
+        view, known = (*others_, "", "")[:2]
+        if not path or any(len(name) > 900 or name == path for name in (view, known)):
+            return names[0], "", ""
+        return (path, known, view) if roll < 0.05 else (path, view, known)
+
     def _args_for(self, wanted: dict[str, object], field: str) -> tuple[str, ...]:
         value = wanted.get(field)
         tokens = value if isinstance(value, tuple) else self._tokens(self.rng.choice((0, 1, 3)))
@@ -506,7 +520,7 @@ class Generator:
     def _exec(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
         argv = ("argv0", *self._args_for(wanted, "args"))
         begins = self.rng.random() < 0.1
-        path = self._text_for(wanted, "path")
+        path, view, known = self._named(wanted, "path")
         return Exec(
             time=1,
             process=SESSION if begins else PROCESS,
@@ -518,6 +532,8 @@ class Generator:
             stdin=self._word_for(wanted, "stdin"),
             cwd=self._text_for(wanted, "cwd") or "/",
             anonymous=self._word_for(wanted, "anonymous") == "true",
+            view=view,
+            known=known,
         )
 
     def _open(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
@@ -528,7 +544,7 @@ class Generator:
             access = wanted.get("access")
             reads, changes = reads or access == b"read", changes or access == b"write"
         op = wanted.get("op", rng.choice((b"open", b"create", b"truncate")))
-        path = self._text_for(wanted, "path")
+        path, view, known = self._named(wanted, "path")
         if rng.random() < 0.05:
             path = "[0:77]" + path
         return Open(
@@ -542,6 +558,8 @@ class Generator:
             reads=reads,
             changes=changes,
             created=op == b"create",
+            view=view,
+            known=known,
         )
 
     def _connect(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
@@ -574,6 +592,7 @@ class Generator:
             None,
             ("argv0", *self._args_for(wanted, "process.args")),
             self._text_for(wanted, "process.cwd"),
+            others=(self._text_for(wanted, "process.exe"),) if rng.random() < 0.1 else (),
         )
         project = PROJECT if rng.random() < 0.8 else None
         known = rng.random() < 0.93

@@ -10,7 +10,7 @@ from agentwatch.policy.compiler import compile as compile_policy
 from agentwatch.policy.image import Image
 from agentwatch.policy.layout import LARGEST
 from agentwatch.policy.lowering import Facts, Policy, Shared
-from agentwatch.policy.readers import kinds_of
+from agentwatch.policy.readers import kinds_of, views
 from agentwatch.policy.subjects import AgentBits, Subject, subject_of
 from agentwatch.rules.model import Ruleset
 from tests.rules.comparing import MODE, WITHOUT_HOOK, Comparison, Expected
@@ -90,8 +90,8 @@ class Judges:
             key = agent, case.actor.project
             if key not in self._policies:
                 self._policies[key] = Policy(self._shared, *key)
-            if kinds:
-                found = self._policies[key].hits(kinds, case.event, case.actor)
+            for view in views(case.event) if kinds else ():
+                found = self._policies[key].hits(kinds, view, case.actor)
                 hits |= {rule.id for rule in found}
         return frozenset(hits)
 

@@ -88,7 +88,6 @@ class Exec(Event):
     view: str = ""
     known: str = ""
 
-
     @property
     def others(self) -> tuple[str, ...]:
         """What else the executable is called."""

@@ -7,12 +7,13 @@ decides (engine) and what knows who is who (lineage) are handed their inputs and
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from agentwatch import abi, actions, decoding, processes
+from agentwatch import abi, actions, decoding, known, processes
 from agentwatch.aside import Aside
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
@@ -89,6 +90,7 @@ class Watch:
         self.quiet_agents: frozenset[str] = frozenset()  # of whom only findings are journaled
         self._namespace = Namespace(mounts)
         self.aside, self.listing = Aside(threaded), Aside(threaded)
+        self._searching, self._closed = Aside(threaded=True), threading.Event()
         holding = Holding(probes, freezer)
         self.force = InForce(probes, self.lineage, self.say)
         self.force.mounted(mounts)
@@ -105,7 +107,7 @@ class Watch:
         self._urgent = self._behind = False  # behind: a ring holds more than a batch
         self._drained = 0  # ns of boottime: whatever happened before was read
         self.unsettled = 0  # policies that came into force before all that ran was known
-        self._checked = self._swept = self._heard = time.monotonic()
+        self._checked = self._swept = self._heard = self._known_since = time.monotonic()
         self.journal_error = ""  # why the journal cannot be written at present
         self.journal_failed = ""  # ... could not, the last time
         self.take(engine)
@@ -121,6 +123,24 @@ class Watch:
         self.engine = engine
         self.enforcement.take(engine)
         self.probes.wake_for(engine.acting_kinds)
+        self._know()
+
+    def _know(self) -> None:
+        """Has the files that the rules name looked for, beside the loop."""
+        self._known_since = time.monotonic()
+        engine, mounts = self.engine, self._namespace.mounts
+        if engine.compiled is None:  # the kernel judges nothing
+            self.force.know(known.Found())
+            return
+
+        def take(found: known.Found) -> None:
+            if engine is self.engine:  # else another search is on its way
+                self.force.know(found)
+
+        def find() -> known.Found:
+            return known.search(engine.ruleset, mounts, self._closed.is_set)
+
+        self._searching.do(find, take)
 
     def take_host(self, host: Host) -> None:
         """There are other hooks than before."""
@@ -141,7 +161,8 @@ class Watch:
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
-        for aside in (self.aside, self.listing):
+        self._closed.set()
+        for aside in (self.aside, self.listing, self._searching):
             aside.close()
         self._namespace.close()
 
@@ -171,7 +192,7 @@ class Watch:
         """Has the rings wake somebody's poller."""
         for ring in (self.probes.lifecycle, self.probes.activity):
             poller.register(ring.fd, select.EPOLLIN | select.EPOLLET)
-        for aside in (self.aside, self.listing):
+        for aside in (self.aside, self.listing, self._searching):
             poller.register(aside.fileno(), select.EPOLLIN)
 
     def step(self) -> int:
@@ -209,6 +230,7 @@ class Watch:
         try:
             self.aside.turn()
             self.listing.turn()
+            self._searching.turn()
         except Exception as error:
             text = f"what was begun has failed: {type(error).__name__}: {error}"
             self.say(frames.Notice(subject="failure", text=text))
@@ -459,6 +481,8 @@ class Watch:
             self._swept = self._checked
             self._sweep()
         self.force.tidy(self._drained)
+        if self._checked - self._known_since >= known.RENEW:
+            self._know()
         self.sessions.restop()
         for session in self.sessions.over(self._drained):
             self.forget(session)

@@ -124,6 +124,8 @@ class Status:
         found = [f"the probe {hook} is not attached" for hook in HOOKS if hook not in attached]
         if watch.force.problem:
             found.append(watch.force.problem)
+        if cut := watch.force.known.cut:
+            found.append(f"the search for files that rules name ended {cut}: see docs/levels.md")
         if left := left_out(watch.engine.compiled):
             found.append(f"{left}: agentwatch rules check -v")
         if not watch.host.cgroup:

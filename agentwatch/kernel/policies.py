@@ -16,6 +16,7 @@ from agentwatch import abi
 from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import ArrayMap, Object
+from agentwatch.known import File
 from agentwatch.mounts import MOUNTINFO as FIRST_MOUNTINFO
 from agentwatch.mounts import Mounts
 
@@ -37,7 +38,7 @@ def cgroup_root() -> Path | None:
 class Policies:
     """Of one loaded object. room: bytes of the largest image. set_word: writes aw_control.
 
-    no_room: what was not taken, how often: mark | project | mount.
+    no_room: what was not taken, how often: mark | project | mount | file.
     """
 
     def __init__(self, bpf: Object, room: int, set_word: Callable[[str, int], None]) -> None:
@@ -47,10 +48,11 @@ class Policies:
         self._projects = bpf.map("projects")
         self._mounts = bpf.map("mounts")
         self._plain = bpf.memory(".data.plain")
+        self._known = bpf.map("known_files")
         self._in_force = self._next = abi.POLICY_NONE
         self._published: bytes | None = None
         self._loaded: dict[int, ArrayMap] = {}  # by slot
-        self.no_room: Counter[str] = Counter(mark=0, project=0, mount=0)
+        self.no_room: Counter[str] = Counter(mark=0, project=0, mount=0, file=0)
 
     @staticmethod
     def prepare(bpf: Object, room: int) -> None:
@@ -127,10 +129,11 @@ class Policies:
         """(entries in use, capacity) of what it is asked about."""
         session = abi.SESSION_KEY.size
         tables = (("marks", self._marks, 8), ("projects", self._projects, session))
+        files = ("known_files", self._known, abi.FILE_KEY.size)
         # Not counted twice: a walk begins anew where the key it stands on goes.
         return {
             name: (len(set(table.keys(size))), table.max_entries)
-            for name, table, size in (*tables, ("mounts", self._mounts, 4))
+            for name, table, size in (*tables, ("mounts", self._mounts, 4), files)
         }
 
     def close(self) -> None:
@@ -222,6 +225,24 @@ class Policies:
         for place, word in enumerate(wanted):
             if words[place] != word:
                 words[place] = word
+
+    def set_known(self, files: Iterable[File]) -> None:
+        """Files by what they are; replaces what was known before."""
+        wanted: dict[bytes, bytes] = {}
+        for file in files:
+            value = abi.known(file.name, file.generation)
+            if value is None:
+                self.no_room["file"] += 1
+            else:
+                wanted[abi.file_key(file.dev, file.inode)] = value
+        for stale in set(self._known.keys(abi.FILE_KEY.size)) - wanted.keys():
+            self._known.delete(stale)
+        for key, value in wanted.items():
+            try:
+                self._known.update(key, value)
+            except OSError:
+                self.no_room["file"] += 1
+        self._set_word("known", int(bool(wanted)))
 
     def attach_connect(self, cgroup: Path | None) -> bool:
         """The programs that refuse connections of whoever is below a cgroup (None: of everybody).

@@ -17,6 +17,7 @@ from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import Object
 from agentwatch.kernel.policies import CONNECT_HOOKS, Policies
 from agentwatch.kernel.ringbuf import Ring
+from agentwatch.known import File
 from agentwatch.mounts import Mounts
 
 OBJECT = Path(__file__).parent.parent / "data" / "agentwatch.bpf.o"
@@ -359,6 +360,10 @@ class Probes:
     def set_mounts(self, table: Mounts) -> None:
         """Where file systems are mounted; replaces what was known before."""
         self._policies.set_mounts(table)
+
+    def set_known(self, files: Iterable[File]) -> None:
+        """Files by what they are, whatever they are called; replaces what was known before."""
+        self._policies.set_known(files)
 
     def attach_connect(self, cgroup: Path | None = None) -> bool:
         """Connections are refused before anything is sent, of whoever is below a cgroup (None: of

@@ -95,9 +95,9 @@ def describe(event: Event) -> str:
     """What the event was done to, as one escaped line."""
     if isinstance(event, Exec):
         words = shlex.join(event.argv) if event.argv else event.path or event.asked
-        return shown(words) + " ..." * event.argv_cut + _failure(event.result)
+        return shown(words) + " ..." * event.argv_cut + _also(event) + _failure(event.result)
     if isinstance(event, Open):
-        return shown(event.path or event.asked) + _failure(event.result)
+        return shown(event.path or event.asked) + _also(event) + _failure(event.result)
     if isinstance(event, Connect):
         return shown(_address(event)) + _failure(event.result)
     if isinstance(event, Fork):
@@ -105,6 +105,11 @@ def describe(event: Event) -> str:
     if isinstance(event, Exit):
         return f"status {event.code}"
     return ""
+
+
+def _also(event: Exec | Open) -> str:
+    """A file's other names."""
+    return "".join(f"  also {shown(name)}" for name in event.others)
 
 
 def verdict_text(verdict: Verdict) -> str:

@@ -72,6 +72,7 @@ def _exec(event: Exec, host: Host) -> Object:
     }
     extra |= {"script": event.script} if event.script else {}
     extra |= {name: True for name in ("argv_cut", "anonymous", "deleted") if getattr(event, name)}
+    extra |= _others(event)
     return {"process": launched, "_extra": extra} | _launch(3, "Exec")
 
 
@@ -98,7 +99,14 @@ def _open(event: Open) -> Object:
         "changes": event.changes,
     }
     extra |= {"deleted": True} if event.deleted else {}
+    extra |= _others(event)
     return {"file": _file(path, 2 if event.directory else 0), "_extra": extra}
+
+
+def _others(event: Exec | Open) -> Object:
+    """The file's other names, where it has them: as the task saw it, as rules found it."""
+    names = {"view": event.view, "known": event.known}
+    return {which: name for which, name in names.items() if name}
 
 
 def _outcome(result: int) -> tuple[int, str]:

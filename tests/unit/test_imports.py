@@ -24,7 +24,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("rules",),
     ("policy",),
     ("config", "engine", "notify", "processes"),
-    ("compiling", "holdings"),
+    ("compiling", "holdings", "known"),
     ("command",),
     ("actions", "control", "freezer", "sinks"),
     ("kernel",),

@@ -236,11 +236,10 @@ class _Search:
             raise _Cut(f"after {MOST_FILES} files")
 
 
-def search(
-    ruleset: Ruleset, mounts: Mounts, stopped: Callable[[], bool] = lambda: False
-) -> Found:
-    """The files there are by now. Takes MOST_SECONDS at most. mounts: of this host. stopped: whether
-    nobody wants to know any more.
+def search(ruleset: Ruleset, mounts: Mounts, stopped: Callable[[], bool] = lambda: False) -> Found:
+    """The files there are by now. Takes MOST_SECONDS at most.
+
+    mounts: of this host. stopped: whether nobody wants to know any more.
     """
     wanted = Wanted(ruleset)
     looking = _Search(wanted, mounts, stopped)

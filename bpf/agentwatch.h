@@ -250,7 +250,7 @@ struct aw_mount { /* a file system's directory `root` is what is mounted at `poi
 };
 
 struct aw_file_key { /* a file that rules of the policy are about, whatever it is called */
-	__u32 dev; /* kernel dev_t of its file system */
+	__u32 dev;   /* kernel dev_t of its file system */
 	__u32 pad;
 	__u64 inode;
 };

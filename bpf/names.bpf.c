@@ -188,16 +188,16 @@ __noinline int other_names(struct aw_walk *walk, struct aw_record *record, u32 v
 	canonical->subject = canonical->symbol = canonical->plain = 0;
 	walk->question.unread = 0;
 	policy_name(walk, record, 0);
-	if (naming->view_len && is_canonical(walk, record, naming->at - naming->view_len,
-					     naming->view_len)) {
+	if (naming->view_len &&
+	    is_canonical(walk, record, naming->at - naming->view_len, naming->view_len)) {
 		naming->at -= naming->view_len;
 		naming->view_len = 0;
 	}
 	if (!known)
 		return 0;
 	known_put(naming, record, known);
-	if (naming->known_len && is_canonical(walk, record, naming->at - naming->known_len,
-					      naming->known_len)) {
+	if (naming->known_len &&
+	    is_canonical(walk, record, naming->at - naming->known_len, naming->known_len)) {
 		naming->at -= naming->known_len;
 		naming->known_len = 0;
 	}
@@ -225,8 +225,8 @@ static __always_inline void others_put(struct aw_record *record, struct aw_walk 
 		return;
 	naming->viewing.from = (u64)path->dentry;
 	naming->viewing.from_mount = (u64)mount_of(path->mnt);
-	naming->inode = (u64)(file ? BPF_CORE_READ(file, f_inode)
-				   : BPF_CORE_READ(path->dentry, d_inode));
+	naming->inode =
+		(u64)(file ? BPF_CORE_READ(file, f_inode) : BPF_CORE_READ(path->dentry, d_inode));
 	naming->private = file ? (u64)BPF_CORE_READ(file, private_data) : 0;
 	naming->path_at = path_at;
 	naming->path_len = path_len;

@@ -156,7 +156,8 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 	if (!name || !path || !into)
 		return 0;
 	buffer = into->path;
-	super = BPF_CORE_READ(path->dentry, d_sb); /* a name that is about to be made has no inode */
+	super = BPF_CORE_READ(path->dentry,
+			      d_sb); /* a name that is about to be made has no inode */
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;
@@ -175,7 +176,8 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 		name->flags = len < 0 ? 0 : AW_FLAG_ANONYMOUS;
 	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev) &&
 		   BPF_CORE_READ(path->dentry, d_inode)) {
-		name->flags = AW_FLAG_DELETED; /* one that is not there yet may be unhashed as well */
+		name->flags =
+			AW_FLAG_DELETED; /* one that is not there yet may be unhashed as well */
 	}
 	return 0;
 }

@@ -105,9 +105,9 @@ struct aw_question {
 	u32 unread, uncertain; /* bit per subject */
 	u32 deciding;	       /* 0: only for the predicates */
 	u64 agents;
-	u64 predicates[4]; /* of the process; the last is never asked */
-	u32 known;	   /* 1: they are of this policy */
-	u32 other;	   /* 1: by another name than the canonical one */
+	u64 predicates[4];   /* of the process; the last is never asked */
+	u32 known;	     /* 1: they are of this policy */
+	u32 other;	     /* 1: by another name than the canonical one */
 	u64 args, args_size; /* of a new program: in its memory; what is still to be read */
 	u64 argv, argv_size; /* all of it */
 	struct aw_session_key session;

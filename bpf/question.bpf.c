@@ -54,24 +54,23 @@ __noinline int policy_judge(struct aw_walk *walk, struct aw_record *record)
 	return 0;
 }
 
-struct asked {
-	u32 unread, uncertain;
-};
-
 /*
  * The same by another name: it is uncertain, and no default is about it. The stricter verdict stands,
  * and a program has the predicates of each of its names.
  */
-static __always_inline void other_judge(struct aw_walk *walk, struct aw_record *record, u32 which,
-					const struct asked *before)
+static __always_inline void other_judge(struct aw_walk *walk, struct aw_record *record, u32 which)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_question_name *name = &question->names[0];
-	u32 verdict = question->verdict, rule = question->rule, crowded = walk->machine.crowded;
-	u64 found[3] = {question->found[0], question->found[1], question->found[2]};
+	struct aw_answered *before = &question->before;
+	u32 crowded = walk->machine.crowded;
 
-	if (verdict == AW_VERDICT_KILL || !question->others[which].len)
+	if (question->verdict == AW_VERDICT_KILL || !question->others[which].len)
 		return;
+	before->verdict = question->verdict;
+	before->rule = question->rule;
+	for (int i = 0; i < 3; i++)
+		before->found[i] = question->found[i];
 	name->at = question->others[which].at;
 	name->len = question->others[which].len;
 	name->plain = 1;
@@ -83,10 +82,10 @@ static __always_inline void other_judge(struct aw_walk *walk, struct aw_record *
 	policy_judge(walk, record);
 	walk->machine.crowded |= crowded;
 	for (int i = 0; i < 3; i++)
-		question->found[i] |= found[i];
-	if (!question->verdict || (verdict && verdict <= question->verdict)) {
-		question->verdict = verdict;
-		question->rule = rule;
+		question->found[i] |= before->found[i];
+	if (!question->verdict || (before->verdict && before->verdict <= question->verdict)) {
+		question->verdict = before->verdict;
+		question->rule = before->rule;
 	}
 }
 
@@ -106,22 +105,22 @@ static __always_inline bool is_partly_mounted(const struct aw_walk *walk)
 static __always_inline void names_judge(struct aw_walk *walk, struct aw_record *record)
 {
 	struct aw_question *question = &walk->question;
-	struct asked before;
+	struct aw_answered *before = &question->before;
 
 	question->other = 0;
 	question->argv = question->args;
 	question->argv_size = question->args_size;
-	before.unread = question->unread;
-	before.uncertain = question->uncertain;
+	before->unread = question->unread;
+	before->uncertain = question->uncertain;
 	policy_judge(walk, record);
 	if (!question->others[0].len && !question->others[1].len)
 		return;
-	if (before.unread & 1U << (question->names[0].subject & 7))
+	if (before->unread & 1U << (question->names[0].subject & 7))
 		return; /* whatever it is called has been considered */
 	if (question->look && is_partly_mounted(walk))
 		return; /* userspace knows its name, and may know an exception for it */
-	other_judge(walk, record, 0, &before);
-	other_judge(walk, record, 1, &before);
+	other_judge(walk, record, 0);
+	other_judge(walk, record, 1);
 }
 
 /*

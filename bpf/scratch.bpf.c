@@ -87,6 +87,12 @@ struct aw_other_name { /* complete, and in the record */
 	u32 at, len;
 };
 
+struct aw_answered {
+	u32 unread, uncertain; /* as it was asked */
+	u32 verdict, rule;
+	u64 found[3];
+};
+
 /* What walks the subjects. */
 #define AW_SORT_EXEC 0	  /* argv and two names */
 #define AW_SORT_NAME 1	  /* one name */
@@ -113,6 +119,7 @@ struct aw_question {
 	struct aw_session_key session;
 	struct aw_question_name names[2];
 	struct aw_other_name others[2]; /* of names[0] */
+	struct aw_answered before;	/* by the names asked about already */
 	/* The answer. */
 	u32 verdict, rule, generation;
 	u32 look;     /* 1: a name is another one than the engine's */

@@ -35,9 +35,12 @@ static __always_inline const void *open_asked(const struct call *call)
 	return (void *)call->args[1];
 }
 
-/* The kernel's own view of what was opened: name and access. */
-static __always_inline void open_file(struct aw_record *record, struct aw_walk *walk,
-				      struct task_struct *task, struct file *file, u32 *at)
+/*
+ * The kernel's own view of what was opened: names and access. Not inlined: what it has on the stack is
+ * not needed any more where the open is judged.
+ */
+static __noinline void open_file(struct aw_record *record, struct aw_walk *walk,
+				 struct task_struct *task, struct file *file, u32 *at)
 {
 	u32 asked = record->open.open_flags, granted = BPF_CORE_READ(file, f_flags);
 	u32 type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT, flags = 0;

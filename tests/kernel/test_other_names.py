@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch.events import Open
 from agentwatch.kernel.probes import Probes
 from agentwatch.known import Found, search
 from agentwatch.mounts import Mounts
@@ -18,6 +19,8 @@ from agentwatch.policy import compiler, patterns
 from agentwatch.policy.subjects import AgentBits
 from agentwatch.rules.load import load
 from agentwatch.rules.model import Ruleset
+from agentwatch.sinks.frames import Verdict
+from tests.kernel.launching import Launcher, unwatched
 from tests.kernel.recording import Recorder, call, tell, witness
 from tests.kernel.test_names import bind, leave_for_own_namespaces, must
 from tests.kernel.test_policy import KILLED, Law
@@ -403,3 +406,19 @@ def test_more_mounts_than_are_walked_are_unresolved(
     event = seen.opened(str(place / "own"))
     assert event.path == str(place / "own")
     assert event.unresolved == frozenset({"path"})
+
+
+def test_a_run_knows_the_files_that_its_rules_name(agentwatch: Path, place: Path) -> None:
+    """It finds them beside the loop; what it killed for and under which names is in its journal."""
+    launch = Launcher(agentwatch, place)
+    os.link(place / "key", place / "link")
+    outcome = launch("sh", "-c", f"while :; do cat {place}/link || exit; sleep 0.1; done")
+    assert outcome.code == 128 + KILLED
+    (decided,) = outcome.frames(Verdict)
+    assert (decided.rule, decided.by, decided.outcome) == ("test.key", "kernel", "killed")
+    last = [event for event in outcome.events(Open) if event.path == f"{place}/link"][-1]
+    assert last.known == f"{place}/key"
+    shown = unwatched(str(agentwatch), "events", "--journal", str(launch.journal))
+    assert f"{place}/link  also {place}/key" in shown
+    told = unwatched(str(agentwatch), "events", "-o", "json", "--journal", str(launch.journal))
+    assert f'"known":"{place}/key"' in told

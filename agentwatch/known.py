@@ -236,10 +236,16 @@ class _Search:
             raise _Cut(f"after {MOST_FILES} files")
 
 
-def search(ruleset: Ruleset, mounts: Mounts, stopped: Callable[[], bool] = lambda: False) -> Found:
+def search(
+    ruleset: Ruleset,
+    mounts: Mounts,
+    before: Iterable[File] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> Found:
     """The files there are by now. Takes MOST_SECONDS at most.
 
-    mounts: of this host. stopped: whether nobody wants to know any more.
+    mounts: of this host. before: what the search before has found: a file whose name is gone may be
+    there by another one, and is known on. stopped: whether nobody wants to know any more.
     """
     wanted = Wanted(ruleset)
     looking = _Search(wanted, mounts, stopped)
@@ -252,7 +258,11 @@ def search(ruleset: Ruleset, mounts: Mounts, stopped: Callable[[], bool] = lambd
             looking.homes()
     except _Cut as error:
         cut = str(error)
-    return Found(tuple(looking.files.values()), looking.nameless, cut)
+    for file in before:
+        if file.generation is not None and (cut or not os.path.lexists(file.name)):
+            looking.files.setdefault((file.dev, file.inode), file)
+    files = tuple(looking.files.values())[:MOST_FILES]
+    return Found(files, looking.nameless, cut)
 
 
 def _floats(alternative: tuple[str, frozenset[str]]) -> bool:

@@ -108,6 +108,7 @@ class Watch:
         self._drained = 0  # ns of boottime: whatever happened before was read
         self.unsettled = 0  # policies that came into force before all that ran was known
         self._checked = self._swept = self._heard = self._known_since = time.monotonic()
+        self._known_for = engine  # whose rules' files are known
         self.journal_error = ""  # why the journal cannot be written at present
         self.journal_failed = ""  # ... could not, the last time
         self.take(engine)
@@ -129,6 +130,8 @@ class Watch:
         """Has the files that the rules name looked for, beside the loop."""
         self._known_since = time.monotonic()
         engine, mounts = self.engine, self._namespace.mounts
+        before = self.force.known.files if engine is self._known_for else ()
+        self._known_for = engine
         if engine.compiled is None:  # the kernel judges nothing
             self.force.know(known.Found())
             return
@@ -138,7 +141,7 @@ class Watch:
                 self.force.know(found)
 
         def find() -> known.Found:
-            return known.search(engine.ruleset, mounts, self._closed.is_set)
+            return known.search(engine.ruleset, mounts, before, self._closed.is_set)
 
         self._searching.do(find, take)
 

@@ -106,10 +106,23 @@ def test_a_file_whose_device_no_mount_has_is_not_known(place: Path) -> None:
     assert search(Ruleset((rule(str(long)),)), host_of(place)).nameless == 1
 
 
+def test_a_file_whose_name_is_gone_is_known_on(place: Path) -> None:
+    """Somebody may have it by another name; one that was replaced is another file."""
+    wanted, host = Ruleset((rule(f"{place}/a/*"),)), host_of(place)
+    (first,) = search(wanted, host).files
+    assert first.generation is not None, "the file system of temporary files tells none"
+    os.rename(place / "a" / "notes", place / "elsewhere")
+    assert search(wanted, host).files == ()
+    assert search(wanted, host, (first,)).files == (first,)
+    (place / "a" / "notes").write_text("new")
+    (second,) = search(wanted, host, (first,)).files
+    assert second.inode != first.inode
+
+
 def test_a_search_that_ends_early_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By names, by files, and when nobody wants to know any more; what was found by then counts."""
     wanted = Ruleset((rule(f"{place}/a/notes", f"{place}/**"),))
-    assert search(wanted, host_of(place), lambda: True).cut == "before its time"
+    assert search(wanted, host_of(place), stopped=lambda: True).cut == "before its time"
     monkeypatch.setattr(known, "MOST_FILES", 2)
     told = search(wanted, host_of(place))
     assert (len(told.files), told.cut) == (2, "after 2 files")

@@ -40,12 +40,16 @@ def answers(seen: Recording, path: Path) -> set[tuple[int, int]]:
 
 
 def test_on_a_file_system_that_is_not_known_the_engine_looks(law: Law) -> None:
-    """A rule that begins with `/` cannot be decided by the kernel there, and is not dropped."""
+    """A rule that begins with `/` cannot be decided by the kernel there, and is not dropped; one
+    about the name that the task has for the file can.
+    """
     key = law.place / "key"
     key.write_text("x")
     law.rule(("read", f'{{path: "{key}"}}', "kill"))
     assert law.record(lambda: tell(reads(key))).told == (-KILLED,)
     law.probes.set_mounts(Mounts({}))
+    assert law.record(lambda: tell(reads(key))).told == (-KILLED,)
+    law.rule(("read", f'{{path: "{law.place}/elsewhere"}}', "kill"))
     seen = law.record(lambda: tell(reads(key)))
     assert answers(seen, key) == {(law.generation, abi.VERDICT_LOOK)}
 

@@ -26,5 +26,8 @@ char LICENSE[] SEC("license") = "GPL";
 #include "call.bpf.c"
 #include "connect.bpf.c"
 #include "syscalls.bpf.c"
+#include "hooks.bpf.c"
+#include "hooks_change.bpf.c"
+#include "hooks_connect.bpf.c"
 #include "cgroup.bpf.c"
 #include "iterators.bpf.c"

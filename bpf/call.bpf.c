@@ -61,6 +61,7 @@ static __always_inline u32 call_of(u32 nr, bool compat)
 }
 
 struct call {
+	u64 nr;	  /* its orig_ax + 1 */
 	u32 kind; /* CALL_* */
 	bool compat;
 	s32 result;

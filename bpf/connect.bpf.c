@@ -61,23 +61,19 @@ static __always_inline u32 address_from_user(struct aw_connect *connect, const s
 }
 
 /*
- * Where a connected unix socket's peer is bound: a file, walked, or an abstract name, which replaces what
- * the caller's memory said. False where there is no peer, or none with a name.
+ * Where a unix socket is bound: a file, walked, or an abstract name, which replaces what the caller's
+ * memory said. False where it has no name.
  */
-static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *walk,
-				      struct sock *sk, u32 *at, struct user_address *user,
-				      u32 *unix_len)
+static __always_inline bool unix_bound(struct aw_record *record, struct aw_walk *walk,
+				       struct unix_sock *bound, u32 *at, struct user_address *user,
+				       u32 *unix_len)
 {
-	struct unix_sock *self = (struct unix_sock *)sk;
-	struct unix_sock *peer = (struct unix_sock *)BPF_CORE_READ(self, peer);
 	struct unix_address *address;
 	struct path path = {};
 	struct name name;
 	u32 len;
 
-	if (!peer)
-		return false;
-	BPF_CORE_READ_INTO(&path, peer, path);
+	BPF_CORE_READ_INTO(&path, bound, path);
 	if (path.dentry) {
 		name_of(&name, &path, walk);
 		record->header.flags |= name.flags | AW_FLAG_FROM_SOCKET;
@@ -86,7 +82,7 @@ static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *
 			put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
 		return true;
 	}
-	address = BPF_CORE_READ(peer, addr);
+	address = BPF_CORE_READ(bound, addr);
 	if (!address)
 		return false;
 	len = BPF_CORE_READ(address, len) - sizeof(u16);
@@ -96,6 +92,16 @@ static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *
 	*unix_len = len;
 	record->header.flags |= AW_FLAG_FROM_SOCKET;
 	return true;
+}
+
+/* The same, of a connected socket's peer; false where there is none. */
+static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *walk,
+				      struct sock *sk, u32 *at, struct user_address *user,
+				      u32 *unix_len)
+{
+	struct unix_sock *peer = (struct unix_sock *)BPF_CORE_READ((struct unix_sock *)sk, peer);
+
+	return peer && unix_bound(record, walk, peer, at, user, unix_len);
 }
 
 /* A pathname ends at its NUL; an abstract name is all of its bytes, NULs included. */
@@ -188,7 +194,8 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 	struct sock *sk = 0;
 	u16 family = 0;
 
-	if (!scratch_get(task, &record, &walk, AW_KIND_CONNECT))
+	if (!scratch_get(task, &record, &walk, AW_KIND_CONNECT) ||
+	    hook_told(walk, call->nr, call->result))
 		return;
 	connect = &record->connect;
 	__builtin_memset(connect, 0, sizeof(*connect));

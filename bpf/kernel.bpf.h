@@ -63,6 +63,7 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
 };
 
 struct vfsmount {
@@ -122,6 +123,7 @@ struct task_struct {
 	int tgid;
 	u64 start_boottime;
 	int exit_code;
+	unsigned int in_execve : 1;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct list_head tasks;
@@ -137,6 +139,15 @@ struct linux_binprm {
 	int argc;
 	const char *filename;
 	const char *interp;
+};
+
+struct vm_area_struct {
+	unsigned long vm_flags;
+	struct file *vm_file;
+};
+
+struct msghdr {
+	void *msg_name;
 };
 
 struct in6_addr {
@@ -158,6 +169,7 @@ struct sock {
 };
 
 struct socket {
+	short type;
 	struct sock *sk;
 };
 
@@ -204,6 +216,11 @@ struct bpf_iter__task {
 #define FMODE_READ 1
 #define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
+#define FMODE_EXEC 0x20
+#define FMODE_NOACCOUNT (1 << 29)
+#define PROT_EXEC 4
+#define VM_EXEC 4
+#define SOCK_RAW 3
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
@@ -218,6 +235,7 @@ struct bpf_iter__task {
 #define IPPROTO_UDPLITE 136
 #define IPPROTO_MPTCP 262
 #define EPERM 1
+#define EAGAIN 11
 #define TCP_SYN_SENT 2
 #define PIDTYPE_PGID 2
 #define PIDTYPE_SID 3

@@ -220,16 +220,14 @@ static __noinline bool session_begin(struct task_struct *task, struct task_struc
 	return tagged_below(task, leader, subject);
 }
 
-/* What a new program is asked, by the policy of a slot. */
-static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *walk,
-				     struct task_struct *task, u32 slot)
+/* What is asked of an exec whose names are in its record, one behind the other. */
+static __always_inline void exec_question(struct aw_record *record, struct aw_walk *walk)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_exec *exec = &record->exec;
 	u32 unresolved = record->header.unresolved, at = sizeof(*exec);
 	bool anonymous = record->header.flags & AW_FLAG_ANONYMOUS;
 
-	question->slot = slot;
 	question->kinds = AW_EXEC;
 	question->words = AW_WORD_STDIN << (exec->stdin_kind & 7);
 	question->words |= anonymous ? AW_WORD_ANONYMOUS : AW_WORD_NAMED;
@@ -240,13 +238,23 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 		question->unread |= 1 << AW_SUBJECT_CWD;
 	if (unresolved & AW_UNRESOLVED_ARGV)
 		question->unread |= 1 << AW_SUBJECT_ARGS;
-	question->args = BPF_CORE_READ(task, mm, arg_start);
-	question->args_size = BPF_CORE_READ(task, mm, arg_end) - question->args;
 	question_name(walk, 0, AW_SUBJECT_EXE, AW_SYMBOL_EXE, at, exec->path_len, exec->path_dev,
 		      anonymous);
 	at += exec->path_len + exec->asked_len;
 	question_name(walk, 1, AW_SUBJECT_CWD, AW_SYMBOL_CWD, at, exec->cwd_len, exec->cwd_dev,
 		      false);
+}
+
+/* What a new program is asked, by the policy of a slot. */
+static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *walk,
+				     struct task_struct *task, u32 slot)
+{
+	struct aw_question *question = &walk->question;
+
+	question->slot = slot;
+	exec_question(record, walk);
+	question->args = BPF_CORE_READ(task, mm, arg_start);
+	question->args_size = BPF_CORE_READ(task, mm, arg_end) - question->args;
 	question_ask(walk, record, &record->header);
 }
 

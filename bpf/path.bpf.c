@@ -148,7 +148,7 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 	if (!name || !path || !into)
 		return 0;
 	buffer = into->path;
-	super = BPF_CORE_READ(path->dentry, d_inode, i_sb);
+	super = BPF_CORE_READ(path->dentry, d_sb); /* one that is to be made has no inode yet */
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;

@@ -8,8 +8,12 @@ static __always_inline bool op_holds(struct judge *judge, u32 op)
 	struct aw_machine *machine = &walk->machine;
 	u32 arg = op & 0xffffff, subject = 1U << ((op >> 24) & 7);
 	bool loosens = op & OP_UNLESS || machine->verdict == AW_VERDICT_ALLOW;
+	u32 kind = op >> 29;
 
-	switch (op >> 29) {
+	/* So that nothing is denied by what may turn out not to be: who is asked later decides. */
+	if (question->later & subject && (kind == OP_COND || kind == OP_ANCHOR))
+		return !(op & OP_UNLESS) == (machine->verdict == AW_VERDICT_ALLOW);
+	switch (kind) {
 	case OP_COND:
 		if (question->uncertain & subject && loosens)
 			return false;
@@ -30,9 +34,11 @@ static __always_inline bool op_holds(struct judge *judge, u32 op)
 	return false;
 }
 
-/* Whether a cgroup program sees such a connect, and so can refuse it. */
+/* Whether it is refused where it is denied: by whoever asks, or by a cgroup program before that. */
 static __always_inline bool preventable(const struct aw_question *question)
 {
+	if (question->preventing)
+		return true;
 	return question->words & (AW_WORD_INET | AW_WORD_INET6) &&
 	       question->words & (AW_WORD_TCP | AW_WORD_UDP) && !(question->words & AW_WORD_LITE);
 }
@@ -246,7 +252,7 @@ __noinline int policy_decide(struct aw_walk *walk)
 	for (int i = 0; i < 5; i++)
 		machine->allowed[i] = 0;
 	bpf_loop(1 << 20, decide_step, &judge, 0);
-	if (machine->defaults)
+	if (machine->defaults && !question->ruled)
 		defaults_apply(&judge);
 	if (!question->verdict && (machine->looked != ~0U || question->look)) {
 		question->verdict = AW_VERDICT_LOOK;

@@ -13,6 +13,7 @@ struct aw_record {
 		struct aw_exit exit;
 		struct aw_open open;
 		struct aw_connect connect;
+		struct aw_change change;
 	};
 	char room[AW_DATA_MAX];
 };
@@ -104,6 +105,10 @@ struct aw_question {
 	u64 predicates[4]; /* of the process; the last is never asked */
 	u32 known;	   /* 1: they are of this policy */
 	u32 pad;
+	u32 preventing; /* 1: asked before anything happens: what is denied does not */
+	u32 later;	/* bit per subject: not to be known yet, and asked again when it is */
+	u32 ruled;	/* 1: by rules alone, not by what `defaults` says */
+	u32 pad2;
 	u64 args, args_size; /* of a new program: in its memory */
 	struct aw_session_key session;
 	struct aw_question_name names[2];
@@ -146,6 +151,14 @@ struct aw_machine {
 	u64 allowed[5]; /* agents, by kind */
 };
 
+/* What an LSM hook leaves for the end of the call it was in. */
+struct aw_hooked {
+	u64 call; /* its orig_ax + 1; 0: nothing is left */
+	u64 file; /* that was judged */
+	u32 generation, rule, verdict;
+	u32 told; /* 1: the call was refused, and its record is out */
+};
+
 struct aw_walk {
 	char front[AW_FRONT];
 	char path[AW_PATH_MAX + 256]; /* filled from the end; a name may be read past it */
@@ -158,6 +171,7 @@ struct aw_walk {
 	u32 found[AW_FOUND];
 	struct aw_question question;
 	struct aw_machine machine;
+	struct aw_hooked hooked;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
 	char address[136]; /* of a connect, as the caller wrote it */

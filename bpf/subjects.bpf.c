@@ -276,7 +276,7 @@ static long pass_step(u32 index, struct judge *judge)
 {
 	struct aw_machine *machine = &judge->walk->machine;
 	u32 sort = judge->walk->question.sort, pass;
-	bool there;
+	bool args_later = judge->walk->question.later & (1U << AW_SUBJECT_ARGS), there;
 
 	machine->begins = machine->ends;
 	pass = machine->pass;
@@ -291,7 +291,7 @@ static long pass_step(u32 index, struct judge *judge)
 	} else if (pass == 0) {
 		if (machine->begins)
 			sets_enter(judge, ARGS_ANCHORED, ARGS_FLOATING, NO_SET);
-		there = sort == AW_SORT_EXEC && policy_args(judge->walk);
+		there = sort == AW_SORT_EXEC && !args_later && policy_args(judge->walk);
 	} else if (pass & 1) {
 		if (pass > 3 || (pass == 3 && sort != AW_SORT_EXEC))
 			return 1;

@@ -200,17 +200,33 @@ static __always_inline void end_at_once(struct aw_record *record, struct aw_sess
 	record->header.flags |= AW_FLAG_SHARED;
 }
 
+/* By the policy in force, where no hook has asked it already. */
+static __always_inline void open_ask(struct aw_record *record, struct aw_walk *walk,
+				     const struct aw_subject *subject)
+{
+	int asking =
+		question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN, AW_SORT_NAME);
+
+	if (asking == QUESTION_IDLE)
+		record->header.generation = walk->question.generation;
+	else if (asking)
+		open_judge(record, walk);
+}
+
 static __always_inline void open_end(struct task_struct *task, const struct aw_subject *subject,
 				     const struct call *call)
 {
 	struct aw_record *record;
 	struct aw_walk *walk;
 	u32 at = sizeof(struct aw_open);
+	bool left;
 	struct file *file;
 	const void *asked;
-	int asking;
 
 	if (!scratch_get(task, &record, &walk, AW_KIND_OPEN))
+		return;
+	left = hook_left(walk, call->nr);
+	if (left && walk->hooked.told && call->result == -EPERM)
 		return;
 	header_fill(&record->header, task, subject, AW_KIND_OPEN, 0);
 	record->open.open_flags = open_flags(call);
@@ -228,12 +244,13 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 			open_file(record, walk, file, &at);
 		else
 			open_gone(record, call);
-		asking = question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN,
-					AW_SORT_NAME);
-		if (asking == QUESTION_IDLE)
-			record->header.generation = walk->question.generation;
-		else if (asking)
-			open_judge(record, walk);
+		if (left && walk->hooked.file == (u64)file) {
+			record->header.generation = walk->hooked.generation;
+			record->header.rule = walk->hooked.rule;
+			record->header.verdict = walk->hooked.verdict;
+		} else {
+			open_ask(record, walk, subject);
+		}
 		if (record->header.verdict == AW_VERDICT_KILL && is_shared(task, walk))
 			end_at_once(record, subject->session);
 	}
@@ -254,7 +271,8 @@ static __always_inline void exec_failed(struct task_struct *task, const struct a
 	u32 at = sizeof(struct aw_exec);
 	u64 asked = call->kind == CALL_EXECVE ? call->args[0] : call->args[1];
 
-	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC))
+	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC) ||
+	    hook_told(walk, call->nr, call->result))
 		return;
 	__builtin_memset(&record->exec, 0, sizeof(record->exec));
 	header_fill(&record->header, task, subject, AW_KIND_EXEC, 0);
@@ -309,6 +327,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	if (control.held)
 		hold(task, leader);
 	call.compat = task->thread_info.status & TS_COMPAT;
+	call.nr = regs->orig_ax + 1;
 	call.kind = call_of(regs->orig_ax, call.compat);
 	if (!call.kind || !tagged_below(task, leader, &subject))
 		return 0;

@@ -176,7 +176,7 @@ static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 
 /* For each interpreter of a script as well. */
 SEC("lsm/bprm_check_security")
-int BPF_PROG(lsm_exec, struct linux_binprm *bprm)
+int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 {
 	return exec_hook(bprm, bprm->file);
 }
@@ -233,7 +233,7 @@ int BPF_PROG(lsm_task_alloc, struct task_struct *child)
  * that, for a rule that names it; what a ring does afterwards no rule judges.
  */
 SEC("lsm/inode_init_security_anon")
-int BPF_PROG(lsm_anon_inode, struct inode *inode, const struct qstr *qstr)
+int BPF_PROG(lsm_inode_init_security_anon, struct inode *inode, const struct qstr *qstr)
 {
 	u32 at = sizeof(struct aw_open), len;
 	struct hooked hooked;

@@ -107,7 +107,7 @@ static __always_inline int unix_hook(struct sock *other)
 }
 
 SEC("lsm/unix_stream_connect")
-int BPF_PROG(lsm_unix_stream, struct sock *sk, struct sock *other)
+int BPF_PROG(lsm_unix_stream_connect, struct sock *sk, struct sock *other)
 {
 	return unix_hook(other);
 }

@@ -41,6 +41,7 @@ def decode(
         "rule": values.get("rule", 0),
         "verdict": values.get("verdict", 0),
         "provisional": bool(flags & abi.FLAG_PROVISIONAL),
+        "refused": bool(flags & abi.FLAG_HOOK) and values.get("result", 0) < 0,
     }
     if unresolved:
         common["unresolved"] = frozenset(word for bit, word in _UNRESOLVED if unresolved & bit)
@@ -58,7 +59,7 @@ def _exit(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
 def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     flags = v["flags"]
     asked = os.fsdecode(s["asked"])
-    failed = v["result"] < 0
+    failed = v["result"] < 0 and not common["refused"]
     cwd = "" if failed else name(v["cwd_dev"], s["cwd"])
     argv = s["argv"]
     tokens = argv.removesuffix(b"\0").split(b"\0") if argv else []
@@ -84,7 +85,7 @@ def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
 def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     flags = v["flags"]
     return Open(
-        path="" if v["result"] < 0 else _file(v, s["path"], name),
+        path="" if v["result"] < 0 and not common["refused"] else _file(v, s["path"], name),
         asked=os.fsdecode(s["asked"]),
         flags=v["open_flags"],
         result=v["result"],

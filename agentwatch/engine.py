@@ -430,12 +430,13 @@ def _is_done(event: Event) -> bool:
     """Whether the kernel has acted on an event that it has judged."""
     if event.verdict == abi.VERDICT_KILL:
         return True
-    # Elsewhere than before a connection nothing can be denied: there the engine answers.
+    # What is denied where it has happened already is the engine's to answer.
     return event.verdict == abi.VERDICT_DENY and _is_refused(event)
 
 
 def _is_refused(event: Event) -> bool:
-    return isinstance(event, Connect) and event.result == -errno.EPERM
+    by_cgroup = isinstance(event, Connect) and event.result == -errno.EPERM
+    return event.refused or by_cgroup
 
 
 def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:

@@ -35,7 +35,8 @@ class Event:
     """What every record has. `unresolved` names fields whose read failed or was cut.
 
     generation: of the policy the kernel judged it by, 0: it did not. verdict: what that said
-    (abi.VERDICT_*, 0: nothing), rule: the rule's number in that policy.
+    (abi.VERDICT_*, 0: nothing), rule: its number in that policy. refused: an LSM hook did not
+    let the call happen; its names are those that would have been used.
     """
 
     time: int
@@ -49,6 +50,7 @@ class Event:
     unresolved: frozenset[str] = frozenset()
     rule: int = 0
     verdict: int = 0
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

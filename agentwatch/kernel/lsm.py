@@ -49,9 +49,12 @@ HOOKS = (
 NEWER = frozenset({"lsm_file_truncate", "lsm_inode_set_acl", "lsm_inode_remove_acl"})
 """Of what older kernels ask by another hook: nothing is missing without them."""
 
+HOOKS_NEEDED = frozenset(HOOKS) - NEWER
+"""What a kernel with BPF LSM has."""
+
 _LSM_PROGRAM, _LSM_MAC = 29, 27  # linux/bpf.h: BPF_PROG_TYPE_LSM, BPF_LSM_MAC
 _BTF_KIND_FUNC = 12  # linux/btf.h
-_ALLOWS = bytes.fromhex("b700000000000000" "9500000000000000")  # return 0
+_ALLOWS = bytes.fromhex("b7000000000000009500000000000000")  # return 0
 _FAILED = re.compile(r"prog '(\w+)': failed to load")
 
 

@@ -178,6 +178,7 @@ class Probes:
         bpf.run("find_rename_lock")
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
+        self._offered = loading.hooks | loading.refused.keys()
         self.hooks = frozenset(name for name in loading.hooks if self._prevents(name))
 
     def _prevents(self, hook: str) -> bool:
@@ -435,6 +436,10 @@ class Probes:
         """Hooks whose program is attached to what is there."""
         tiers = frozenset((*HOOKS, *lsm.HOOKS))
         return self._object.attached & tiers | self._policies.attached()
+
+    def wanted(self) -> tuple[str, ...]:
+        """The hooks there can be something attached to on this kernel."""
+        return (*HOOKS, *CONNECT_HOOKS, *(name for name in lsm.HOOKS if name in self._offered))
 
     def stats(self) -> dict[str, ProgramStats]:
         """Of the program of every hook."""

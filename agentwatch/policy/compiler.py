@@ -134,6 +134,7 @@ def compile(  # noqa: A001 - it is called as compiler.compile
     agents: AgentBits,
     prevents: bool,
     generation: int,
+    lsm: bool = False,
     size: int = LARGEST,
     paused: Collection[str] = frozenset(),
     clock: Callable[[], float] = lambda: 0.0,
@@ -141,7 +142,8 @@ def compile(  # noqa: A001 - it is called as compiler.compile
     """The image of a ruleset, at most `size` bytes of it.
 
     mode, without_hook: as for the engine. agents: the bits there are; those of the ruleset's agents
-    are added. prevents: programs are attached that refuse connections. paused: rules that the
+    are added. prevents: programs are attached that refuse connections; lsm: that refuse anything.
+    paused: rules that the
     engine alone decides, for it knows until when.
 
     Raises AgentwatchError for rules that do not fit, however little their patterns are given.
@@ -151,7 +153,7 @@ def compile(  # noqa: A001 - it is called as compiler.compile
     names += [n for rule in ruleset.rules for n in rule.agents]
     names += [d.agent for d in ruleset.defaults if d.agent != ALL]
     agents = agents.extended(names)
-    host = Host(mode, without_hook, prevents)
+    host = Host(mode, without_hook, prevents, lsm)
     for attempt in range(_ATTEMPTS):
         room = max(size - _SPARE, size // 2) >> 2 * attempt
         compilation = _Compilation(ruleset, agents, host, frozenset(paused), clock)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentwatch.kernel.probes import Probes
+from tests.kernel.law import Law
 from tests.kernel.recording import Gate, Recorder
 
 SOURCES = Path(__file__).parent / "programs"
@@ -73,3 +74,10 @@ def gate() -> Iterator[Gate]:
     made = Gate()
     yield made
     made.close()
+
+
+@pytest.fixture
+def law(probes: Probes, place: Path) -> Iterator[Law]:
+    """No rules yet; withdrawn afterwards."""
+    yield Law(probes, place)
+    probes.withdraw()

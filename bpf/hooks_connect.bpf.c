@@ -115,7 +115,9 @@ int BPF_PROG(lsm_unix_stream_connect, struct sock *sk, struct sock *other)
 SEC("lsm/unix_may_send")
 int BPF_PROG(lsm_unix_may_send, struct socket *socket, struct socket *other)
 {
-	return unix_hook(other->sk);
+	struct sock *peer = other->sk;
+
+	return peer ? unix_hook(peer) : 0;
 }
 
 /* A socket that sends without connecting, to nobody a rule could name: only what it is, is asked. */

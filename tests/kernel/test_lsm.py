@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
-import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from agentwatch import abi
 from agentwatch.kernel import lsm
 from agentwatch.kernel.probes import Probes
-from tests.kernel.law import Law, spawn
+from tests.kernel.law import Law
 from tests.kernel.recording import tell
 
 pytestmark = pytest.mark.lsm
@@ -52,6 +52,39 @@ def test_a_denied_read_is_refused_and_others_are_not(law: Law) -> None:
     (refused,) = [e for e in seen.opens if e.refused]
     assert (refused.path, refused.verdict, refused.result) == (str(key), abi.VERDICT_DENY, -1)
     assert len([e for e in seen.opens if e.asked == str(key) or e.path == str(key)]) == 2
+
+
+def test_another_thread_has_nothing_of_a_file_that_is_denied(law: Law, programs: Path) -> None:
+    """A thousand runs of one that reads from whatever descriptor there may be: no byte."""
+    key = law.place / "key"
+    key.write_text("secret")
+    law.rule(("read", f'{{path: "{key}"}}', "deny"))
+
+    def act() -> None:
+        command = [programs / "thief", key, "1000"]
+        told = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        tell(json.loads(told.stdout))
+
+    assert law.record(act).told == ({"runs": 1000, "opened": 0, "stolen": 0},)
+
+
+def test_races_are_not_won(law: Law, programs: Path) -> None:
+    """Five thousand opens through a link that changes, five thousand of exchanged names."""
+    for name, text in (("denied", "S"), ("allowed", "P"), ("name", "P")):
+        (law.place / name).mkdir()
+        (law.place / name / "file").write_text(text)
+    (law.place / "link").symlink_to("allowed")
+    law.rule(("read", f'{{path: "{law.place}/denied/**"}}', "deny"))
+
+    def act() -> None:
+        command = [programs / "races", law.place, "5000"]
+        told = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        tell(json.loads(told.stdout))
+
+    (seen,) = law.record(act).told
+    assert seen["won"] == 0
+    assert seen["races"] == 10_000
+    assert min(seen["allowed"], seen["refused"]) > 100
 
 
 def test_a_denied_exec_runs_no_instruction_and_the_shell_goes_on(law: Law, programs: Path) -> None:

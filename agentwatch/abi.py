@@ -76,6 +76,7 @@ ROOT_MAX = 64
 POINT_MAX = 192
 MOUNTS = 8
 POLICY_SLOTS, POLICY_NONE = 4, 0xFFFFFFFF
+PREEMPTION_NONE, PREEMPTION_SOME = 1, 2
 
 POLICY_MAGIC, POLICY_ABI, POLICY_GENERATION = 0x31505741, 1, 2
 POLICY_BASE, POLICY_UNREAD, POLICY_DEFAULTS = 5, 8, 11
@@ -344,6 +345,8 @@ CONTROL = Layout(
         ("in_force", "u32"),
         ("next", "u32"),
         ("refusing", "u32"),
+        ("preemption", "u32"),
+        ("pad", "u32"),
     ),
 )
 MAP_VALUES = (

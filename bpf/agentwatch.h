@@ -202,6 +202,10 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
 #define AW_POLICY_UNREAD_ROLES 13 /* ... of exe, cwd, args */
 #define AW_POLICY_SETS 16	  /* four words each: classes, start, default, 0 */
 
+/* aw_control.preemption */
+#define AW_PREEMPTION_NONE 1 /* nothing else runs while a tracing program does */
+#define AW_PREEMPTION_SOME 2 /* another task may: whose runs of that program are skipped then */
+
 /* Values of maps. */
 
 struct aw_session_key {
@@ -295,6 +299,8 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 in_force;	   /* slot of the policy, or AW_POLICY_NONE */
 	__u32 next;	   /* ... of the next one: an exec leaves a mark for it as well */
 	__u32 refusing;	   /* 1: programs that refuse connections are attached */
+	__u32 preemption;  /* of tracing programs, found at the first fork: AW_PREEMPTION_* */
+	__u32 pad;
 };
 
 #endif

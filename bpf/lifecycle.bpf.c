@@ -77,11 +77,33 @@ static __always_inline void origin_note(struct task_struct *parent, struct task_
 		COUNT(unlabelled);
 }
 
+#define PREEMPT_MASK 0xff
+
+/*
+ * Newer kernels run tracing programs with preemption on: whoever takes over meanwhile and comes by the
+ * same program has its run skipped. Looked at from inside, once.
+ */
+static __always_inline void preemption_note(void)
+{
+	u64 base = 0;
+	u32 depth = 0;
+
+	if (!preempt_count_at)
+		return;
+	if (bpf_probe_read_kernel(&base, sizeof(base),
+				  (u64 *)per_cpu_offset_at + bpf_get_smp_processor_id()) ||
+	    bpf_probe_read_kernel(&depth, sizeof(depth), (void *)(base + preempt_count_at)))
+		return;
+	control.preemption = depth & PREEMPT_MASK ? AW_PREEMPTION_NONE : AW_PREEMPTION_SOME;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct aw_subject subject;
 
+	if (!control.preemption)
+		preemption_note();
 	if (!tagged(parent, &subject)) {
 		if (control.looking)
 			origin_note(parent, child);

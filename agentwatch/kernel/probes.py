@@ -175,9 +175,10 @@ class Probes:
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
         self.activity = Ring(bpf.map("activity").fd, sizes.activity)
         self._policies = Policies(bpf, sizes.policy, self._set)
-        bpf.run("find_rename_lock")
+        bpf.run("find_symbols")
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
+        threading.Thread(target=int, name="fork").start()  # and the probes know what preempts them
         self._offered = loading.hooks | loading.refused.keys()
         self.hooks = frozenset(name for name in loading.hooks if self._prevents(name))
 
@@ -436,6 +437,11 @@ class Probes:
         """Hooks whose program is attached to what is there."""
         tiers = frozenset((*HOOKS, *lsm.HOOKS))
         return self._object.attached & tiers | self._policies.attached()
+
+    @property
+    def lossy(self) -> bool:
+        """Whether this kernel may skip runs of tracing programs under load."""
+        return self._get("preemption") == abi.PREEMPTION_SOME
 
     def wanted(self) -> tuple[str, ...]:
         """The hooks there can be something attached to on this kernel."""

@@ -92,9 +92,9 @@ struct aw_question {
 	u32 unread, uncertain; /* bit per subject */
 	u32 deciding;	       /* 0: only for the predicates */
 	u64 agents;
-	u64 predicates[4]; /* of the process; the last is never asked */
-	u32 known;	   /* 1: they are of this policy */
-	u32 pad;
+	u64 predicates[4];   /* of the process; the last is never asked */
+	u32 known;	     /* 1: they are of this policy */
+	u32 below;	     /* 1: of all that is below the directory that it names */
 	u64 args, args_size; /* of a new program: in its memory */
 	struct aw_session_key session;
 	struct aw_question_name names[2];

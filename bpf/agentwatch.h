@@ -193,7 +193,7 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
  * The header's words; the rest is found through them (agentwatch/policy/image.py).
  */
 #define AW_POLICY_MAGIC 0x31505741
-#define AW_POLICY_ABI 1
+#define AW_POLICY_ABI 2
 #define AW_POLICY_GENERATION 2
 #define AW_POLICY_BASE 5   /* lists: exec, open, connect */
 #define AW_POLICY_UNREAD 8 /* lists: the same */

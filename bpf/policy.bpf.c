@@ -190,7 +190,7 @@ static long forget_step(u32 index, struct judge *judge)
  * it has not itself, 31 whether there is something to look up behind any byte.
  */
 #define CLASSES 256
-#define FIRST_CLASS 8 /* cells below it are symbols' */
+#define FIRST_CLASS 10 /* cells below it are symbols' */
 #define CELLS (FIRST_CLASS + CLASSES)
 #define DEFAULT_CELLS 272 /* from one default row to the next */
 #define DEFAULT_OF(state) ((state) >> 22 & 511)

@@ -97,7 +97,7 @@ __noinline int question_begin(struct aw_walk *walk, struct aw_tag *tag, struct a
 	question->deciding = question->agents && session->state != AW_SESSION_PROVISIONAL;
 	question->lists = lists;
 	question->sort = sort;
-	question->words = 0;
+	question->words = question->below = 0;
 	question->unread = question->uncertain = 0;
 	question->preventing = question->later = question->ruled = 0;
 	question->session = tag->session;

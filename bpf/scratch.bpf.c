@@ -104,11 +104,11 @@ struct aw_question {
 	u64 agents;
 	u64 predicates[4]; /* of the process; the last is never asked */
 	u32 known;	   /* 1: they are of this policy */
+	u32 below;	   /* 1: of all that is below the directory that it names */
+	u32 preventing;	   /* 1: asked before anything happens: what is denied does not */
+	u32 later;	   /* bit per subject: not to be known yet, and asked again when it is */
+	u32 ruled;	   /* 1: by rules alone, not by what `defaults` says */
 	u32 pad;
-	u32 preventing; /* 1: asked before anything happens: what is denied does not */
-	u32 later;	/* bit per subject: not to be known yet, and asked again when it is */
-	u32 ruled;	/* 1: by rules alone, not by what `defaults` says */
-	u32 pad2;
 	u64 args, args_size; /* of a new program: in its memory */
 	struct aw_session_key session;
 	struct aw_question_name names[2];

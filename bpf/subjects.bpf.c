@@ -1,6 +1,67 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* What the automata are walked over: argv in parts, names with their mount point in front, addresses. */
 
+/* The virtual symbol of what is reachable from a state, and that of what is sticky below directories. */
+#define AW_SYMBOL_REACH 8
+#define AW_SYMBOL_BELOW 9
+
+/*
+ * The lists of what is reachable from where the sets are: a state's own, else its default row's. Not
+ * static: so the verifier looks at it once.
+ */
+__noinline int policy_reach(struct aw_walk *walk)
+{
+	struct judge judge = {.walk = walk};
+	struct aw_machine *machine;
+	u64 mask = policy_mask & ~7ULL;
+
+	if (!walk)
+		return 0;
+	judge.policy = policy_of(&walk->question);
+	if (!judge.policy)
+		return 0;
+	machine = &walk->machine;
+	machine->found = machine->clearing = 0;
+	for (int i = 0; i < AW_SETS - 1; i++) {
+		struct aw_set *set = &machine->sets[i];
+		u64 usual = set->rows + DEFAULT_OF(set->state) * DEFAULT_CELLS, found;
+
+		if (!set->classes)
+			continue;
+		found = entry(judge.policy, set->state + AW_SYMBOL_REACH, mask);
+		if ((u32)(found >> 32) != (u32)set->state)
+			found = entry(judge.policy, usual + AW_SYMBOL_REACH, mask);
+		if (!(u32)found)
+			continue;
+		walk->found[machine->found & (AW_FOUND - 1)] = found;
+		machine->found++;
+	}
+	if (machine->found)
+		lists_take(&judge);
+	return 0;
+}
+
+/*
+ * Of argv only the beginning could be read: what that accepted loosens nothing any more, and what may
+ * follow restricts.
+ */
+static __always_inline void args_cut(struct aw_walk *walk)
+{
+	struct judge judge = {.walk = walk};
+	struct aw_question *question = &walk->question;
+	u32 roles;
+
+	question->uncertain |= 1U << AW_SUBJECT_ARGS;
+	judge.policy = policy_of(question);
+	if (!judge.policy)
+		return;
+	roles = word(judge.policy, AW_POLICY_ROLES);
+	for (int i = 0; i < 3; i++)
+		question->found[i] &= word(judge.policy, roles + 2 * i) |
+				      (u64)word(judge.policy, roles + 2 * i + 1) << 32;
+	policy_reach(walk);
+}
+
 /* Over argv[0], of any length, to its NUL. */
 static long first_step(u32 index, struct judge *judge)
 {
@@ -51,7 +112,10 @@ __noinline int policy_args(struct aw_walk *walk)
 		n = AW_PATH_MAX;
 	if (question->unread & (1U << AW_SUBJECT_ARGS) ||
 	    (n && bpf_probe_read_user(walk->path, n, (void *)question->args))) {
-		question->unread |= 1U << AW_SUBJECT_ARGS;
+		if (machine->begins)
+			question->unread |= 1U << AW_SUBJECT_ARGS;
+		else
+			args_cut(walk);
 		machine->ends = 1;
 		return 0;
 	}
@@ -194,6 +258,8 @@ __noinline int policy_name(struct aw_walk *walk, struct aw_record *record, u32 w
 	off = machine->off;
 	if (off > AW_TEXT_MAX - 256)
 		return 0;
+	if (walk->question.below && machine->len == 2 && bytes[PINNED(off)] == '/')
+		machine->len = 1; /* the root directory's name is its separator */
 	if (bytes[PINNED(off)] == '[')
 		walk->question.uncertain |= 1U << (name->subject & 7);
 	machine->last = name->symbol;
@@ -208,6 +274,9 @@ static __always_inline struct aw_project *project_of(const struct aw_question *q
 	return bpf_map_lookup_elem(&projects, &key);
 }
 
+#define PROJECT_AROUND 1 /* the name is in the project */
+#define PROJECT_BELOW 2	 /* the project is in the directory */
+
 static long project_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
@@ -215,18 +284,25 @@ static long project_step(u32 index, struct judge *judge)
 	struct aw_project *project = project_of(&walk->question);
 	u64 begun = (u64)index * 16, off = machine->off + begun, n;
 	const u8 *name;
+	bool above;
 
 	machine->named = 0;
-	if (!project || project->len >= machine->len || project->len > AW_PROJECT_MAX)
+	if (!project || project->len > AW_PROJECT_MAX)
 		return 1;
-	n = project->len;
+	above = project->len >= machine->len;
+	if (above && !judge->walk->question.below)
+		return 1;
+	n = above ? machine->len : project->len;
 	machine->project = n;
 	if (off > AW_TEXT_MAX - 32 || begun > AW_PROJECT_MAX - 16)
 		return 1;
 	name = (const u8 *)walk + PINNED(off);
 	for (int i = 0; i < 16; i++) {
 		if (begun + i == n) {
-			machine->named = name[i] == '/';
+			if (above)
+				machine->named = PROJECT_BELOW;
+			else if (name[i] == '/')
+				machine->named = PROJECT_AROUND;
 			return 1;
 		}
 		if (project->path[PINNED(begun) + i] != name[i])
@@ -235,7 +311,10 @@ static long project_step(u32 index, struct judge *judge)
 	return 0;
 }
 
-/* The same name from the end of the session's project on; 0: it is elsewhere. Not static: see above. */
+/*
+ * The same name from the end of the session's project on: PROJECT_*, or 0: it is elsewhere. Not static:
+ * see above.
+ */
 __noinline int policy_project(struct aw_walk *walk)
 {
 	struct judge judge = {.walk = walk};
@@ -248,11 +327,11 @@ __noinline int policy_project(struct aw_walk *walk)
 		return 0;
 	machine->named = 0;
 	bpf_loop(AW_PROJECT_MAX / 16 + 1, project_step, &judge, 0);
-	if (!machine->named)
-		return 0;
-	machine->off += machine->project;
-	machine->len -= machine->project;
-	return 1;
+	if (machine->named == PROJECT_AROUND) {
+		machine->off += machine->project;
+		machine->len -= machine->project;
+	}
+	return machine->named;
 }
 
 /* An address, or the port behind it. */
@@ -275,8 +354,9 @@ static __always_inline bool bytes_enter(struct judge *judge, u32 port)
 static long pass_step(u32 index, struct judge *judge)
 {
 	struct aw_machine *machine = &judge->walk->machine;
-	u32 sort = judge->walk->question.sort, pass;
-	bool args_later = judge->walk->question.later & (1U << AW_SUBJECT_ARGS), there;
+	u32 sort = judge->walk->question.sort, below = judge->walk->question.below, pass;
+	bool args_later = judge->walk->question.later & (1U << AW_SUBJECT_ARGS);
+	u32 there;
 
 	machine->begins = machine->ends;
 	pass = machine->pass;
@@ -299,9 +379,17 @@ static long pass_step(u32 index, struct judge *judge)
 		there = policy_name(judge->walk, judge->record, pass >> 1);
 	} else {
 		sets_enter(judge, PROJECTS, NO_SET, NO_SET);
-		there = machine->sets[0].classes && policy_project(judge->walk);
+		there = machine->sets[0].classes ? policy_project(judge->walk) : 0;
 	}
-	if (there)
+	if (there && below) {
+		machine->sticky = AW_SYMBOL_BELOW;
+		machine->ends = 0;
+		if (there != PROJECT_BELOW) /* else all of the project is */
+			policy_walk(judge->walk);
+		machine->ends = 1;
+		policy_reach(judge->walk);
+	} else if (there) {
 		policy_walk(judge->walk);
+	}
 	return 0;
 }

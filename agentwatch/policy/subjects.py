@@ -109,7 +109,8 @@ class Subject:
     event has none (args of an exec: a row of no tokens), None where it could not be read.
     uncertain: mask of subjects that loosen nothing, though they were read. project: the name of the
     session's directory, None while it is unset. predicates: what holds of the image that makes the
-    call; None where that is not known.
+    call; None where that is not known. cut: args is only where they begin, more of which could not
+    be read.
     """
 
     kinds: int
@@ -124,6 +125,7 @@ class Subject:
     uncertain: int = 0
     project: bytes | None = None
     predicates: int | None = field(default=0)
+    cut: bool = False
 
 
 def subject_of(

@@ -7,17 +7,19 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agentwatch.events import Exec
+from agentwatch.events import Exec, Open
 from agentwatch.policy.image import Decision, Image
 from agentwatch.policy.subjects import Subject
 from agentwatch.rules.model import Condition, Match, Rule, Ruleset
 from tests.kernel.asking import KernelWalker, build
 from tests.rules.generating import HERE, PROJECT, Case, Generator, packs
 from tests.rules.judging import Judges, Tally, compiled_of
+from tests.rules.test_reachable import directories
 
 pytestmark = pytest.mark.root
 
@@ -26,6 +28,8 @@ SEEDS = 8
 PER_SET = 500
 MOST_RULES = 8
 SIZE = 8 << 20
+PAGE = 4096
+DIRECTORIES, CUTS = 20, 300  # in so many events one's directories are asked about, its argv cut
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,26 @@ def check(judges: Judges, walker: KernelWalker, case: Case, tally: Tally) -> Non
     if subject is None:
         return
     same(judges.image, walker, subject, case)
+    if isinstance(case.event, Exec | Open) and tally.pairs % DIRECTORIES == 0:
+        for name in directories(case.event.path):
+            asked = judges.check_below(case, name)
+            said = judges.image.decide_directory(asked), walker.decide_directory(asked)
+            assert said[0] == said[1], f"below {name!r}: Python and the kernel say {said}\n{case}"
+    if isinstance(case.event, Exec) and tally.pairs % CUTS < 2 and subject.args:
+        for begins in begun(subject.args):
+            same(judges.image, walker, replace(subject, args=begins, cut=True), case)
+
+
+def begun(args: bytes) -> tuple[bytes, ...]:
+    """What can be read of an argv whose rest cannot: whole pages, with the tokens at the end of
+    them, at their beginning and across two.
+    """
+    front, tail = b"x" * (PAGE - len(args) % PAGE - 1) + b"\0", b"\0y" * PAGE
+    return (
+        (front + args)[: len(front + args) // PAGE * PAGE],
+        (args + tail)[: 2 * PAGE],
+        (b"z" * (PAGE - 3 - len(args) // 2 % PAGE) + b"\0" + args + tail)[: 2 * PAGE],
+    )
 
 
 def same(
@@ -58,7 +82,11 @@ def same(
     if case is not None and isinstance(case.event, Exec) and not said.crowded:
         names = subject.path or (b"" if subject.path is not None else None), subject.cwd
         predicates = image.predicates(
-            *names, subject.args, uncertain=subject.uncertain, project=subject.project
+            *names,
+            subject.args,
+            uncertain=subject.uncertain,
+            project=subject.project,
+            cut=subject.cut,
         )
         assert walker.predicates() == predicates, f"predicates of {case}\n{subject}"
     return said

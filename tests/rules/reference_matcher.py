@@ -383,7 +383,7 @@ class Reference:
         return all(self._condition(one, event, actor, restricts) for one in match.conditions)
 
     def _condition(self, condition: Condition, event: Event, actor: Actor, restricts: bool) -> bool:
-        found = read(condition.field, event, actor, self._agent)
+        found = self._read(condition.field, event, actor)
         values = self._values(condition)
         if not any(v is not None for v in values):
             return False
@@ -400,6 +400,9 @@ class Reference:
             wanted is not None and any(self._covers(condition, wanted, value) for value in known)
             for wanted in values
         )
+
+    def _read(self, field: str, event: Event, actor: Actor) -> Read:
+        return read(field, event, actor, self._agent)
 
     def _values(self, condition: Condition) -> list[tuple[str, ...] | None]:
         """What the condition's values are with variables filled in, None for an unset one."""

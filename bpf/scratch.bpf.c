@@ -106,7 +106,7 @@ struct aw_question {
 
 #define AW_CONDITION_WORDS 256 /* bits of conditions, 64 in each */
 #define AW_KEPT 64	       /* lists that an event may meet */
-#define AW_CHUNK 32
+#define AW_CHUNK 256 /* bytes of a subject that are walked at once */
 #define AW_FOUND 64  /* lists that one step may meet: of a set, one for each byte */
 #define AW_FRONT 256 /* room for a mount point */
 #define AW_TEXT_MAX (AW_FRONT + AW_PATH_MAX + 256)
@@ -116,7 +116,7 @@ struct aw_question {
 struct aw_set {
 	u64 state, dead, rows;
 	u32 classes; /* 0: there is no such set */
-	u32 done;    /* bytes of what is walked */
+	u32 pad;
 };
 
 struct aw_machine {
@@ -126,7 +126,7 @@ struct aw_machine {
 	u32 off, len;	       /* what is walked, from the start of aw_walk */
 	u32 subject, which, named, project;
 	u32 pass, begins, ends; /* of a subject: its first part, its last */
-	u32 turn;		/* whose it is of the sets */
+	u32 turn, done;		/* whose it is of the sets, and its bytes of what is walked */
 	u32 found, kept, crowded;
 	u32 conditions, predicates, clearing;
 	/* Deciding. */

@@ -212,27 +212,19 @@ static long project_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
 	struct aw_machine *machine = &walk->machine;
-	struct aw_project *project = project_of(&walk->question);
-	u64 begun = (u64)index * 16, off = machine->off + begun, n;
+	u64 begun = (u64)index * 8, off = machine->off + begun, differs, n;
 	const u8 *name;
 
-	machine->named = 0;
-	if (!project || project->len >= machine->len || project->len > AW_PROJECT_MAX)
+	if (off > AW_TEXT_MAX - 16 || begun > AW_PROJECT_MAX - 8)
 		return 1;
-	n = project->len;
-	machine->project = n;
-	if (off > AW_TEXT_MAX - 32 || begun > AW_PROJECT_MAX - 16)
-		return 1;
+	n = machine->project - begun;
 	name = (const u8 *)walk + PINNED(off);
-	for (int i = 0; i < 16; i++) {
-		if (begun + i == n) {
-			machine->named = name[i] == '/';
-			return 1;
-		}
-		if (project->path[PINNED(begun) + i] != name[i])
-			return 1;
-	}
-	return 0;
+	differs = *(u64 *)name ^ *(u64 *)(judge->project->path + PINNED(begun));
+	if (n >= 8)
+		return differs != 0;
+	differs &= (1ULL << n * 8) - 1;
+	machine->named = !differs && name[n & 7] == '/';
+	return 1;
 }
 
 /* The same name from the end of the session's project on; 0: it is elsewhere. Not static: see above. */
@@ -246,8 +238,12 @@ __noinline int policy_project(struct aw_walk *walk)
 	machine = &walk->machine;
 	if (!machine->len)
 		return 0;
+	judge.project = project_of(&walk->question);
+	if (!judge.project || judge.project->len >= machine->len)
+		return 0;
 	machine->named = 0;
-	bpf_loop(AW_PROJECT_MAX / 16 + 1, project_step, &judge, 0);
+	machine->project = judge.project->len;
+	bpf_loop(AW_PROJECT_MAX / 8 + 1, project_step, &judge, 0);
 	if (!machine->named)
 		return 0;
 	machine->off += machine->project;
@@ -289,17 +285,21 @@ static long pass_step(u32 index, struct judge *judge)
 			return 1;
 		there = bytes_enter(judge, pass);
 	} else if (pass == 0) {
+		if (sort != AW_SORT_EXEC)
+			return 0;
 		if (machine->begins)
 			sets_enter(judge, ARGS_ANCHORED, ARGS_FLOATING, NO_SET);
-		there = sort == AW_SORT_EXEC && policy_args(judge->walk);
+		there = policy_args(judge->walk);
 	} else if (pass & 1) {
 		if (pass > 3 || (pass == 3 && sort != AW_SORT_EXEC))
 			return 1;
 		sets_enter(judge, PATHS_ANCHORED, PATHS_FLOATING, PATHS_BEGUN);
 		there = policy_name(judge->walk, judge->record, pass >> 1);
 	} else {
+		if (!(judge->walk->question.words & AW_WORD_PROJECT))
+			return 0;
 		sets_enter(judge, PROJECTS, NO_SET, NO_SET);
-		there = machine->sets[0].classes && policy_project(judge->walk);
+		there = policy_project(judge->walk);
 	}
 	if (there)
 		policy_walk(judge->walk);

@@ -276,13 +276,28 @@ done:
 	return i;
 }
 
-/* Part of what is between machine->off and off + len, by one set. */
+/* What one of the sets found among the bytes that the memo is to know. */
+static __always_inline void memo_note(struct aw_walk *walk)
+{
+	struct aw_memo *memo = &walk->memo;
+	u32 slot = (walk->machine.slot + walk->machine.turn) & (AW_SETS - 1);
+	u32 count = memo->counts[slot];
+
+	if (count < AW_MEMO_LISTS) {
+		memo->lists[slot][count] = walk->found[0];
+		memo->counts[slot] = count + 1;
+	} else {
+		walk->machine.spoilt = 1;
+	}
+}
+
+/* Part of what is between machine->off and off + until, by one set. */
 static long chunk_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
 	struct aw_machine *machine = &walk->machine;
 	struct aw_set *set = &machine->sets[machine->turn & (AW_SETS - 1)];
-	u64 done = machine->done, n = machine->len, off = machine->off + done;
+	u64 done = machine->done, n = machine->until, off = machine->off + done;
 
 	if (done >= n || set->state == set->dead || off > AW_TEXT_MAX - AW_CHUNK)
 		return 1;
@@ -290,8 +305,11 @@ static long chunk_step(u32 index, struct judge *judge)
 	machine->done = done;
 	if (STICKY(set->state)) {
 		look(judge->policy, policy_mask & ~7ULL, walk, set->state, machine->sticky);
-		if (machine->found)
+		if (machine->found) {
+			if (machine->noting)
+				memo_note(walk);
 			lists_take(judge);
+		}
 	}
 	return done >= n;
 }
@@ -336,6 +354,39 @@ static __always_inline void sets_look(struct judge *judge, bool first)
 	}
 }
 
+/* One set: what the memo knows of it, what it is to know, and the rest. */
+static __always_inline void set_run(struct judge *judge)
+{
+	struct aw_walk *walk = judge->walk;
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+	struct aw_set *set = &machine->sets[machine->turn & (AW_SETS - 1)];
+	u32 slot = (machine->slot + machine->turn) & (AW_SETS - 1);
+
+	if (set->state == set->dead)
+		return;
+	machine->done = machine->skip;
+	if (machine->skip) {
+		set->state = memo->states[slot];
+		machine->found = memo->counts[slot];
+		for (int i = 0; i < AW_MEMO_LISTS; i++)
+			walk->found[i] = memo->lists[slot][i];
+		if (machine->found)
+			lists_take(judge);
+	}
+	if (machine->stop) {
+		if (!machine->skip)
+			memo->counts[slot] = 0;
+		machine->noting = 1;
+		machine->until = machine->stop;
+		bpf_loop(2 * AW_TEXT_MAX, chunk_step, judge, 0);
+		machine->noting = 0;
+		memo->states[slot] = set->state;
+	}
+	machine->until = machine->len;
+	bpf_loop(2 * AW_TEXT_MAX, chunk_step, judge, 0);
+}
+
 /* Over what is between machine->off and off + len. Not static: so the verifier looks at it once. */
 __noinline int policy_walk(struct aw_walk *walk)
 {
@@ -352,11 +403,10 @@ __noinline int policy_walk(struct aw_walk *walk)
 	machine->clearing = 0;
 	if (machine->begins)
 		sets_look(&judge, true);
+	machine->noting = 0;
 	for (u32 i = 0; i < AW_SETS - 1; i++) {
 		machine->turn = i;
-		machine->done = 0;
-		if (machine->sets[i].state != machine->sets[i].dead)
-			bpf_loop(2 * AW_TEXT_MAX, chunk_step, &judge, 0);
+		set_run(&judge);
 	}
 	if (machine->ends)
 		sets_look(&judge, false);

@@ -208,6 +208,9 @@ static __always_inline struct aw_project *project_of(const struct aw_question *q
 	return bpf_map_lookup_elem(&projects, &key);
 }
 
+#define MEMO_FIRST 32 /* bytes noted of a name that has nothing in common with the last one */
+#define MEMO_LEAST 16
+
 static long project_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
@@ -251,6 +254,84 @@ __noinline int policy_project(struct aw_walk *walk)
 	return 1;
 }
 
+/*
+ * How much of a name is as it was in the last one, and how much is to be noted for the next one: more
+ * than is known, where the last two have more in common. Not static: so the verifier looks at it once.
+ */
+__noinline int memo_begin(struct aw_walk *walk)
+{
+	struct aw_machine *machine;
+	struct aw_memo *memo;
+	u32 same = 0, len, i;
+	u64 off;
+
+	if (!walk)
+		return 0;
+	machine = &walk->machine;
+	memo = &walk->memo;
+	off = machine->off;
+	if (off > AW_TEXT_MAX - AW_MEMO_TEXT)
+		return 0;
+	if (memo->generation != walk->question.generation || memo->slot != walk->question.slot) {
+		memo->generation = walk->question.generation;
+		memo->slot = walk->question.slot;
+		memo->len = memo->project_len = 0;
+	}
+	len = machine->len;
+	if (len > AW_MEMO_TEXT)
+		len = AW_MEMO_TEXT;
+	for (i = 0; i < AW_MEMO_TEXT / 8; i++) {
+		if (*(u64 *)((char *)walk + PINNED(off) + 8 * i) != *(u64 *)(memo->text + 8 * i))
+			break;
+		if (8 * i + 8 > len)
+			break;
+		same += 8;
+	}
+	if (memo->len && same >= memo->len)
+		machine->skip = memo->len;
+	if (same < MEMO_LEAST)
+		same = len < MEMO_FIRST ? 0 : MEMO_FIRST;
+	if (same > machine->skip + 8)
+		machine->stop = same;
+	for (i = 0; i < AW_MEMO_TEXT / 8; i++)
+		*(u64 *)(memo->text + 8 * i) = *(u64 *)((char *)walk + PINNED(off) + 8 * i);
+	if (machine->stop || !machine->skip)
+		memo->len = memo->project_len = 0;
+	return 0;
+}
+
+/* The same for what of it is behind the project's directory. */
+static __always_inline void memo_project(struct aw_walk *walk)
+{
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+
+	machine->slot = AW_SETS - 1;
+	if (memo->len <= machine->project)
+		return;
+	if (memo->project_len == memo->len && memo->project == machine->project) {
+		machine->skip = memo->len - machine->project;
+		return;
+	}
+	memo->project = machine->project;
+	memo->project_len = 0;
+	machine->stop = memo->len - machine->project;
+}
+
+/* After the walk: what was noted counts. */
+static __always_inline void memo_end(struct aw_walk *walk)
+{
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+
+	if (!machine->stop || machine->spoilt)
+		return;
+	if (machine->slot)
+		memo->project_len = memo->len;
+	else
+		memo->len = machine->stop;
+}
+
 /* An address, or the port behind it. */
 static __always_inline bool bytes_enter(struct judge *judge, u32 port)
 {
@@ -275,6 +356,7 @@ static long pass_step(u32 index, struct judge *judge)
 	bool there;
 
 	machine->begins = machine->ends;
+	machine->skip = machine->stop = machine->slot = machine->spoilt = 0;
 	pass = machine->pass;
 	if (machine->ends)
 		machine->pass++;
@@ -295,13 +377,19 @@ static long pass_step(u32 index, struct judge *judge)
 			return 1;
 		sets_enter(judge, PATHS_ANCHORED, PATHS_FLOATING, PATHS_BEGUN);
 		there = policy_name(judge->walk, judge->record, pass >> 1);
+		if (there && judge->walk->question.lists == AW_LISTS_OPEN)
+			memo_begin(judge->walk);
 	} else {
 		if (!(judge->walk->question.words & AW_WORD_PROJECT))
 			return 0;
 		sets_enter(judge, PROJECTS, NO_SET, NO_SET);
 		there = policy_project(judge->walk);
+		if (there && judge->walk->question.lists == AW_LISTS_OPEN)
+			memo_project(judge->walk);
 	}
-	if (there)
+	if (there) {
 		policy_walk(judge->walk);
+		memo_end(judge->walk);
+	}
 	return 0;
 }

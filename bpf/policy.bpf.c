@@ -404,6 +404,7 @@ __noinline int policy_walk(struct aw_walk *walk)
 	if (machine->begins)
 		sets_look(&judge, true);
 	machine->noting = 0;
+#pragma unroll /* 6.1 takes no loop around bpf_loop */
 	for (u32 i = 0; i < AW_SETS - 1; i++) {
 		machine->turn = i;
 		set_run(&judge);

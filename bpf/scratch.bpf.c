@@ -106,9 +106,9 @@ struct aw_question {
 
 #define AW_CONDITION_WORDS 256 /* bits of conditions, 64 in each */
 #define AW_KEPT 64	       /* lists that an event may meet */
-#define AW_CHUNK 256 /* bytes of a subject that are walked at once */
-#define AW_FOUND 4   /* lists that are found before they are looked at: one of each set */
-#define AW_FRONT 256 /* room for a mount point */
+#define AW_CHUNK 256	       /* bytes of a subject that are walked at once */
+#define AW_FOUND 4	       /* lists that are found before they are looked at: one of each set */
+#define AW_FRONT 256	       /* room for a mount point */
 #define AW_TEXT_MAX (AW_FRONT + AW_PATH_MAX + 256)
 
 #define AW_SETS 4

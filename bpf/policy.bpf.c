@@ -291,27 +291,68 @@ static __always_inline void memo_note(struct aw_walk *walk)
 	}
 }
 
-/* Part of what is between machine->off and off + until, by one set. */
+/* The next set: where it is behind what the memo knows, with what it found there. */
+static __always_inline void set_begin(struct judge *judge, struct aw_set *set, u32 slot)
+{
+	struct aw_walk *walk = judge->walk;
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+
+	machine->begun = 1;
+	machine->done = machine->skip;
+	machine->noting = machine->stop != 0;
+	machine->until = machine->noting ? machine->stop : machine->len;
+	if (machine->skip) {
+		set->state = memo->states[slot];
+		machine->found = memo->counts[slot];
+		for (int i = 0; i < AW_MEMO_LISTS; i++)
+			walk->found[i] = memo->lists[slot][i];
+	} else if (machine->stop) {
+		memo->counts[slot] = 0;
+	}
+}
+
+/* Part of what is between machine->off and off + len: by one set to the end, then by the next one. */
 static long chunk_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
 	struct aw_machine *machine = &walk->machine;
-	struct aw_set *set = &machine->sets[machine->turn & (AW_SETS - 1)];
-	u64 done = machine->done, n = machine->until, off = machine->off + done;
+	u32 turn = machine->turn & (AW_SETS - 1), slot = (machine->slot + turn) & (AW_SETS - 1);
+	struct aw_set *set = &machine->sets[turn];
+	bool known = false;
+	u64 done, n, off;
 
-	if (done >= n || set->state == set->dead || off > AW_TEXT_MAX - AW_CHUNK)
-		return 1;
-	done += set_walk(judge->policy, set, (const u8 *)walk + PINNED(off), n - done);
-	machine->done = done;
-	if (STICKY(set->state)) {
-		look(judge->policy, policy_mask & ~7ULL, walk, set->state, machine->sticky);
-		if (machine->found) {
-			if (machine->noting)
-				memo_note(walk);
-			lists_take(judge);
-		}
+	if (!machine->begun && set->state != set->dead) {
+		set_begin(judge, set, slot);
+		known = machine->found;
 	}
-	return done >= n;
+	done = machine->done;
+	n = machine->until;
+	off = machine->off + done;
+	if (known || done >= n || set->state == set->dead || off > AW_TEXT_MAX - AW_CHUNK) {
+		if (known) {
+			/* Looked at below, before the walk goes on. */
+		} else if (machine->begun && machine->noting) {
+			walk->memo.states[slot] = set->state;
+			machine->noting = 0;
+			machine->until = machine->len;
+			return 0;
+		} else {
+			machine->begun = 0;
+			return ++machine->turn >= AW_SETS - 1;
+		}
+	} else {
+		machine->done = done + set_walk(judge->policy, set, (const u8 *)walk + PINNED(off),
+						n - done);
+		if (!STICKY(set->state))
+			return 0;
+		look(judge->policy, policy_mask & ~7ULL, walk, set->state, machine->sticky);
+		if (machine->found && machine->noting)
+			memo_note(walk);
+	}
+	if (machine->found)
+		lists_take(judge);
+	return 0;
 }
 
 static __always_inline void set_enter(const char *policy, struct aw_set *set, u32 number)
@@ -354,39 +395,6 @@ static __always_inline void sets_look(struct judge *judge, bool first)
 	}
 }
 
-/* One set: what the memo knows of it, what it is to know, and the rest. */
-static __always_inline void set_run(struct judge *judge)
-{
-	struct aw_walk *walk = judge->walk;
-	struct aw_machine *machine = &walk->machine;
-	struct aw_memo *memo = &walk->memo;
-	struct aw_set *set = &machine->sets[machine->turn & (AW_SETS - 1)];
-	u32 slot = (machine->slot + machine->turn) & (AW_SETS - 1);
-
-	if (set->state == set->dead)
-		return;
-	machine->done = machine->skip;
-	if (machine->skip) {
-		set->state = memo->states[slot];
-		machine->found = memo->counts[slot];
-		for (int i = 0; i < AW_MEMO_LISTS; i++)
-			walk->found[i] = memo->lists[slot][i];
-		if (machine->found)
-			lists_take(judge);
-	}
-	if (machine->stop) {
-		if (!machine->skip)
-			memo->counts[slot] = 0;
-		machine->noting = 1;
-		machine->until = machine->stop;
-		bpf_loop(2 * AW_TEXT_MAX, chunk_step, judge, 0);
-		machine->noting = 0;
-		memo->states[slot] = set->state;
-	}
-	machine->until = machine->len;
-	bpf_loop(2 * AW_TEXT_MAX, chunk_step, judge, 0);
-}
-
 /* Over what is between machine->off and off + len. Not static: so the verifier looks at it once. */
 __noinline int policy_walk(struct aw_walk *walk)
 {
@@ -403,12 +411,10 @@ __noinline int policy_walk(struct aw_walk *walk)
 	machine->clearing = 0;
 	if (machine->begins)
 		sets_look(&judge, true);
-	machine->noting = 0;
-#pragma unroll /* 6.1 takes no loop around bpf_loop */
-	for (u32 i = 0; i < AW_SETS - 1; i++) {
-		machine->turn = i;
-		set_run(&judge);
-	}
+	if (machine->found)
+		lists_take(&judge);
+	machine->turn = machine->begun = 0;
+	bpf_loop(AW_SETS * 2 * AW_TEXT_MAX, chunk_step, &judge, 0);
 	if (machine->ends)
 		sets_look(&judge, false);
 	if (machine->found)

@@ -106,7 +106,7 @@ struct aw_question {
 
 #define AW_CONDITION_WORDS 256 /* bits of conditions, 64 in each */
 #define AW_KEPT 64	       /* lists that an event may meet */
-#define AW_CHUNK 256	       /* bytes of a subject that are walked at once */
+#define AW_CHUNK 128	       /* bytes of a subject that are walked at once */
 #define AW_FOUND 4	       /* lists that are found before they are looked at: one of each set */
 #define AW_FRONT 256	       /* room for a mount point */
 #define AW_TEXT_MAX (AW_FRONT + AW_PATH_MAX + 256)
@@ -128,7 +128,7 @@ struct aw_machine {
 	u32 pass, begins, ends; /* of a subject: its first part, its last */
 	u32 turn, done, until;	/* whose it is of the sets, and its bytes of what is walked */
 	u32 skip, stop;		/* bytes that the memo knows, and is to know; 0: none */
-	u32 slot, noting, spoilt;
+	u32 slot, begun, noting, spoilt;
 	u32 found, kept, crowded;
 	u32 conditions, predicates, clearing;
 	/* Deciding. */

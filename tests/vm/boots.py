@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernel import building
 from tests.tiers import Outcome, summarise, watch, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -113,6 +114,8 @@ def asked(settings: Mapping[str, str]) -> tuple[Boot, ...]:
 def main(options: list[str]) -> int:
     """Run what is asked for; 1 when any failed. One boot alone has only pytest's closing line."""
     boots = asked(os.environ)
+    building.BUILT.mkdir(parents=True, exist_ok=True)
+    building.build(building.BUILT)
     if len(boots) == 1:
         return int(run(boots[0], options, "").code != 0)
     return run_all(boots, options)

@@ -58,10 +58,10 @@ class Boot:
 
 # The longest first, so that the last two end at about the same time.
 BOOTS = (
-    Boot("7.2", preempt="full"),
+    Boot("7.2"),
     Boot("6.12"),
     Boot("6.1"),
-    Boot("7.2", again=True),
+    Boot("7.2", preempt="full", again=True),
     Boot("6.12", preempt="full", again=True),
     Boot("6.1", preempt="full", again=True),
     Boot("6.12", lsm="lockdown,capability,landlock,yama"),

@@ -131,6 +131,23 @@ int BPF_PROG(lsm_file_receive, struct file *file)
 
 /* Executing. */
 
+/* Where the caller keeps argv; false where the new program gets another one, as a script's does. */
+static __always_inline bool argv_of(struct aw_question *question, struct linux_binprm *bprm)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	struct call call;
+
+	if (bprm->interp != bprm->filename)
+		return false;
+	call.compat = task->thread_info.status & TS_COMPAT;
+	call.kind = call_of(regs->orig_ax, call.compat);
+	args_read(&call, regs);
+	question->argv_size = call.compat ? 4 : 8;
+	question->argv = call.args[call.kind == CALL_EXECVEAT ? 2 : 1];
+	return question->argv && (call.kind == CALL_EXECVE || call.kind == CALL_EXECVEAT);
+}
+
 /* What argv says is not known before the new program is in place, and decided there. */
 static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 {
@@ -167,9 +184,10 @@ static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 	exec->cwd_dev = name.dev;
 	exec->cwd_len = put_name(hooked.record, &at, &name, hooked.walk->path, AW_UNRESOLVED_CWD);
 	question = &hooked.walk->question;
-	question->later = 1 << AW_SUBJECT_ARGS;
 	question->ruled = !bprm;
 	exec_question(hooked.record, hooked.walk);
+	if (!bprm || !argv_of(question, bprm))
+		question->later = 1 << AW_SUBJECT_ARGS;
 	question_ask(hooked.walk, hooked.record, &exec->header);
 	return DENIED(hook_answer(&hooked, file, at, &lifecycle, RING_LIFECYCLE));
 }

@@ -40,17 +40,46 @@ struct change {
 	struct path first, second;
 };
 
+/*
+ * What goes elsewhere takes along what is denied by its name, the directory's or of what is below it: so
+ * it stays, by that rule.
+ */
+static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk,
+					struct name *name)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_header *header = &record->header;
+
+	question->unread = question->uncertain = 0;
+	if (name->failed || name->flags & AW_FLAG_ANONYMOUS)
+		question->unread = 1 << AW_SUBJECT_FILE;
+	question->below = 1;
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, 0, name->len, name->dev, false);
+	policy_judge(walk, 0);
+	question->below = 0;
+	if (question->verdict != AW_VERDICT_KILL && question->verdict != AW_VERDICT_DENY)
+		return;
+	header->verdict = AW_VERDICT_DENY;
+	header->rule = question->rule;
+	header->flags |= AW_FLAG_BELOW;
+}
+
 static __noinline int change_hook(struct change *asked)
 {
 	u32 at = sizeof(struct aw_change);
 	struct aw_change *change;
 	struct hooked hooked;
 	struct name name;
+	bool moves;
 	int found;
 
-	found = hook_begin(&hooked, AW_KIND_CHANGE, AW_LISTS_OPEN, AW_SORT_NAME);
+	moves = asked->op == AW_OP_RENAME || asked->op == AW_OP_LINK;
+	/* Rules on programs, too, are about what is moved. */
+	found = hook_begin(&hooked, AW_KIND_CHANGE, moves ? AW_LISTS_EXEC : AW_LISTS_OPEN,
+			   AW_SORT_NAME);
 	if (found != HOOK_ASKS)
 		return DENIED(found == HOOK_BLIND);
+	hooked.walk->question.lists = AW_LISTS_OPEN;
 	change = &hooked.record->change;
 	__builtin_memset((void *)change + sizeof(change->header), 0,
 			 sizeof(*change) - sizeof(change->header));
@@ -68,6 +97,10 @@ static __noinline int change_hook(struct change *asked)
 		change->new_len = put_name(hooked.record, &at, &name, hooked.walk->path,
 					   AW_UNRESOLVED_NEW_PATH);
 		change_judge(hooked.record, hooked.walk, asked->words, &name);
+	}
+	if (moves && !change->header.verdict) {
+		name_of(&name, &asked->first, hooked.walk);
+		below_judge(hooked.record, hooked.walk, &name);
 	}
 	change->header.length = at;
 	if (change->header.verdict == AW_VERDICT_KILL)

@@ -101,6 +101,7 @@ __noinline int question_begin(struct aw_walk *walk, struct aw_tag *tag, struct a
 	question->words = question->below = 0;
 	question->unread = question->uncertain = 0;
 	question->preventing = question->later = question->ruled = 0;
+	question->argv = 0;
 	question->session = tag->session;
 	question->names[0].len = 0;
 	question->names[0].plain = 1;

@@ -269,7 +269,8 @@ __noinline int policy_decide(struct aw_walk *walk)
 	if (machine->kept || question->unread ||
 	    word(judge.policy, AW_POLICY_BASE + question->lists))
 		bpf_loop(1 << 20, decide_step, &judge, 0);
-	if (machine->defaults && !question->ruled)
+	/* What would allow it may be said of arguments that are still to come. */
+	if (machine->defaults && !question->ruled && !question->later)
 		defaults_apply(&judge);
 	if (!question->verdict && (machine->looked != ~0U || question->look)) {
 		question->verdict = AW_VERDICT_LOOK;

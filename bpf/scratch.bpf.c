@@ -102,13 +102,15 @@ struct aw_question {
 	u32 unread, uncertain; /* bit per subject */
 	u32 deciding;	       /* 0: only for the predicates */
 	u64 agents;
-	u64 predicates[4]; /* of the process; the last is never asked */
-	u32 known;	   /* 1: they are of this policy */
-	u32 below;	   /* 1: of all that is below the directory that it names */
-	u32 preventing;	   /* 1: asked before anything happens: what is denied does not */
-	u32 later;	   /* bit per subject: not to be known yet, and asked again when it is */
-	u32 ruled;	   /* 1: by rules alone, not by what `defaults` says */
-	u32 pad;
+	u64 predicates[4];   /* of the process; the last is never asked */
+	u32 known;	     /* 1: they are of this policy */
+	u32 below;	     /* 1: of all that is below the directory that it names */
+	u32 preventing;	     /* 1: asked before anything happens: what is denied does not */
+	u32 later;	     /* bit per subject: not to be known yet, and asked again when it is */
+	u32 ruled;	     /* 1: by rules alone, not by what `defaults` says */
+	u32 early;	     /* tokens of argv that were read, of an exec that is still to be */
+	u64 argv;	     /* ... where its caller keeps them; 0: it has its own memory */
+	u32 argv_size, pad;  /* bytes of a pointer there */
 	u64 args, args_size; /* of a new program: in its memory */
 	struct aw_session_key session;
 	struct aw_question_name names[2];

@@ -85,6 +85,41 @@ static long first_step(u32 index, struct judge *judge)
 	return !cut || !question->args_size;
 }
 
+#define EARLY_MAX 1000 /* tokens */
+
+/*
+ * The next token of an exec that is still to be, from its caller's memory, which another thread may write
+ * to: enough to refuse what is honestly asked. What cannot be read is asked again when it is in place.
+ */
+static __always_inline int args_early(struct aw_walk *walk)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_machine *machine = &walk->machine;
+	u64 token = 0;
+	long len = 0;
+
+	if (machine->begins)
+		question->argv += question->argv_size; /* argv[0] is never asked */
+	machine->off = AW_FRONT;
+	machine->ends = 1;
+	if (question->early++ >= EARLY_MAX ||
+	    bpf_probe_read_user(&token, question->argv_size == 8 ? 8 : 4, (void *)question->argv))
+		goto later;
+	if (token) {
+		len = bpf_probe_read_user_str(walk->path, AW_PATH_MAX, (void *)token);
+		if (len < 0 || len >= AW_PATH_MAX)
+			goto later;
+		len += !len; /* older kernels do not count the NUL of an empty string */
+		machine->ends = 0;
+	}
+	question->argv += question->argv_size;
+	machine->len = len;
+	return 1;
+later:
+	question->later |= 1U << AW_SUBJECT_ARGS;
+	return 0;
+}
+
 /*
  * The next part of argv, put where names are as well; 0: it cannot be read. Not static: so the verifier
  * looks at it once.
@@ -104,9 +139,13 @@ __noinline int policy_args(struct aw_walk *walk)
 		machine->subject = AW_SUBJECT_ARGS;
 		machine->sticky = AW_SYMBOL_STICKY;
 		machine->last = AW_SYMBOL_FINAL;
-		if (question->args_size)
+		if (question->argv)
+			question->early = 0;
+		else if (question->args_size)
 			bpf_loop(ARGS_PIECES, first_step, &judge, 0);
 	}
+	if (question->argv)
+		return args_early(walk);
 	n = question->args_size;
 	if (n > AW_PATH_MAX)
 		n = AW_PATH_MAX;

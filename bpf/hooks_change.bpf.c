@@ -36,7 +36,8 @@ static __always_inline int change_judge(struct aw_record *record, struct aw_walk
 
 struct change {
 	u32 op, mode;
-	u32 words; /* AW_WORD_* besides that of writing */
+	u32 words;     /* AW_WORD_* besides that of writing */
+	u32 exchanges; /* 1: the second one goes where the first was */
 	struct path first, second;
 };
 
@@ -98,8 +99,12 @@ static __noinline int change_hook(struct change *asked)
 					   AW_UNRESOLVED_NEW_PATH);
 		change_judge(hooked.record, hooked.walk, asked->words, &name);
 	}
-	if (moves && !change->header.verdict) {
+	if (moves && !refused(&change->header)) {
 		name_of(&name, &asked->first, hooked.walk);
+		below_judge(hooked.record, hooked.walk, &name);
+	}
+	if (asked->exchanges && !refused(&change->header)) {
+		name_of(&name, &asked->second, hooked.walk);
 		below_judge(hooked.record, hooked.walk, &name);
 	}
 	change->header.length = at;
@@ -161,9 +166,11 @@ int BPF_PROG(lsm_path_symlink, const struct path *dir, struct dentry *dentry)
 
 SEC("lsm/path_rename")
 int BPF_PROG(lsm_path_rename, const struct path *dir, struct dentry *dentry,
-	     const struct path *new_dir, struct dentry *new_dentry)
+	     const struct path *new_dir, struct dentry *new_dentry, unsigned int flags)
 {
 	struct change change = {.op = AW_OP_RENAME, .words = AW_WORD_RENAME};
+
+	change.exchanges = flags & RENAME_EXCHANGE;
 
 	change.first.mnt = dir->mnt;
 	change.first.dentry = dentry;

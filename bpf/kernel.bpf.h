@@ -218,6 +218,7 @@ struct bpf_iter__task {
 #define FMODE_CREATED (1 << 20)
 #define FMODE_EXEC 0x20
 #define FMODE_NOACCOUNT (1 << 29)
+#define RENAME_EXCHANGE 2
 #define PROT_EXEC 4
 #define VM_EXEC 4
 #define SOCK_RAW 3

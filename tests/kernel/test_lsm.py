@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +17,8 @@ import pytest
 from agentwatch import abi
 from agentwatch.kernel import lsm
 from agentwatch.kernel.probes import Probes
-from tests.kernel.law import Law
-from tests.kernel.recording import tell
+from tests.kernel.law import Law, spawn
+from tests.kernel.recording import call, tell
 
 pytestmark = pytest.mark.lsm
 
@@ -100,3 +103,83 @@ def test_a_denied_exec_runs_no_instruction_and_the_shell_goes_on(law: Law, progr
     assert not made.exists()
     assert {(e.path, e.refused) for e in seen.execs} == {(str(canary), True)}
     assert len(seen.execs) == 50
+
+
+def test_an_exec_is_refused_by_its_arguments_where_they_can_be_read(
+    law: Law, programs: Path
+) -> None:
+    """An honest caller has EPERM and goes on; other arguments, and an exception by them, run."""
+    canary, made = programs / "canary", law.place / "made"
+    law.rule(
+        ("exec", f'{{path: "{canary}", args|has: "--evil"}}', "deny", '{args|has: "--but"}'),
+    )
+
+    def run(*words: str) -> str:
+        return failure(lambda: os.execv(canary, [str(canary), str(made), *words]))
+
+    def act() -> None:
+        tell([run("--evil"), run(*["x"] * 900, "--evil")])
+        tell([spawn(canary, made, "good"), spawn(canary, made, "--evil", "--but")])
+        tell(spawn(canary, made, "x" * 5000, "--evil"))
+
+    seen = law.record(act)
+    assert seen.told[0] == ["EPERM", "EPERM"]
+    assert seen.told[1:] == ([0, 0], -9)
+
+
+def test_who_is_to_be_killed_is_refused_as_well(law: Law, programs: Path) -> None:
+    """A rule that kills leaves nothing done: the call is refused, and the process ends."""
+    canary = programs / "canary"
+    law.rule(("exec", f'{{path: "{canary}"}}', "kill"))
+    assert law.record(lambda: tell(spawn(canary, law.place / "made"))).told == (-9,)
+    assert not (law.place / "made").exists()
+
+
+def test_mapping_what_may_not_run_is_refused(law: Law, programs: Path) -> None:
+    """The loader that is asked to run a denied program cannot map it to be executed."""
+    loader = next(Path("/lib64").glob("ld-linux-x86-64.so*"))
+    denied = law.place / "denied"
+    shutil.copy("/bin/true", denied)
+    law.rule(("exec", f'{{path: "{denied}"}}', "deny"))
+
+    def act() -> None:
+        tell(failure(lambda: os.execv(denied, [str(denied)])))
+        tell(spawn(loader, denied) == 0)
+        tell(spawn("/bin/true"))
+
+    assert law.record(act).told == ("EPERM", False, 0)
+
+
+def test_a_descriptor_that_is_received_is_judged_as_if_opened(law: Law) -> None:
+    """A helper that nobody watches passes a denied file: it does not arrive."""
+    key, other = law.place / "key", law.place / "other"
+    for path in (key, other):
+        path.write_text("secret")
+    law.rule(("read", f'{{path: "{key}"}}', "deny"))
+    ours, theirs = socket.socketpair()
+
+    def act() -> None:
+        told = []
+        for _ in range(2):
+            _, fds, flags, _ = socket.recv_fds(theirs, 1, 4)
+            told.append([len(fds), bool(flags & socket.MSG_CTRUNC)])
+        tell(told)
+
+    with ours, theirs:
+        for path in (key, other):
+            with path.open() as file:
+                socket.send_fds(ours, [b"x"], [file.fileno()])
+        assert law.record(act).told == ([[0, True], [1, False]],)
+
+
+def test_rings_can_be_refused(law: Law) -> None:
+    """`[io_uring]` is a name that a rule may deny to open."""
+    law.rule(("open", '{path: "[[]io_uring]"}', "deny"))
+    setup = 425
+    params = ctypes.create_string_buffer(120)
+
+    def act() -> None:
+        tell(call(setup, 4, params))
+
+    (result,) = law.record(act).told
+    assert result in (-errno.EPERM, -errno.ENOSYS)

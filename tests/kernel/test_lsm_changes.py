@@ -104,3 +104,50 @@ def test_an_operation_is_denied_and_no_other(law: Law) -> None:
 
     assert law.record(act).told == ("EPERM", "", "")
     assert path.exists()
+
+
+def test_what_is_denied_is_not_moved_away(law: Law) -> None:
+    """A directory below which reading is denied, and the file itself, keep their names; so a file
+    that nobody may read is not read under another one. What is beside them may be moved.
+    """
+    secret, beside = law.place / "a" / "secret", law.place / "beside"
+    secret.mkdir(parents=True)
+    beside.mkdir()
+    (secret / "key").write_text("secret")
+    law.rule(("read", f'{{path: "{secret}/**"}}', "deny"))
+    moves = {
+        "parent": (law.place / "a", law.place / "b"),
+        "directory": (secret, law.place / "b"),
+        "file": (secret / "key", law.place / "key"),
+        "beside": (beside, law.place / "besides"),
+    }
+
+    def act() -> None:
+        tell(
+            {
+                name: failure(lambda o=old, n=new: os.rename(o, n))
+                for name, (old, new) in moves.items()
+            }
+        )
+        tell(failure(lambda: os.link(secret / "key", law.place / "hard")))
+
+    seen = law.record(act)
+    assert seen.told == (
+        {"parent": "EPERM", "directory": "EPERM", "file": "EPERM", "beside": ""},
+        "EPERM",
+    )
+    assert (secret / "key").read_text() == "secret"
+
+
+def test_a_program_that_is_denied_is_not_moved_away(law: Law, programs: Path) -> None:
+    """A rule on exec alone keeps the directory of its programs where it is."""
+    tools = law.place / "tools"
+    tools.mkdir()
+    (tools / "tool").write_bytes((programs / "canary").read_bytes())
+    law.rule(("exec", f'{{path: "{tools}/**"}}', "deny"))
+
+    def act() -> None:
+        tell(failure(lambda: os.rename(tools, law.place / "other")))
+
+    assert law.record(act).told == ("EPERM",)
+    assert tools.exists()

@@ -50,7 +50,8 @@ __noinline int policy_judge(struct aw_walk *walk, struct aw_record *record)
 	if (question->deciding)
 		policy_decide(walk);
 	machine->clearing = 1;
-	bpf_loop(machine->kept, forget_step, &judge, 0);
+	if (machine->kept)
+		bpf_loop(machine->kept, forget_step, &judge, 0);
 	return 0;
 }
 

@@ -260,7 +260,9 @@ __noinline int policy_decide(struct aw_walk *walk)
 	machine->defaults = question->below ? 0 : word(judge.policy, AW_POLICY_DEFAULTS);
 	for (int i = 0; i < 5; i++)
 		machine->allowed[i] = 0;
-	bpf_loop(1 << 20, decide_step, &judge, 0);
+	if (machine->kept || question->unread ||
+	    word(judge.policy, AW_POLICY_BASE + question->lists))
+		bpf_loop(1 << 20, decide_step, &judge, 0);
 	if (machine->defaults)
 		defaults_apply(&judge);
 	if (!question->verdict && (machine->looked != ~0U || question->look)) {

@@ -106,9 +106,9 @@ struct aw_question {
 
 #define AW_CONDITION_WORDS 256 /* bits of conditions, 64 in each */
 #define AW_KEPT 64	       /* lists that an event may meet */
-#define AW_CHUNK 32
-#define AW_FOUND 64  /* lists that one step may meet: of a set, one for each byte */
-#define AW_FRONT 256 /* room for a mount point */
+#define AW_CHUNK 128	       /* bytes of a subject that are walked at once */
+#define AW_FOUND 4	       /* lists that are found before they are looked at: one of each set */
+#define AW_FRONT 256	       /* room for a mount point */
 #define AW_TEXT_MAX (AW_FRONT + AW_PATH_MAX + 256)
 
 #define AW_SETS 4
@@ -116,7 +116,7 @@ struct aw_question {
 struct aw_set {
 	u64 state, dead, rows;
 	u32 classes; /* 0: there is no such set */
-	u32 done;    /* bytes of what is walked */
+	u32 pad;
 };
 
 struct aw_machine {
@@ -126,7 +126,9 @@ struct aw_machine {
 	u32 off, len;	       /* what is walked, from the start of aw_walk */
 	u32 subject, which, named, project;
 	u32 pass, begins, ends; /* of a subject: its first part, its last */
-	u32 turn;		/* whose it is of the sets */
+	u32 turn, done, until;	/* whose it is of the sets, and its bytes of what is walked */
+	u32 skip, stop;		/* bytes that the memo knows, and is to know; 0: none */
+	u32 slot, begun, noting, spoilt;
 	u32 found, kept, crowded;
 	u32 conditions, predicates, clearing;
 	/* Deciding. */
@@ -135,6 +137,23 @@ struct aw_machine {
 	u32 best, looked, look, defaults;
 	u64 agents;
 	u64 allowed[5]; /* agents, by kind */
+};
+
+#define AW_MEMO_TEXT 128
+#define AW_MEMO_LISTS 2
+
+/*
+ * The last name that this task opened: where the sets were behind its first `len` bytes, and what they
+ * had found. Names that follow each other begin alike: what they have in common is walked once.
+ */
+struct aw_memo {
+	u32 generation, slot;	  /* of the policy */
+	u32 len, pad;		  /* 0: nothing is known */
+	u32 project, project_len; /* bytes of a project's directory; `len` when that was noted */
+	u32 states[AW_SETS];	  /* of the three sets, and of the project's */
+	u32 counts[AW_SETS];
+	u32 lists[AW_SETS][AW_MEMO_LISTS];
+	char text[AW_MEMO_TEXT];
 };
 
 struct aw_walk {
@@ -149,6 +168,7 @@ struct aw_walk {
 	u32 found[AW_FOUND];
 	struct aw_question question;
 	struct aw_machine machine;
+	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
 	char address[136]; /* of a connect, as the caller wrote it */

@@ -276,39 +276,31 @@ static __always_inline struct aw_project *project_of(const struct aw_question *q
 
 #define PROJECT_AROUND 1 /* the name is in the project */
 #define PROJECT_BELOW 2	 /* the project is in the directory */
+#define MEMO_FIRST 32	 /* bytes noted of a name that has nothing in common with the last one */
+#define MEMO_LEAST 16
 
 static long project_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
 	struct aw_machine *machine = &walk->machine;
-	struct aw_project *project = project_of(&walk->question);
-	u64 begun = (u64)index * 16, off = machine->off + begun, n;
+	u64 begun = (u64)index * 8, off = machine->off + begun, differs, n;
 	const u8 *name;
-	bool above;
 
-	machine->named = 0;
-	if (!project || project->len > AW_PROJECT_MAX)
+	if (off > AW_TEXT_MAX - 16 || begun > AW_PROJECT_MAX - 8)
 		return 1;
-	above = project->len >= machine->len;
-	if (above && !judge->walk->question.below)
-		return 1;
-	n = above ? machine->len : project->len;
-	machine->project = n;
-	if (off > AW_TEXT_MAX - 32 || begun > AW_PROJECT_MAX - 16)
-		return 1;
+	n = machine->project - begun;
 	name = (const u8 *)walk + PINNED(off);
-	for (int i = 0; i < 16; i++) {
-		if (begun + i == n) {
-			if (above)
-				machine->named = PROJECT_BELOW;
-			else if (name[i] == '/')
-				machine->named = PROJECT_AROUND;
-			return 1;
-		}
-		if (project->path[PINNED(begun) + i] != name[i])
-			return 1;
-	}
-	return 0;
+	differs = *(u64 *)name ^ *(u64 *)(judge->project->path + PINNED(begun));
+	if (n >= 8)
+		return differs != 0;
+	differs &= (1ULL << n * 8) - 1;
+	if (differs)
+		return 1;
+	if (judge->project->len >= machine->len)
+		machine->named = PROJECT_BELOW;
+	else if (name[n & 7] == '/')
+		machine->named = PROJECT_AROUND;
+	return 1;
 }
 
 /*
@@ -319,19 +311,105 @@ __noinline int policy_project(struct aw_walk *walk)
 {
 	struct judge judge = {.walk = walk};
 	struct aw_machine *machine;
+	bool above;
 
 	if (!walk)
 		return 0;
 	machine = &walk->machine;
 	if (!machine->len)
 		return 0;
+	judge.project = project_of(&walk->question);
+	if (!judge.project || judge.project->len > AW_PROJECT_MAX)
+		return 0;
+	above = judge.project->len >= machine->len;
+	if (above && !walk->question.below)
+		return 0;
 	machine->named = 0;
-	bpf_loop(AW_PROJECT_MAX / 16 + 1, project_step, &judge, 0);
+	machine->project = above ? machine->len : judge.project->len;
+	bpf_loop(AW_PROJECT_MAX / 8 + 1, project_step, &judge, 0);
 	if (machine->named == PROJECT_AROUND) {
 		machine->off += machine->project;
 		machine->len -= machine->project;
 	}
 	return machine->named;
+}
+
+/*
+ * How much of a name is as it was in the last one, and how much is to be noted for the next one: more
+ * than is known, where the last two have more in common. Not static: so the verifier looks at it once.
+ */
+__noinline int memo_begin(struct aw_walk *walk)
+{
+	struct aw_machine *machine;
+	struct aw_memo *memo;
+	u32 same = 0, len, i;
+	u64 off;
+
+	if (!walk)
+		return 0;
+	machine = &walk->machine;
+	memo = &walk->memo;
+	off = machine->off;
+	if (off > AW_TEXT_MAX - AW_MEMO_TEXT)
+		return 0;
+	if (memo->generation != walk->question.generation || memo->slot != walk->question.slot) {
+		memo->generation = walk->question.generation;
+		memo->slot = walk->question.slot;
+		memo->len = memo->project_len = 0;
+	}
+	len = machine->len;
+	if (len > AW_MEMO_TEXT)
+		len = AW_MEMO_TEXT;
+	for (i = 0; i < AW_MEMO_TEXT / 8; i++) {
+		if (*(u64 *)((char *)walk + PINNED(off) + 8 * i) != *(u64 *)(memo->text + 8 * i))
+			break;
+		if (8 * i + 8 > len)
+			break;
+		same += 8;
+	}
+	if (memo->len && same >= memo->len)
+		machine->skip = memo->len;
+	if (same < MEMO_LEAST)
+		same = len < MEMO_FIRST ? 0 : MEMO_FIRST;
+	if (same > machine->skip + 8)
+		machine->stop = same;
+	for (i = 0; i < AW_MEMO_TEXT / 8; i++)
+		*(u64 *)(memo->text + 8 * i) = *(u64 *)((char *)walk + PINNED(off) + 8 * i);
+	if (machine->stop || !machine->skip)
+		memo->len = memo->project_len = 0;
+	return 0;
+}
+
+/* The same for what of it is behind the project's directory. */
+static __always_inline void memo_project(struct aw_walk *walk)
+{
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+
+	machine->slot = AW_SETS - 1;
+	if (memo->len <= machine->project)
+		return;
+	if (memo->project_len == memo->len && memo->project == machine->project) {
+		machine->skip = memo->len - machine->project;
+		return;
+	}
+	memo->project = machine->project;
+	memo->project_len = 0;
+	machine->stop = memo->len - machine->project;
+}
+
+/* After the walk: what was noted counts. */
+static __always_inline void memo_end(struct aw_walk *walk)
+{
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+
+	if (!machine->stop || machine->spoilt)
+		return;
+	if (machine->slot)
+		memo->project_len = memo->len;
+	else
+		memo->len = machine->stop;
 }
 
 /* An address, or the port behind it. */
@@ -355,9 +433,11 @@ static long pass_step(u32 index, struct judge *judge)
 {
 	struct aw_machine *machine = &judge->walk->machine;
 	u32 sort = judge->walk->question.sort, below = judge->walk->question.below, pass;
+	bool remembers = judge->walk->question.lists == AW_LISTS_OPEN && !below;
 	u32 there;
 
 	machine->begins = machine->ends;
+	machine->skip = machine->stop = machine->slot = machine->spoilt = 0;
 	pass = machine->pass;
 	if (machine->ends)
 		machine->pass++;
@@ -368,17 +448,25 @@ static long pass_step(u32 index, struct judge *judge)
 			return 1;
 		there = bytes_enter(judge, pass);
 	} else if (pass == 0) {
+		if (sort != AW_SORT_EXEC)
+			return 0;
 		if (machine->begins)
 			sets_enter(judge, ARGS_ANCHORED, ARGS_FLOATING, NO_SET);
-		there = sort == AW_SORT_EXEC && policy_args(judge->walk);
+		there = policy_args(judge->walk);
 	} else if (pass & 1) {
 		if (pass > 3 || (pass == 3 && sort != AW_SORT_EXEC))
 			return 1;
 		sets_enter(judge, PATHS_ANCHORED, PATHS_FLOATING, PATHS_BEGUN);
 		there = policy_name(judge->walk, judge->record, pass >> 1);
+		if (there && remembers)
+			memo_begin(judge->walk);
 	} else {
+		if (!(judge->walk->question.words & AW_WORD_PROJECT))
+			return 0;
 		sets_enter(judge, PROJECTS, NO_SET, NO_SET);
-		there = machine->sets[0].classes ? policy_project(judge->walk) : 0;
+		there = policy_project(judge->walk);
+		if (there && remembers)
+			memo_project(judge->walk);
 	}
 	if (there && below) {
 		machine->sticky = AW_SYMBOL_BELOW;
@@ -389,6 +477,7 @@ static long pass_step(u32 index, struct judge *judge)
 		policy_reach(judge->walk);
 	} else if (there) {
 		policy_walk(judge->walk);
+		memo_end(judge->walk);
 	}
 	return 0;
 }

@@ -118,6 +118,9 @@ class KernelWalker:
         if slot in self._images:
             self._images[slot].close()
         self._images[slot] = made
+        # Images of one test are all of generation 1: what the walker remembers is of another one.
+        walking = self._object.map("walking")
+        walking.update(bytes(4), bytes(len(walking.lookup(bytes(4)) or b"")))
 
     def decide(self, subject: Subject, slot: int = 0) -> Decision:
         """As Image.decide; argv that is cut must be whole pages. Raises AssertionError when the

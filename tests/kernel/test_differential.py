@@ -129,6 +129,35 @@ def test_the_shipped_packs_mean_the_same_in_the_kernel(
     assert tally.matching > 500
 
 
+def test_names_that_begin_alike_are_judged_as_if_each_were_the_first(
+    walker: KernelWalker, shipped: Ruleset
+) -> None:
+    """What the walk remembers of the last name is of no other name, policy, project or session."""
+    choose = random.Random(11)
+    generator = Generator(choose, shipped)
+    packs_of = Ruleset(tuple(generator.shipped), shipped.agents, homes=("/root", "/home/dev"))
+    policies = [compiled_of(packs_of, SIZE).image, compiled_of(one_path_rule("**/.ssh/**")).image]
+    for slot, image in enumerate(policies):
+        walker.put(image, slot)
+    images = [Image(image) for image in policies]
+    parts = (".ssh", "id_rsa", ".aws", "credentials", ".env", "x", "src", "node_modules", "a" * 40)
+    bases = ("", "/home/dev", "/root", PROJECT, f"{PROJECT}/src/{'m' * 50}", "/etc", "/proc/1")
+    last, slot, decided = "/", 0, 0
+    for _ in range(6000):
+        slot ^= choose.random() < 0.02
+        kept = last[: choose.randrange(1, len(last) + 1)] if choose.random() < 0.6 else "/"
+        base = kept if choose.random() < 0.6 else choose.choice(bases)
+        more = choose.choices(parts, k=choose.randrange(0, 5))
+        last = f"/{base}/{'/'.join(more)}".replace("//", "/").replace("//", "/").rstrip("/")[:400]
+        last = last or "/x"
+        project = PROJECT.encode() if choose.random() < 0.7 else None
+        subject = Subject(kinds=10, words=5, path=last.encode() + b"/", project=project)
+        said, found = images[slot].decide(subject), walker.decide(subject, slot)
+        assert found == said, f"{last} in {slot}: the kernel says {found}, Python {said}"
+        decided += said.verdict != 0
+    assert decided > 300
+
+
 def one_path_rule(*globs: str) -> Ruleset:
     condition = Condition("path", globs, frozenset(), HERE)
     return Ruleset((Rule("one", ("read",), Match((condition,)), "kill", HERE),))

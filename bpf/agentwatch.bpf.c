@@ -25,6 +25,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "lifecycle.bpf.c"
 #include "call.bpf.c"
 #include "connect.bpf.c"
+#include "change.bpf.c"
 #include "syscalls.bpf.c"
 #include "cgroup.bpf.c"
 #include "iterators.bpf.c"

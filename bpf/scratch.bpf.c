@@ -13,6 +13,7 @@ struct aw_record {
 		struct aw_exit exit;
 		struct aw_open open;
 		struct aw_connect connect;
+		struct aw_change change;
 	};
 	char room[AW_DATA_MAX];
 };

@@ -14,6 +14,8 @@ import pytest
 from agentwatch import abi
 from agentwatch.events import Change
 from agentwatch.kernel.links import Links
+from agentwatch.sinks.frames import Kill, Verdict
+from tests.kernel.launching import PYTHON, Launcher
 from tests.kernel.recording import Recorder, call, tell, witness
 
 pytestmark = pytest.mark.root
@@ -309,3 +311,86 @@ def test_looking_names_up_waits_for_no_file_system(place: Path) -> None:
     )
     links = Links(lambda dev, path: "/")
     assert bytes(links.looked_up(memoryview(made))) == made
+
+
+# What a rule on them is worth: the level's claim, under `agentwatch run`.
+
+RULES = """\
+schema: agentwatch/v1
+rules:
+  - id: test.no-delete
+    title: Stays
+    on: change
+    match: {{op: [delete, rename], path: "{place}/kept/**"}}
+    action: deny
+    because: It is kept.
+    tests: [{{hit: {{path: "{place}/kept/x", op: delete}}}}]
+  - id: test.many
+    title: Many
+    on: change
+    match: {{op: delete, path: "{place}/many/**"}}
+    count: {{over: 50, within: 10s, by: session, distinct: path}}
+    action: kill
+    because: They are many.
+    tests: [{{hit: {{path: "{place}/many/x", op: delete}}}}]
+"""
+
+
+@pytest.fixture
+def launch(agentwatch: Path, place: Path) -> Launcher:
+    """Runs a command under rules about changes."""
+    (place / "more.yaml").write_text(RULES.format(place=place))
+    return Launcher(agentwatch, place, options=[f"--rules={place}/more.yaml"])
+
+
+ACTS = {
+    "delete": "os.unlink('{place}/kept/x')",
+    "by a link": "os.unlink('{place}/link/x')",
+    "rename out": "os.rename('{place}/kept/x', '{place}/out')",
+    "rename in": "os.rename('{place}/new', '{place}/kept/x')",
+    "relative": "os.chdir('{place}/kept'); os.unlink('x')",
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_who_makes_a_denied_change_is_killed_after_it(launch: Launcher, act: str) -> None:
+    """The file is gone, and then so is the program: kills-after, by the engine, and no more."""
+    place = launch.place
+    (place / "kept").mkdir()
+    (place / "kept" / "x").write_text("old")
+    (place / "new").write_text("new")
+    (place / "link").symlink_to("kept")
+    script = f"import os, time; {ACTS[act].format(place=place)}; time.sleep(10); print('lived')"
+    outcome = launch(PYTHON, "-c", script)
+    assert (outcome.code, outcome.out) == (137, "")
+    kept = place / "kept" / "x"
+    assert kept.read_text() == "new" if act == "rename in" else not kept.exists()
+    (verdict,) = outcome.frames(Verdict)
+    assert (verdict.rule, verdict.level, verdict.by) == ("test.no-delete", "kills-after", "engine")
+    assert verdict.what.startswith("rename" if "rename" in act else "delete")
+    (kill,) = outcome.frames(Kill)
+    assert kill.outcome == "killed"
+
+
+def test_a_failed_change_is_nothing_that_rules_are_about(launch: Launcher) -> None:
+    """What is not there cannot be deleted; the journal has it all the same."""
+    name = launch.place / "kept" / "x"
+    outcome = launch("sh", "-c", f"{PYTHON} -c \"import os; os.unlink('{name}')\" 2>&1; echo lived")
+    assert outcome.out.endswith("lived\n")
+    assert outcome.frames(Verdict) == []
+    assert [(e.op, e.asked, e.result) for e in outcome.events(Change)] == [
+        ("delete", str(name), -errno.ENOENT)
+    ]
+
+
+def test_a_mass_deletion_is_stopped(launch: Launcher) -> None:
+    """A count of different files deleted fires a moment after the one too many."""
+    many = launch.place / "many"
+    many.mkdir()
+    for number in range(60):
+        (many / str(number)).write_text("")
+    script = f"import os, time\nfor n in range(60): os.unlink(f'{many}/{{n}}'); time.sleep(0.01)"
+    outcome = launch(PYTHON, "-c", script)
+    assert outcome.code == 137
+    assert {verdict.rule for verdict in outcome.frames(Verdict)} == {"test.many"}
+    assert 0 < len(list(many.iterdir())) < 10

@@ -35,7 +35,7 @@ _AT_REMOVEDIR = 0x200
 RINGS = ("io_uring_setup",)  # what goes through a ring is no system call: strace is blind to it
 OPTIONS = (
     "-f", "-yy", "-xx", "-v", "-X", "raw", "-s", "200000",
-    "-e", f"trace={','.join((*EXECS, *OPENS, *CHANGES, *RINGS, 'connect'))}",
+    "-e", f"trace={','.join((*EXECS, *OPENS, *RINGS, 'connect', *(f'?{c}' for c in CHANGES)))}",
 )  # fmt: skip
 
 _LINE = re.compile(r"(\d+) +(.*)")

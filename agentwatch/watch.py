@@ -141,6 +141,11 @@ class Watch:
             self.step()
         self.force.tidy(self._drained)
 
+    @property
+    def drained(self) -> int:
+        """ns of CLOCK_BOOTTIME: whatever happened before was read."""
+        return self._drained
+
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
         for aside in (self.aside, self.listing):

@@ -105,7 +105,7 @@ FIELDS: tuple[Field, ...] = (
         "written_by_agent",
         _EXEC,
         "flag",
-        "the session opened the executable for writing before, or renamed or linked here what it had",
+        "the session wrote the executable before, under this name or, renamed or linked, another",
     ),
     Field("path", FILE_KINDS, "path", "the file's canonical name, every link resolved"),
     Field("access", FILE_KINDS, "word", "what it was opened for", ("read", "write")),

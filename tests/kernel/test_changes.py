@@ -394,3 +394,16 @@ def test_a_mass_deletion_is_stopped(launch: Launcher) -> None:
     assert outcome.code == 137
     assert {verdict.rule for verdict in outcome.frames(Verdict)} == {"test.many"}
     assert 0 < len(list(many.iterdir())) < 10
+
+
+def test_what_a_command_left_to_be_read_is_read(launch: Launcher) -> None:
+    """All of 20,000 deletions, each of which the engine judges, are in the journal at the end."""
+    many = launch.place / "left"
+    many.mkdir()
+    for number in range(20_000):
+        (many / str(number)).touch()
+    outcome = launch("rm", "-rf", str(many))
+    assert outcome.code == 0
+    found = [event for event in outcome.events(Change) if event.result == 0]
+    assert len({event.path for event in found if event.op == "delete"}) == 20_000
+    assert [event.path for event in found if event.op == "rmdir"] == [str(many)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agentwatch import abi
 from agentwatch.abi import Layout
-from agentwatch.events import NO_PROCESS, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.events import NO_PROCESS, Change, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
 
 Name = Callable[[int, bytes], str]
 """(kernel dev_t, path from the root of its file system) -> the canonical name."""
@@ -20,7 +21,31 @@ def plain_name(dev: int, path: bytes) -> str:
     return os.fsdecode(path) or "/"
 
 
-_UNRESOLVED = ((0x01, "path"), (0x02, "asked"), (0x04, "cwd"), (0x08, "argv"), (0x10, "address"))
+_UNRESOLVED = (
+    (0x01, "path"),
+    (0x02, "asked"),
+    (0x04, "cwd"),
+    (0x08, "argv"),
+    (0x10, "address"),
+    (0x20, "new_path"),
+    (0x40, "new_asked"),
+)
+OPS: Mapping[int, str] = MappingProxyType(
+    {
+        abi.OP_CREATE: "create",
+        abi.OP_TRUNCATE: "truncate",
+        abi.OP_RENAME: "rename",
+        abi.OP_LINK: "link",
+        abi.OP_SYMLINK: "symlink",
+        abi.OP_DELETE: "delete",
+        abi.OP_CHMOD: "chmod",
+        abi.OP_CHOWN: "chown",
+        abi.OP_XATTR: "xattr",
+        abi.OP_MKDIR: "mkdir",
+        abi.OP_RMDIR: "rmdir",
+    }
+)
+"""By abi.OP_*: the word that rules have for it."""
 _STDIN = ("null", "tty", "pipe", "socket", "file")
 
 
@@ -99,6 +124,47 @@ def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
     )
 
 
+def _change(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    unresolved: frozenset[str] = common.get("unresolved", frozenset())
+    done, based = v["result"] >= 0, bool(v["flags"] & abi.FLAG_BASE)
+    if based:  # a name whose text could not be read is not known
+        for text, whole in (("asked", "path"), ("new_asked", "new_path")):
+            unresolved |= {whole} if text in unresolved else set()
+        common["unresolved"] = unresolved
+    op = OPS.get(v["op"], str(v["op"]))
+    path = view = new_path = new_view = ""
+    if done:
+        path, view = _changed(v, s, ("path_dev", "path", "view", "asked"), name)
+    if done and (s["new"] or v["new_dev"]):
+        new_path, new_view = _changed(v, s, ("new_dev", "new", "new_view", "new_asked"), name)
+    return Change(
+        op=op,
+        path=path,
+        new_path=new_path,
+        asked=os.fsdecode(s["asked"]),
+        new_asked=os.fsdecode(s["new_asked"]),
+        view=view,
+        new_view=new_view,
+        result=v["result"],
+        mode=v["mode"],
+        anonymous=bool(v["flags"] & abi.FLAG_ANONYMOUS),
+        **common,
+    )
+
+
+def _changed(
+    v: dict[str, Any], s: dict[str, bytes], fields: tuple[str, str, str, str], name: Name
+) -> tuple[str, str]:
+    """A name, and the same as the caller wrote it where that is another one."""
+    dev, base, view, asked = fields
+    begins = _file(v, s[base], name) if base == "path" else name(v[dev], s[base])
+    if not v["flags"] & abi.FLAG_BASE:
+        return begins, os.fsdecode(s[view])
+    written = os.path.normpath(os.fsdecode(joined(os.fsencode(begins), s[asked])))
+    looked_up = os.fsdecode(s[view]) or written
+    return looked_up, written if looked_up != written else ""
+
+
 def _connect_event(
     v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]
 ) -> Event:
@@ -142,6 +208,7 @@ _DECODERS = {
     abi.EXEC: _exec,
     abi.EXIT: _exit,
     abi.OPEN: _open,
+    abi.CHANGE: _change,
     abi.CONNECT: _connect_event,
     abi.SYN: _connect_event,
 }
@@ -152,6 +219,11 @@ def _file(v: dict[str, Any], path: bytes, name: Name) -> str:
     if v["flags"] & abi.FLAG_ANONYMOUS or (not path and v["unresolved"] & abi.UNRESOLVED_PATH):
         return os.fsdecode(path)
     return name(v["path_dev"], path)
+
+
+def joined(begins: bytes, asked: bytes) -> bytes:
+    """A name and where it begins as one: an absolute one begins at its task's root."""
+    return os.path.join(begins, asked.lstrip(b"/"))
 
 
 def absolute(asked: str, cwd: str) -> str:

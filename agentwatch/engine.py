@@ -18,14 +18,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi, decoding
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.memory import Memory
-from agentwatch.policy.readers import FIELDS, kinds_of, views
+from agentwatch.policy.readers import FIELDS, as_asked, kinds_of, views
 from agentwatch.policy.subjects import AgentBits
 from agentwatch.policy.table import LoweredRule, Masks, carved, failed
 from agentwatch.rules.model import ACTIONS, ALL, MODES, Condition, Rule, Ruleset
@@ -34,7 +34,7 @@ _POLICIES_REMEMBERED = 64
 _RECORDS = {
     "exec": (abi.EXEC,),
     "read": (abi.OPEN,),
-    "change": (abi.OPEN,),
+    "change": (abi.OPEN, abi.CHANGE),
     "open": (abi.OPEN,),
     "connect": (abi.CONNECT, abi.SYN),
 }
@@ -166,8 +166,14 @@ class Engine:
 
     def saw(self, event: Event) -> None:
         """Remembers what later events are asked of this one, which needs no judging."""
-        if self.follows_writes and isinstance(event, Open) and event.changes:
+        if not self.follows_writes:
+            return
+        if isinstance(event, Open) and event.changes:
             self.memory.wrote(event.session, event.path)
+        elif isinstance(event, Change) and event.result >= 0 and event.op in ("rename", "link"):
+            names = (event.path, event.view)
+            if any(self.memory.has_written(event.session, name) for name in names if name):
+                self.memory.wrote(event.session, event.new_path)
 
     def of_kernel(self, event: Event) -> Verdict:
         """What the kernel has done about an event by this engine's policy, in the rules' words.
@@ -208,6 +214,10 @@ class Engine:
         for view in views(event):
             for agent in actor.agents or ("",):
                 found = self._judge_as(agent, view, actor, counted)
+                verdict = found if verdict is None else self._stricter(verdict, found)
+        for view in as_asked(event):
+            for agent in actor.agents or ("",):
+                found = self._judge_as(agent, view, actor, counted, closed=False)
                 verdict = found if verdict is None else self._stricter(verdict, found)
         return verdict or NO_VERDICT
 
@@ -261,7 +271,7 @@ class Engine:
         agents = (actor.agents or ("",)) if kinds else ()
         traces = [
             trace
-            for view in views(event)
+            for view in (*views(event), *as_asked(event))
             for agent in agents
             for trace in self._traces(agent, view, actor)
         ]
@@ -280,14 +290,20 @@ class Engine:
         return self.memory.has_written(event.session, event.path)
 
     def _judge_as(
-        self, agent: str, event: Event, actor: Actor, counted: dict[str, bool] | None
+        self,
+        agent: str,
+        event: Event,
+        actor: Actor,
+        counted: dict[str, bool] | None,
+        closed: bool = True,
     ) -> Verdict:
+        """closed: whether defaults apply."""
         kinds = kinds_of(event)
         policy = self._policy_of(agent, actor)
         hits = policy.hits(kinds, event, actor)
         if hits:
             hits = tuple(hit for hit in hits if self._acts(hit, event, actor, counted))
-        default = policy.default(kinds, hits)
+        default = policy.default(kinds, hits) if closed else None
         if not hits and default is None:
             return NO_VERDICT
         matches = tuple(Hit(rule.id, rule.action, agent) for rule in hits)
@@ -406,7 +422,7 @@ class Engine:
             if not acting or response == "kill"
         }
         if self.follows_writes and not acting:
-            found.add(abi.OPEN)
+            found |= {abi.OPEN, abi.CHANGE}
         return frozenset(found)
 
 
@@ -449,6 +465,8 @@ def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:
 
 def _kind_judged(event: Event, rule: Rule | None) -> str:
     """The kind of event that a verdict of the kernel is about: what came of it is the worst."""
+    if isinstance(event, Change):
+        return "change"
     if isinstance(event, Open):
         changes = event.changes and (rule is None or not {"change", "open"}.isdisjoint(rule.on))
         return "change" if changes else "read"

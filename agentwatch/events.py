@@ -126,6 +126,39 @@ class Open(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change(Event):
+    """A change of names or attributes that is no opening. op: create (mknod), truncate, rename,
+    link, symlink, delete, chmod, chown, xattr, mkdir, rmdir. result: 0, or -errno.
+
+    path: the file's name; "" when the call failed, for then only `asked` is known. new_path: the
+    second name of a rename or link, or "". The kernel tells where a name began and the text that
+    the call was given (asked, new_asked), which another thread may have exchanged; path is what
+    that comes to with its symbolic links looked up a moment later, and view, new_view the same
+    without looking, where that is another name. So these names are no proof of what was changed,
+    unless the call was made on a descriptor. new_asked: of a symbolic link, its text. mode: of
+    create, mkdir and chmod, as asked. anonymous: a file without a place, as a memfd.
+    """
+
+    op: str
+    path: str
+    new_path: str = ""
+    asked: str = ""
+    new_asked: str = ""
+    view: str = ""
+    new_view: str = ""
+    result: int = 0
+    mode: int = 0
+    anonymous: bool = False
+
+    @property
+    def what(self) -> str:
+        """The operation and its names: delete /a, rename /a -> /b, symlink /a -> its text."""
+        said = f"{self.op} {self.path or self.asked}"
+        other = self.new_asked if self.op == "symlink" else self.new_path or self.new_asked
+        return f"{said} -> {other}" if other else said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connect(Event):
     """connect(2) at its end, or, with `syn`, the first packet of a TCP connection.
 

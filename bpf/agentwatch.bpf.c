@@ -25,6 +25,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "lifecycle.bpf.c"
 #include "call.bpf.c"
 #include "connect.bpf.c"
+#include "change.bpf.c"
 #include "syscalls.bpf.c"
 #include "hooks.bpf.c"
 #include "hooks_change.bpf.c"

@@ -94,7 +94,7 @@ struct files_struct {
 };
 
 struct fs_struct {
-	struct path pwd;
+	struct path root, pwd;
 };
 
 struct mm_struct {
@@ -244,6 +244,9 @@ struct bpf_iter__task {
 #define SIGSTOP 19
 #define SIGNAL_GROUP_EXIT 4
 #define TS_COMPAT 2
+#define AT_FDCWD -100
+#define AT_REMOVEDIR 0x200
+#define AT_EMPTY_PATH 0x1000
 #define EINPROGRESS 115
 #define MINORBITS 20
 

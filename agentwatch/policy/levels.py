@@ -201,7 +201,7 @@ _KERNEL = {
     "change": (
         "kills-after",
         "The kernel kills the process at the end of the call that opens the file, which may have "
-        "been created or emptied by then; renames and deletions are not seen",
+        "been created or emptied by then",
     ),
     "open": (
         "kills-after",
@@ -223,10 +223,32 @@ _REFUSED_BY_HOOK = {
     "change": "The kernel refuses the call with EPERM: nothing is changed",
     "connect": "The kernel refuses the connection with EPERM before anything is sent",
 }
+_AFTER = (
+    "The engine kills the process milliseconds after the effect, by the names the call was given"
+)
+_CHANGES_TOO = (
+    "; for what is no opening (rename, delete and the like) the engine kills it milliseconds after"
+)
 PREVENTED = "The kernel refuses the connection with EPERM before anything is sent"
 REFUSED_TOO = "; TCP and UDP it refuses before anything is sent, which is `prevents`"
 _OTHERS_TOO = "; that is so of TCP and UDP, and who connects by another protocol is "
 _REFUSED = frozenset({"tcp", "udp"})  # what cgroup programs are asked about
+
+
+def _opens(match: Match) -> bool:
+    """Whether opening a file can fulfil a match of changes."""
+    return not any(
+        one.field == "new_path" or (one.field == "op" and fields.OPENED.isdisjoint(one.values))
+        for one in match.conditions
+    )
+
+
+def _only_opens(match: Match) -> bool:
+    """Whether nothing else can. A truncation may be either."""
+    return any(
+        one.field == "op" and set(one.values) <= fields.OPENED - {"truncate", "create"}
+        for one in match.conditions
+    )
 
 
 def _unprevented(match: Match) -> str:
@@ -295,6 +317,10 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     if not kills:
         return Level("detects", reason=_alert_reason(rule, "enforce").rstrip("."))
     name, reason = _KERNEL[kind]
+    if kind == "change" and not _opens(rule.match):
+        return Level(name, reason=_AFTER)
+    if kind == "change" and not _only_opens(rule.match):
+        reason += _CHANGES_TOO
     if kind == "exec" and host.lsm and _too_early(rule):
         reason += "; its arguments are not known before"
     elif host.lsm:
@@ -316,8 +342,6 @@ def _engine_reason(rule: Rule, why: str) -> str:
     missing = [kind for kind in rule.on if kind in fields.UNPROBED_KINDS]
     if missing:
         return f"{reason}; there is no probe yet for {_named(missing)}."
-    if "change" in rule.on:
-        return f"{reason}; changes are seen where files are opened, not renamed or deleted."
     return f"{reason}."
 
 
@@ -346,7 +370,4 @@ def unseen(match: Match, kinds: Sequence[str]) -> str:
         known = [field for field in found if field is not None]
         if known and all(field.unprobed for field in known):
             return f"There is no probe yet for `{condition.field}`."
-        unprobed = {word for field in known for word in field.unprobed_words}
-        if condition.values and unprobed.issuperset(condition.values):
-            return f"There is no probe yet for `{condition.field}: {condition.values[0]}`."
     return ""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Open
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.index import Value
-from agentwatch.rules.unprobed import Change, Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
 
 Values: TypeAlias = tuple[Value, ...]
 Reader: TypeAlias = Callable[[Event, Actor], Values | None]
@@ -68,6 +68,8 @@ def kinds_of(event: Event) -> tuple[str, ...]:
         return _OPEN_KINDS[event.reads, event.changes]
     if isinstance(event, Exec):
         return ("exec",) if event.result == 0 else ()
+    if isinstance(event, Change):
+        return ("change",) if event.result >= 0 and not event.anonymous else ()
     if type(event) in _ONE_KIND:
         return _ONE_KIND[type(event)]
     if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
@@ -83,13 +85,12 @@ _OPEN_KINDS = {
     (True, True): ("open", "read", "change"),
 }
 _ONE_KIND: Mapping[type[Event], tuple[str, ...]] = {
-    Change: ("change",),
     Listen: ("listen",),
     Mount: ("mount",),
     Ptrace: ("ptrace",),
     Signal: ("signal",),
 }
-KIND_SETS = (("exec",), ("connect",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
+KIND_SETS = (("exec",), ("connect",), ("change",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
 """Every answer of kinds_of but ()."""
 
 
@@ -98,9 +99,31 @@ def views(event: Event) -> tuple[Event, ...]:
 
     So a rule on either name finds it, and what loosens must cover both.
     """
-    if isinstance(event, Change) and event.new_path and event.new_path != event.path:
-        return event, replace(event, path=event.new_path)
-    return (event,)
+    if not isinstance(event, Change):
+        return (event,)
+    other = event.new_path not in ("", event.path) or "new_path" in event.unresolved
+    return (event, _second(event)) if other else (event,)
+
+
+def as_asked(event: Event) -> tuple[Event, ...]:
+    """A change under the names that its caller gave, where they are others than those of `views`.
+
+    Rules judge it under these too; a default does not, for what it is about has its name.
+    """
+    if not isinstance(event, Change):
+        return ()
+    found = [replace(event, path=event.view)] if event.view else []
+    if event.new_view:
+        found.append(replace(_second(event), path=event.new_view))
+    return tuple(found)
+
+
+def _second(event: Change) -> Change:
+    """A change as one of its second name."""
+    unresolved = event.unresolved - {"path"}
+    if "new_path" in unresolved:
+        unresolved |= {"path"}
+    return replace(event, path=event.new_path, unresolved=unresolved)
 
 
 def _path(event: Event, actor: Actor) -> Values | None:
@@ -187,6 +210,8 @@ def _connect_word(word: Callable[[Connect], str]) -> Reader:
 
 
 def _new_path(event: Event, actor: Actor) -> Values | None:
+    if "new_path" in event.unresolved:
+        return None
     return (event.new_path,) if isinstance(event, Change) and event.new_path else ()
 
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy.readers import FIELDS, FOREIGN, kinds_of
 from agentwatch.rules.sample import UNLIKE
@@ -136,7 +136,9 @@ def subject_of(
     predicates: of the image that makes the call, by Image.predicates_of.
     """
     kinds = kinds_of(event)
-    if not kinds or not set(kinds) <= KINDS.keys() or not isinstance(event, Exec | Open | Connect):
+    if not kinds or not set(kinds) <= KINDS.keys():
+        return None
+    if not isinstance(event, Exec | Open | Change | Connect):
         return None
     if isinstance(event, NamedConnect) and {event.host, event.peer} - {"", UNLIKE}:
         return None
@@ -225,12 +227,12 @@ def _port(event: Event, actor: Actor) -> bytes | None:
     return number.to_bytes(2, "big") if 0 <= number < 1 << 16 else b""
 
 
-def _uncertain(event: Exec | Open | Connect) -> int:
+def _uncertain(event: Exec | Open | Change | Connect) -> int:
     if isinstance(event, Connect):
         foreign = event.unix.startswith(FOREIGN)
         found = 0 if event.from_socket else 1 << ADDR | 1 << PORT | 1 << UNIX
         return found | (1 << UNIX if foreign else 0)
-    if isinstance(event, Open):
+    if isinstance(event, Open | Change):
         return 1 << FILE if event.path.startswith(FOREIGN) else 0
     found = 1 << EXE if event.path.startswith(FOREIGN) else 0
     return found | (1 << CWD if event.cwd.startswith(FOREIGN) else 0)

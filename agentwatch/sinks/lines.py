@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
-from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, error_name
+from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Open, error_name
 from agentwatch.sinks.escape import shown
 from agentwatch.sinks.frames import NUMBERS as TYPE_NUMBERS
 from agentwatch.sinks.frames import (
@@ -98,6 +98,8 @@ def describe(event: Event) -> str:
         return shown(words) + " ..." * event.argv_cut + _failure(event.result)
     if isinstance(event, Open):
         return shown(event.path or event.asked) + _failure(event.result)
+    if isinstance(event, Change):
+        return shown(event.what) + _failure(event.result)
     if isinstance(event, Connect):
         return shown(_address(event)) + _failure(event.result)
     if isinstance(event, Fork):

@@ -172,6 +172,16 @@ static __always_inline void change_given(struct aw_record *record, struct aw_wal
 	record->change.new_asked_len = change_asked(record, given.asked, AW_UNRESOLVED_NEW_ASKED);
 }
 
+/* What an LSM hook let happen: its names are the kernel's own, and it is judged already. */
+static __always_inline void change_hooked(struct aw_record *record,
+					  const struct aw_subject *subject, s32 result)
+{
+	record->header.flags &= ~AW_FLAG_HOOK;
+	record->change.result = result;
+	record_send(&activity, RING_ACTIVITY, subject, record, sizeof(*record),
+		    &record->change.result);
+}
+
 static __always_inline void change_end(struct task_struct *task, const struct aw_subject *subject,
 				       const struct call *call)
 {
@@ -183,6 +193,11 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 
 	if (which >= CALLS - CALL_RENAME || !scratch_get(task, &record, &walk, AW_KIND_CHANGE))
 		return;
+	if (hook_left(walk, call->nr) && record->header.kind == AW_KIND_CHANGE) {
+		if (!walk->hooked.told || call->result != -EPERM)
+			change_hooked(record, subject, call->result);
+		return;
+	}
 	how = &change_calls[which];
 	change = &record->change;
 	__builtin_memset(change, 0, sizeof(*change));

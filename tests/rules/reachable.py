@@ -21,6 +21,7 @@ from tests.rules.reference_matcher import (
     Value,
     after,
     component_covers,
+    decoded,
     read,
     same,
 )
@@ -44,20 +45,11 @@ def _follows(wanted: str, text: bytes, at: int, nocase: bool, spaces: bool = Fal
         if spaces and char == " " and text[at : at + 1] in (b" ", b"\0"):
             at += 1
             continue
-        found, length = _character(text, at)
+        found, length = decoded(text, at)
         if not same(char, found, nocase):
             return _NEVER
         at += length
     return at
-
-
-def _character(text: bytes, at: int) -> tuple[str, int]:
-    for length in (1, 2, 3, 4):
-        try:
-            return text[at : at + length].decode(), length
-        except UnicodeDecodeError:
-            continue
-    return chr(0xDC00 + text[at]), 1
 
 
 def component_begins(component: Component, text: bytes, nocase: bool) -> bool:

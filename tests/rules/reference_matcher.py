@@ -47,7 +47,7 @@ def character(text: bytes, at: int) -> int:
     return end
 
 
-def _decoded(text: bytes, at: int) -> tuple[str, int]:
+def decoded(text: bytes, at: int) -> tuple[str, int]:
     """The character of UTF-8 at a place, or the byte there, and how long it is."""
     for length in (1, 2, 3, 4):
         try:
@@ -74,7 +74,7 @@ def literal(wanted: str, text: bytes, at: int, nocase: bool) -> int:
     for char in wanted:
         if at >= len(text):
             return -1
-        found, length = _decoded(text, at)
+        found, length = decoded(text, at)
         if not same(char, found, nocase):
             return -1
         at += length
@@ -102,10 +102,10 @@ def after(atom: Atom, text: bytes, at: int, nocase: bool) -> Iterator[int]:
         if (end := literal(atom.text, text, at, nocase)) >= 0:
             yield end
     elif atom.text == "!":
-        if (end := character(text, at)) and not _in_set(atom, _decoded(text, at)[0], nocase):
+        if (end := character(text, at)) and not _in_set(atom, decoded(text, at)[0], nocase):
             yield end
     elif at < len(text):
-        char, length = _decoded(text, at)
+        char, length = decoded(text, at)
         if _in_set(atom, char, nocase):
             yield at + length
 

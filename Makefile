@@ -4,7 +4,6 @@ PYTHON := /usr/bin/python3
 BIN    := .venv/bin
 OBJECT := agentwatch/data/agentwatch.bpf.o
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
-KERNEL ?= 6.1
 
 # Given to every pytest: `make test PYTEST="-x -k open"`.
 PYTEST ?=
@@ -12,6 +11,7 @@ pytest  = $(BIN)/pytest $(PYTEST)
 # The tests that need root run in a mount namespace of their own with tracefs, securityfs and bpffs.
 as_root = $(SUDO) tests/with-kernel-mounts
 rooted  = $(as_root) $(pytest) -p no:cacheprovider
+guests  = vm or lsm or without_lsm
 
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
@@ -73,7 +73,7 @@ test: build test-packages
 
 ##: test-unit: tests without root, compiler or kernel; under a minute
 test-unit: build
-	$(pytest) -m "not root and not completeness and not vm" tests/unit
+	$(pytest) -m "not (root or completeness or $(guests))" tests/unit
 
 ##: test-abi: the Python mirror against the C contract
 test-abi: build
@@ -81,22 +81,22 @@ test-abi: build
 
 ##: test-rules: the rule language, and the packs that ship with the tests inside them
 test-rules: build
-	$(pytest) -m "not root and not completeness and not vm" tests/rules tests/packs
+	$(pytest) -m "not (root or completeness or $(guests))" tests/rules tests/packs
 	$(BIN)/agentwatch rules test rules
 
 ##: test-root: real probes on this kernel, and the demonstration
 test-root: build test-packages
-	$(rooted) -m "root and not completeness" tests
+	$(rooted) -m "root and not (completeness or $(guests))" tests
 
 ##: test-completeness: agentwatch and strace watch the same build and installs, and must agree
 test-completeness: build test-packages
 	$(rooted) -m completeness tests
 .PHONY: test-unit test-abi test-rules test-root test-completeness
 
-##: vm: boot Debian's own kernel, load every program and run the demonstration there
-##:     KERNEL=6.1, TEST=part of a test's name, KVM=1, PREEMPT=full
+##: vm: boot Debian's own kernels, load every program, run the tests that need a kernel with BPF LSM
+##:     KERNEL=6.12 for one, with PREEMPT=full or LSM=list; TEST=part of a test's name; KVM=1
 vm: build test-packages
-	@tests/vm/boot $(KERNEL) $(pytest) -p no:cacheprovider -m vm $(if $(TEST),-k $(TEST)) tests/vm
+	@$(PYTHON) -m tests.vm.boots $(PYTEST) $(if $(TEST),-k "$(TEST)")
 .PHONY: vm
 
 ##: demo: an agent at work, live, and what happens when it breaks a rule (root)

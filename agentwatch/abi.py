@@ -77,8 +77,9 @@ ROOT_MAX = 64
 POINT_MAX = 192
 MOUNTS = 8
 POLICY_SLOTS, POLICY_NONE = 4, 0xFFFFFFFF
+PREEMPTION_NONE, PREEMPTION_SOME = 1, 2
 
-POLICY_MAGIC, POLICY_ABI, POLICY_GENERATION = 0x31505741, 1, 2
+POLICY_MAGIC, POLICY_ABI, POLICY_GENERATION = 0x31505741, 2, 2
 POLICY_BASE, POLICY_UNREAD, POLICY_DEFAULTS = 5, 8, 11
 POLICY_ROLES, POLICY_UNREAD_ROLES, POLICY_SETS = 12, 13, 16
 
@@ -236,8 +237,23 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("new_asked_len", "u16"),
                 ("view_len", "u16"),
                 ("new_view_len", "u16"),
+                ("known_len", "u16"),
+                ("new_known_len", "u16"),
+                ("found_len", "u16"),
+                ("new_found_len", "u16"),
             ),
-            ("path", "view", "asked", "new", "new_view", "new_asked"),
+            (
+                "path",
+                "view",
+                "known",
+                "asked",
+                "new",
+                "new_view",
+                "new_known",
+                "new_asked",
+                "found",
+                "new_found",
+            ),
             base=HEADER,
         ),
         CONNECT: (
@@ -251,11 +267,11 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                     ("protocol", "u16"),
                     ("path_len", "u16"),
                     ("asked_len", "u16"),
-                    ("pad", "u16"),
+                    ("view_len", "u16"),
                     ("path_dev", "u32"),
-                    ("pad2", "u32"),
+                    ("pad", "u32"),
                 ),
-                ("path", "asked"),
+                ("path", "asked", "view"),
                 base=HEADER,
             )
         ),
@@ -354,7 +370,7 @@ CONTROL = Layout(
         ("next", "u32"),
         ("refusing", "u32"),
         ("known", "u32"),
-        ("pad", "u32"),
+        ("preemption", "u32"),
     ),
 )
 MAP_VALUES = (

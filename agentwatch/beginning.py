@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ def begin(stack: ExitStack, path: Path | None) -> Begun:
 
     settings, host, began = (
         config.load(path),
-        Host(cgroup=cgroup_root() is not None),
+        Host(loading.hooks, cgroup=cgroup_root() is not None),
         time.monotonic(),
     )
 
@@ -70,7 +70,8 @@ def begin(stack: ExitStack, path: Path | None) -> Begun:
     probes = Probes(identify=True, loading=loading)
     closing.callback(probes.close)
     probes.set_literals(Engine(Ruleset((), agents)).literals())
-    if host.cgroup and not probes.attach_connect(settings.cgroup):
-        host = replace(host, cgroup=False)
+    found = Host(probes.hooks, host.cgroup and probes.attach_connect(settings.cgroup))
+    if found != host:
+        host = found
         admitted = admitted_here()  # there are rules that insist on being prevented
     return Begun(settings, host, admitted, seconds, probes)

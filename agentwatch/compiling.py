@@ -38,6 +38,7 @@ def compile_here(
             without_hook=without_hook,
             agents=agents or AgentBits(),
             prevents=host.cgroup,
+            lsm=bool(host.lsm),
             generation=generation,
             size=room,
             paused=paused,

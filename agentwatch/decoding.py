@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from agentwatch import abi
 from agentwatch.abi import Layout
-from agentwatch.events import NO_PROCESS, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.events import NO_PROCESS, Change, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
 
 Name = Callable[[int, bytes], str]
 """(kernel dev_t, path from the root of its file system) -> the canonical name."""
@@ -20,7 +22,31 @@ def plain_name(dev: int, path: bytes) -> str:
     return os.fsdecode(path) or "/"
 
 
-_UNRESOLVED = ((0x01, "path"), (0x02, "asked"), (0x04, "cwd"), (0x08, "argv"), (0x10, "address"))
+_UNRESOLVED = (
+    (0x01, "path"),
+    (0x02, "asked"),
+    (0x04, "cwd"),
+    (0x08, "argv"),
+    (0x10, "address"),
+    (0x20, "new_path"),
+    (0x40, "new_asked"),
+)
+OPS: Mapping[int, str] = MappingProxyType(
+    {
+        abi.OP_CREATE: "create",
+        abi.OP_TRUNCATE: "truncate",
+        abi.OP_RENAME: "rename",
+        abi.OP_LINK: "link",
+        abi.OP_SYMLINK: "symlink",
+        abi.OP_DELETE: "delete",
+        abi.OP_CHMOD: "chmod",
+        abi.OP_CHOWN: "chown",
+        abi.OP_XATTR: "xattr",
+        abi.OP_MKDIR: "mkdir",
+        abi.OP_RMDIR: "rmdir",
+    }
+)
+"""By abi.OP_*: the word that rules have for it."""
 _STDIN = ("null", "tty", "pipe", "socket", "file")
 
 
@@ -41,6 +67,7 @@ def decode(
         "rule": values.get("rule", 0),
         "verdict": values.get("verdict", 0),
         "provisional": bool(flags & abi.FLAG_PROVISIONAL),
+        "refused": bool(flags & abi.FLAG_HOOK) and values.get("result", 0) < 0,
     }
     if unresolved:
         common["unresolved"] = frozenset(word for bit, word in _UNRESOLVED if unresolved & bit)
@@ -58,7 +85,7 @@ def _exit(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
 def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     flags = v["flags"]
     asked = os.fsdecode(s["asked"])
-    failed = v["result"] < 0
+    failed = v["result"] < 0 and not common["refused"]
     cwd = "" if failed else name(v["cwd_dev"], s["cwd"])
     argv = s["argv"]
     path = "" if failed else _file(v, s["path"], name)
@@ -86,7 +113,7 @@ def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
 
 def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     flags = v["flags"]
-    path = "" if v["result"] < 0 else _file(v, s["path"], name)
+    path = "" if v["result"] < 0 and not common["refused"] else _file(v, s["path"], name)
     return Open(
         path=path,
         asked=os.fsdecode(s["asked"]),
@@ -102,6 +129,72 @@ def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
         known=_other(s, "known", path),
         **common,
     )
+
+
+def _change(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    unresolved: frozenset[str] = common.get("unresolved", frozenset())
+    done = v["result"] >= 0 or common["refused"]
+    based = bool(v["flags"] & abi.FLAG_BASE)
+    if based:  # a name whose text could not be read is not known
+        for text, whole in (("asked", "path"), ("new_asked", "new_path")):
+            unresolved |= {whole} if text in unresolved else set()
+        common["unresolved"] = unresolved
+    op = OPS.get(v["op"], str(v["op"]))
+    first = second = _NOT_CHANGED
+    if done:
+        first = _changed(v, s, ("path_dev", "path", "", "asked"), name)
+    if done and (s["new"] or v["new_dev"]):
+        second = _changed(v, s, ("new_dev", "new", "new_", "new_asked"), name)
+    return Change(
+        op=op,
+        path=first.path,
+        new_path=second.path,
+        asked=os.fsdecode(s["asked"]),
+        new_asked=os.fsdecode(s["new_asked"]),
+        view=first.view,
+        new_view=second.view,
+        known=first.known,
+        new_known=second.known,
+        written=first.written,
+        new_written=second.written,
+        result=v["result"],
+        mode=v["mode"],
+        anonymous=bool(v["flags"] & abi.FLAG_ANONYMOUS),
+        **common,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """A name of a change, and the others that it has."""
+
+    path: str = ""
+    view: str = ""
+    known: str = ""
+    written: str = ""
+
+
+_NOT_CHANGED = _Changed()
+
+
+def _changed(
+    v: dict[str, Any], s: dict[str, bytes], fields: tuple[str, str, str, str], name: Name
+) -> _Changed:
+    dev, base, which, asked = fields
+    begins = _file(v, s[base], name) if base == "path" else name(v[dev], s[base])
+    view = s.get(which + "view", b"")
+    if not v["flags"] & abi.FLAG_BASE:
+        known = _other(s, which + "known", begins)
+        return _Changed(begins, _other(s, which + "view", begins), known)
+    written = _written(os.fsencode(begins), s[asked])
+    path = os.fsdecode(s.get(which + "found", b"")) or written
+    seen = _written(view, s[asked]) if view else ""
+    return _Changed(path, seen if seen != path else "", written=written if written != path else "")
+
+
+def _written(begins: bytes, asked: bytes) -> str:
+    """The name that a text comes to, with no link looked up."""
+    return os.path.normpath(os.fsdecode(joined(begins, asked)))
 
 
 def _connect_event(
@@ -130,6 +223,7 @@ def _connect_event(
         result=v["result"],
         syn=v["kind"] == abi.SYN,
         from_socket=bool(v["flags"] & abi.FLAG_FROM_SOCKET),
+        view=_other(s, "view", unix),
         **common,
     )
 
@@ -147,6 +241,7 @@ _DECODERS = {
     abi.EXEC: _exec,
     abi.EXIT: _exit,
     abi.OPEN: _open,
+    abi.CHANGE: _change,
     abi.CONNECT: _connect_event,
     abi.SYN: _connect_event,
 }
@@ -163,6 +258,11 @@ def _other(s: dict[str, bytes], which: str, path: str) -> str:
     """A file's other name; "" where it is the canonical one, and in records that had none yet."""
     found = os.fsdecode(s.get(which, b""))
     return "" if found == path else found
+
+
+def joined(begins: bytes, asked: bytes) -> bytes:
+    """A name and where it begins as one: an absolute one begins at its task's root."""
+    return os.path.join(begins, asked.lstrip(b"/"))
 
 
 def absolute(asked: str, cwd: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi, decoding
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
 from agentwatch.policy.compiler import Compiled
@@ -34,7 +34,7 @@ _POLICIES_REMEMBERED = 64
 _RECORDS = {
     "exec": (abi.EXEC,),
     "read": (abi.OPEN,),
-    "change": (abi.OPEN,),
+    "change": (abi.OPEN, abi.CHANGE),
     "open": (abi.OPEN,),
     "connect": (abi.CONNECT, abi.SYN),
 }
@@ -166,8 +166,14 @@ class Engine:
 
     def saw(self, event: Event) -> None:
         """Remembers what later events are asked of this one, which needs no judging."""
-        if self.follows_writes and isinstance(event, Open) and event.changes:
+        if not self.follows_writes:
+            return
+        if isinstance(event, Open) and event.changes:
             self.memory.wrote(event.session, event.path)
+        elif isinstance(event, Change) and event.result >= 0 and event.op in ("rename", "link"):
+            names = (event.path, *event.others)
+            if any(self.memory.has_written(event.session, name) for name in names if name):
+                self.memory.wrote(event.session, event.new_path)
 
     def of_kernel(self, event: Event) -> Verdict:
         """What the kernel has done about an event by this engine's policy, in the rules' words.
@@ -406,7 +412,7 @@ class Engine:
             if not acting or response == "kill"
         }
         if self.follows_writes and not acting:
-            found.add(abi.OPEN)
+            found |= {abi.OPEN, abi.CHANGE}
         return frozenset(found)
 
 
@@ -430,12 +436,13 @@ def _is_done(event: Event) -> bool:
     """Whether the kernel has acted on an event that it has judged."""
     if event.verdict == abi.VERDICT_KILL:
         return True
-    # Elsewhere than before a connection nothing can be denied: there the engine answers.
+    # What is denied where it has happened already is the engine's to answer.
     return event.verdict == abi.VERDICT_DENY and _is_refused(event)
 
 
 def _is_refused(event: Event) -> bool:
-    return isinstance(event, Connect) and event.result == -errno.EPERM
+    by_cgroup = isinstance(event, Connect) and event.result == -errno.EPERM
+    return event.refused or by_cgroup
 
 
 def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:
@@ -448,6 +455,8 @@ def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:
 
 def _kind_judged(event: Event, rule: Rule | None) -> str:
     """The kind of event that a verdict of the kernel is about: what came of it is the worst."""
+    if isinstance(event, Change):
+        return "change"
     if isinstance(event, Open):
         changes = event.changes and (rule is None or not {"change", "open"}.isdisjoint(rule.on))
         return "change" if changes else "read"

@@ -35,7 +35,8 @@ class Event:
     """What every record has. `unresolved` names fields whose read failed or was cut.
 
     generation: of the policy the kernel judged it by, 0: it did not. verdict: what that said
-    (abi.VERDICT_*, 0: nothing), rule: the rule's number in that policy.
+    (abi.VERDICT_*, 0: nothing), rule: its number in that policy. refused: an LSM hook did not
+    let the call happen; its names are those that would have been used.
     """
 
     time: int
@@ -49,6 +50,7 @@ class Event:
     unresolved: frozenset[str] = frozenset()
     rule: int = 0
     verdict: int = 0
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,49 @@ class Open(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change(Event):
+    """A change of names or attributes that is no opening. op: create (mknod), truncate, rename,
+    link, symlink, delete, chmod, chown, xattr, mkdir, rmdir. result: 0, or -errno.
+
+    path: the file's name; "" when the call failed, for then only `asked` is known. new_path: the
+    second name of a rename or link, or "". An LSM hook tells them as they are. Without one the
+    kernel tells where a name began and the text that the call was given (asked, new_asked), which
+    another thread may have exchanged; path is what that comes to with its symbolic links looked up
+    a moment later, and written, new_written the same without looking, where that is another name.
+    So these names are no proof of what was changed, unless the call was made on a descriptor. view,
+    known, new_view, new_known: see Open. new_asked: of a symbolic link, its text. mode: of create,
+    mkdir and chmod, as asked. anonymous: a file without a place, as a memfd.
+    """
+
+    op: str
+    path: str
+    new_path: str = ""
+    asked: str = ""
+    new_asked: str = ""
+    view: str = ""
+    new_view: str = ""
+    known: str = ""
+    new_known: str = ""
+    written: str = ""
+    new_written: str = ""
+    result: int = 0
+    mode: int = 0
+    anonymous: bool = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the file is called, by its first name."""
+        return _others(self.view, self.known, self.written)
+
+    @property
+    def what(self) -> str:
+        """The operation and its names: delete /a, rename /a -> /b, symlink /a -> its text."""
+        said = f"{self.op} {self.path or self.asked}"
+        other = self.new_asked if self.op == "symlink" else self.new_path or self.new_asked
+        return f"{said} -> {other}" if other else said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connect(Event):
     """connect(2) at its end, or, with `syn`, the first packet of a TCP connection.
 
@@ -149,7 +194,7 @@ class Connect(Event):
     by; it has no result (0). family: AF_* number. addr: text form ("" if none). port: 0 if none.
     protocol: tcp | udp | unix | icmp | the number as text. unix: a path, "@name" for an abstract
     socket, "" if none. from_socket: address read from kernel objects, not from the caller's
-    memory.
+    memory. view: of a path, see Open.
     """
 
     family: int
@@ -160,6 +205,12 @@ class Connect(Event):
     result: int = 0
     syn: bool = False
     from_socket: bool = False
+    view: str = ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else a unix socket's path is called."""
+        return _others(self.view)
 
     @property
     def where(self) -> str:

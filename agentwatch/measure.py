@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from agentwatch import __version__, abi
 from agentwatch.engine import Engine, Verdict
 from agentwatch.events import Event, ProcessKey
-from agentwatch.kernel.policies import CONNECT_HOOKS
-from agentwatch.kernel.probes import HOOKS
 from agentwatch.lineage import Actor
 from agentwatch.losses import STAGES
 from agentwatch.sinks import frames
@@ -106,7 +104,7 @@ def snapshots(
             reloads=dict(tally.reloads) if tally else {},
             last_reload_successful=int(now.reloaded) if now else None,
             last_reload_success_timestamp_seconds=reloaded,
-            hook_attached={hook: int(hook in attached) for hook in (*HOOKS, *CONNECT_HOOKS)},
+            hook_attached={hook: int(hook in attached) for hook in watch.probes.wanted()},
             map_entries={name: used for name, (used, _) in room.items()},
             map_capacity={name: size for name, (_, size) in room.items()},
             program_runs={hook: s.runs for hook, s in stats.items()},

@@ -24,10 +24,12 @@ from agentwatch.command import SENT, TYPED, Command, exit_code, invoking_person
 from agentwatch.errors import AgentwatchError, PermissionDenied
 from agentwatch.events import ProcessKey
 from agentwatch.lineage import Living
+from agentwatch.sinks import frames
 from agentwatch.watch import Watch
 
 SAYS_SO = 2.0  # s after CMD's end in which its exit code should be told
 SETTLE = 0.05  # s of quiet after CMD's end before the last look at the rings
+UNREAD = 60.0  # s that reading what CMD has left in them may take
 HERE, WATCHING = b"here\n", b"watching\n"  # what the watching half says
 
 
@@ -108,6 +110,13 @@ def _from_keyboard() -> bool:
 
 def _settle(watch: Watch) -> None:
     """What CMD did last, and the ends of what was killed, are in the rings or about to be."""
+    ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    given_up = time.monotonic() + UNREAD
+    while watch.drained < ended and time.monotonic() < given_up:
+        watch.step()
+    if watch.drained < ended:
+        text = "not all that CMD has done was read in time: the journal lacks the last of it"
+        watch.say(frames.Notice(subject="loss", text=text))
     quiet = time.monotonic()
     limit = quiet + 2
     while time.monotonic() - quiet < SETTLE and time.monotonic() < limit:

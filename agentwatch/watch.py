@@ -22,6 +22,7 @@ from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.freezer import Freezer
 from agentwatch.holding import Holding
 from agentwatch.inforce import InForce
+from agentwatch.kernel.links import Links
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Lineage
 from agentwatch.losses import Losses
@@ -45,7 +46,7 @@ SLICE = 0.010  # s of a step, and a batch more, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
 SETTLE = 2.0  # s that handling what a policy's swap waits for may take
 SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
-_SHOWN = frozenset({abi.CONNECT, abi.SYN})
+_SHOWN = frozenset({abi.CONNECT, abi.SYN, abi.CHANGE})
 
 
 class Sink(Protocol):
@@ -89,6 +90,7 @@ class Watch:
         self.redactor = Redactor.load()
         self.quiet_agents: frozenset[str] = frozenset()  # of whom only findings are journaled
         self._namespace = Namespace(mounts)
+        self._links = Links(self._name)
         self.aside, self.listing = Aside(threaded), Aside(threaded)
         self._searching, self._closed = Aside(threaded=True), threading.Event()
         holding = Holding(probes, freezer)
@@ -161,6 +163,11 @@ class Watch:
                 break
             self.step()
         self.force.tidy(self._drained)
+
+    @property
+    def drained(self) -> int:
+        """ns of CLOCK_BOOTTIME: whatever happened before was read."""
+        return self._drained
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
@@ -246,6 +253,7 @@ class Watch:
             return 0
         if self._namespace.changed():
             self._say_mounts()
+        activity = self._looked_up(activity)
         kept = [record for record in map(self._handled, lifecycle) if record is not None]
         kept += self._wanted(activity)
         judged, acting = self.engine.kinds, self.engine.acting_kinds
@@ -270,6 +278,20 @@ class Watch:
         self.probes.lifecycle.release()
         self.probes.activity.release()
         return len(lifecycle) + len(activity)
+
+    def _looked_up(self, activity: list[memoryview]) -> list[memoryview]:
+        """With the links in names of changes followed: what is judged is what is kept."""
+        self._links.forget()
+        kinds = [abi.peek(record)[1] for record in activity]
+        if abi.CHANGE not in kinds:
+            return activity
+        for place, kind in enumerate(kinds):
+            if kind == abi.CHANGE:
+                try:
+                    activity[place] = self._links.looked_up(activity[place])
+                except Exception as error:  # as with those of the other ring
+                    self._failed.append(error)
+        return activity
 
     def _wanted(self, activity: list[memoryview]) -> list[memoryview]:
         """Those that go into the journal."""

@@ -175,6 +175,10 @@ struct aw_change { /* new_*: of rename, link; of a symbolic link its text as new
 	__u16 new_asked_len;
 	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
 	__u16 new_view_len;
+	__u16 known_len; /* bytes; what the file was called when the policy was loaded: the same */
+	__u16 new_known_len;
+	__u16 found_len; /* bytes; what the name led to: put in by whoever reads the record */
+	__u16 new_found_len;
 };
 
 struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
@@ -186,9 +190,9 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
 	__u16 protocol;	 /* IPPROTO_*; 0 with AF_UNIX */
 	__u16 path_len;	 /* bytes; AF_UNIX: from the root of its file system */
 	__u16 asked_len; /* bytes; AF_UNIX: as asked, a leading NUL is the abstract namespace */
-	__u16 pad;
-	__u32 path_dev; /* kernel dev_t of path's file system */
-	__u32 pad2;
+	__u16 view_len;	 /* bytes; path as the task sees it, where that is another name */
+	__u32 path_dev;	 /* kernel dev_t of path's file system */
+	__u32 pad;
 };
 
 /*
@@ -196,7 +200,7 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
  * The header's words; the rest is found through them (agentwatch/policy/image.py).
  */
 #define AW_POLICY_MAGIC 0x31505741
-#define AW_POLICY_ABI 1
+#define AW_POLICY_ABI 2
 #define AW_POLICY_GENERATION 2
 #define AW_POLICY_BASE 5   /* lists: exec, open, connect */
 #define AW_POLICY_UNREAD 8 /* lists: the same */
@@ -204,6 +208,10 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
 #define AW_POLICY_ROLES 12	  /* masks of predicates: those asked in a match */
 #define AW_POLICY_UNREAD_ROLES 13 /* ... of exe, cwd, args */
 #define AW_POLICY_SETS 16	  /* four words each: classes, start, default, 0 */
+
+/* aw_control.preemption */
+#define AW_PREEMPTION_NONE 1 /* nothing else runs while a tracing program does */
+#define AW_PREEMPTION_SOME 2 /* another task may: whose runs of that program are skipped then */
 
 /* Values of maps. */
 
@@ -312,7 +320,7 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 next;	   /* ... of the next one: an exec leaves a mark for it as well */
 	__u32 refusing;	   /* 1: programs that refuse connections are attached */
 	__u32 known;	   /* 1: there are files that are known by what they are */
-	__u32 pad;
+	__u32 preemption;  /* of tracing programs, found at the first fork: AW_PREEMPTION_* */
 };
 
 #endif

@@ -5,11 +5,6 @@
  * sent: who is to die does so at the end of the call (sys_exit).
  */
 
-/* Words of addresses, as they lie in memory. */
-#define MAPPED 0xffff0000   /* ::ffff:a.b.c.d, the third */
-#define LOOPBACK 0x0100007f /* 127.0.0.1 */
-#define LOOPBACK6 0x01000000
-
 /* Programs here may be preempted by each other: each takes a piece for itself. */
 #define PIECES 4
 
@@ -91,45 +86,6 @@ static __always_inline void address_of(struct aw_connect *connect, struct bpf_so
 	words[3] = ctx->user_ip6[3];
 }
 
-/* Judges the address in walk->path as another one; the stricter answer stands, and its address. */
-static __always_inline void address_also(struct aw_piece *piece, u32 third, u32 last, u16 family)
-{
-	struct aw_question *question = &piece->walk.question;
-	u32 *words = (u32 *)piece->walk.path, *address = (u32 *)piece->connect.address;
-	u32 verdict = question->verdict, rule = question->rule;
-
-	if (verdict == AW_VERDICT_KILL)
-		return;
-	words[2] = third;
-	words[3] = last;
-	question->unread = question->uncertain = 0;
-	policy_judge(&piece->walk, 0);
-	if (!question->verdict || (verdict && verdict <= question->verdict)) {
-		question->verdict = verdict;
-		question->rule = rule;
-		return;
-	}
-	address[0] = family == AF_INET ? last : 0;
-	address[1] = 0;
-	address[2] = family == AF_INET ? 0 : third;
-	address[3] = family == AF_INET ? 0 : last;
-}
-
-/* To no address at all is to this machine itself, as connect and sendmsg have it. */
-static __always_inline void addresses_judge(struct aw_piece *piece, u16 family)
-{
-	const u32 *words = (const u32 *)piece->walk.path;
-	bool none = !words[0] && !words[1] && !words[3], mapped = words[2] == MAPPED;
-
-	none &= mapped || !words[2];
-	policy_judge(&piece->walk, 0);
-	if (!none)
-		return;
-	address_also(piece, MAPPED, LOOPBACK, family);
-	if (!mapped)
-		address_also(piece, 0, LOOPBACK6, family);
-}
-
 /* 1: go on; 0: EPERM. sends: a message without connect, which nothing else records. */
 static __always_inline int address_judge(struct bpf_sock_addr *ctx, u16 family, bool sends)
 {
@@ -165,7 +121,7 @@ static __always_inline int address_judge(struct bpf_sock_addr *ctx, u16 family, 
 		walk->question.kinds = AW_CONNECT;
 		walk->question.words = words_of_connect(family, protocol);
 		question_address(walk, connect->address, family, connect->port);
-		addresses_judge(piece, family);
+		addresses_judge(walk, connect);
 		verdict = walk->question.verdict;
 		if (verdict == AW_VERDICT_KILL || verdict == AW_VERDICT_DENY ||
 		    (verdict == AW_VERDICT_LOOK && sends))

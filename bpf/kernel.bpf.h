@@ -143,6 +143,7 @@ struct task_struct {
 	int tgid;
 	u64 start_boottime;
 	int exit_code;
+	unsigned int in_execve : 1;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct list_head tasks;
@@ -159,6 +160,15 @@ struct linux_binprm {
 	int argc;
 	const char *filename;
 	const char *interp;
+};
+
+struct vm_area_struct {
+	unsigned long vm_flags;
+	struct file *vm_file;
+};
+
+struct msghdr {
+	void *msg_name;
 };
 
 struct in6_addr {
@@ -180,6 +190,7 @@ struct sock {
 };
 
 struct socket {
+	short type;
 	struct sock *sk;
 };
 
@@ -226,6 +237,12 @@ struct bpf_iter__task {
 #define FMODE_READ 1
 #define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
+#define FMODE_EXEC 0x20
+#define FMODE_NOACCOUNT (1 << 29)
+#define RENAME_EXCHANGE 2
+#define PROT_EXEC 4
+#define VM_EXEC 4
+#define SOCK_RAW 3
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
@@ -240,6 +257,7 @@ struct bpf_iter__task {
 #define IPPROTO_UDPLITE 136
 #define IPPROTO_MPTCP 262
 #define EPERM 1
+#define EAGAIN 11
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 #define TCP_SYN_SENT 2
 #define PIDTYPE_PGID 2
@@ -248,6 +266,9 @@ struct bpf_iter__task {
 #define SIGSTOP 19
 #define SIGNAL_GROUP_EXIT 4
 #define TS_COMPAT 2
+#define AT_FDCWD -100
+#define AT_REMOVEDIR 0x200
+#define AT_EMPTY_PATH 0x1000
 #define EINPROGRESS 115
 #define MINORBITS 20
 

@@ -77,11 +77,33 @@ static __always_inline void origin_note(struct task_struct *parent, struct task_
 		COUNT(unlabelled);
 }
 
+#define PREEMPT_MASK 0xff
+
+/*
+ * Newer kernels run tracing programs with preemption on: whoever takes over meanwhile and comes by the
+ * same program has its run skipped. Looked at from inside, once.
+ */
+static __always_inline void preemption_note(void)
+{
+	u64 base = 0;
+	u32 depth = 0;
+
+	if (!preempt_count_at)
+		return;
+	if (bpf_probe_read_kernel(&base, sizeof(base),
+				  (u64 *)per_cpu_offset_at + bpf_get_smp_processor_id()) ||
+	    bpf_probe_read_kernel(&depth, sizeof(depth), (void *)(base + preempt_count_at)))
+		return;
+	control.preemption = depth & PREEMPT_MASK ? AW_PREEMPTION_NONE : AW_PREEMPTION_SOME;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct aw_subject subject;
 
+	if (!control.preemption)
+		preemption_note();
 	if (!tagged(parent, &subject)) {
 		if (control.looking)
 			origin_note(parent, child);
@@ -179,16 +201,16 @@ static __noinline u32 exec_names(struct aw_record *record, struct aw_walk *walk,
 
 /* The executable's other names, of a process that is somebody's. Not inlined, as above. */
 static __noinline u32 exec_others(struct aw_record *record, struct aw_walk *walk,
-				  struct task_struct *task, struct linux_binprm *bprm, u32 at)
+				  struct task_struct *task, struct file *file, u32 at)
 {
 	struct aw_exec *exec = &record->exec;
 	struct name name = {.flags = record->header.flags, .dev = exec->path_dev};
-	struct file *file = BPF_CORE_READ(bprm, file);
 	struct path path;
 
 	name.failed = record->header.unresolved & AW_UNRESOLVED_PATH;
 	BPF_CORE_READ_INTO(&path, file, f_path);
-	others_put(record, walk, task, file, &path, &name, sizeof(*exec), exec->path_len, &at);
+	others_put(record, walk, task, file, &path, &name, sizeof(*exec), exec->path_len, &at,
+		   AW_UNRESOLVED_PATH);
 	exec->view_len = naming_of(walk)->view_len;
 	exec->known_len = naming_of(walk)->known_len;
 	return at;
@@ -237,16 +259,14 @@ static __noinline bool session_begin(struct task_struct *task, struct task_struc
 	return tagged_below(task, leader, subject);
 }
 
-/* What a new program is asked, by the policy of a slot. */
-static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *walk,
-				     struct task_struct *task, u32 slot)
+/* What is asked of an exec whose names are in its record, one behind the other. */
+static __always_inline void exec_question(struct aw_record *record, struct aw_walk *walk)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_exec *exec = &record->exec;
 	u32 unresolved = record->header.unresolved, at = sizeof(*exec);
 	bool anonymous = record->header.flags & AW_FLAG_ANONYMOUS;
 
-	question->slot = slot;
 	question->kinds = AW_EXEC;
 	question->words = AW_WORD_STDIN << (exec->stdin_kind & 7);
 	question->words |= anonymous ? AW_WORD_ANONYMOUS : AW_WORD_NAMED;
@@ -257,8 +277,6 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 		question->unread |= 1 << AW_SUBJECT_CWD;
 	if (unresolved & AW_UNRESOLVED_ARGV)
 		question->unread |= 1 << AW_SUBJECT_ARGS;
-	question->args = BPF_CORE_READ(task, mm, arg_start);
-	question->args_size = BPF_CORE_READ(task, mm, arg_end) - question->args;
 	question_name(walk, 0, AW_SUBJECT_EXE, AW_SYMBOL_EXE, at, exec->path_len, exec->path_dev,
 		      anonymous);
 	at += exec->path_len + exec->asked_len;
@@ -266,6 +284,18 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 		      false);
 	if (exec->view_len || exec->known_len)
 		question_others(walk);
+}
+
+/* What a new program is asked, by the policy of a slot. */
+static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *walk,
+				     struct task_struct *task, u32 slot)
+{
+	struct aw_question *question = &walk->question;
+
+	question->slot = slot;
+	exec_question(record, walk);
+	question->args = BPF_CORE_READ(task, mm, arg_start);
+	question->args_size = BPF_CORE_READ(task, mm, arg_end) - question->args;
 	question_ask(walk, record, &record->header);
 }
 
@@ -340,7 +370,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 		header->flags |= AW_FLAG_CANDIDATE;
 	if (bprm->interp != bprm->filename)
 		header->flags |= AW_FLAG_SCRIPT;
-	at = exec_others(record, walk, task, bprm, at);
+	at = exec_others(record, walk, task, BPF_CORE_READ(bprm, file), at);
 	exec->argv_len = exec_argv(record, task, at);
 	header->length = at + exec->argv_len;
 	exec->argc = bprm->argc;

@@ -21,8 +21,8 @@ struct naming {
 	u64 private; /* of an open file of an overlay: what it opened below; else 0 */
 	u32 path_at, path_len, path_dev; /* the canonical name, in the record */
 	u32 at;				 /* where the next string goes */
+	u32 bit;			 /* AW_UNRESOLVED_* of the canonical name */
 	u16 view_len, known_len;	 /* the answer: those that were put */
-	u32 pad;
 };
 
 _Static_assert(sizeof(struct naming) <= sizeof(((struct aw_walk *)0)->address), "naming");
@@ -138,11 +138,11 @@ __noinline int view_put(struct aw_walk *walk, struct aw_record *record)
 	outcome = view_walk(walk);
 	at = naming->at;
 	if (outcome == VIEW_FAILED)
-		record->header.unresolved |= AW_UNRESOLVED_PATH;
+		record->header.unresolved |= naming->bit;
 	if (outcome != VIEW_FOUND)
 		return 0;
 	name.len = AW_PATH_MAX - walk->off;
-	naming->view_len = put_name(record, &at, &name, walk->path, AW_UNRESOLVED_PATH);
+	naming->view_len = put_name(record, &at, &name, walk->path, naming->bit);
 	naming->at = at;
 	return 0;
 }
@@ -156,7 +156,7 @@ static __always_inline void known_put(struct naming *naming, struct aw_record *r
 	if (!len || len > AW_KNOWN_MAX)
 		return;
 	if (at > RECORD_MAX - AW_KNOWN_MAX - 8) { /* no room, and it may be what a rule is about */
-		record->header.unresolved |= AW_UNRESOLVED_PATH;
+		record->header.unresolved |= naming->bit;
 		return;
 	}
 	bpf_probe_read_kernel((char *)record + PINNED(at), len, known->path);
@@ -175,8 +175,11 @@ __noinline int other_names(struct aw_walk *walk, struct aw_record *record, u32 v
 		return 0;
 	naming = naming_of(walk);
 	naming->view_len = naming->known_len = 0;
-	if (control.known)
+	if (control.known && naming->inode)
 		known = known_find(naming);
+	if (!viewed && !known)
+		return 0;
+	walk->question.names[0].at = naming->path_at; /* `path` is used for others now */
 	if (viewed)
 		view_put(walk, record);
 	if (!naming->view_len && !known)
@@ -206,21 +209,23 @@ __noinline int other_names(struct aw_walk *walk, struct aw_record *record, u32 v
 
 /*
  * Puts the other names of what has the canonical one into the record, behind what is there: the bytes
- * of both are in `naming` then, and 0 for none. file: NULL where nothing is open. path_at: where the
- * canonical name is in the record.
+ * of both are in `naming` then, and 0 for none. file: NULL where nothing is open. path: of no mount
+ * where that is not known, and nor is the view then. path_at: where the canonical name is in the record;
+ * names[0] says whether it still is in `path`, too. bit: what is unresolved if one cannot be read.
  */
 static __always_inline void others_put(struct aw_record *record, struct aw_walk *walk,
 				       struct task_struct *task, struct file *file,
 				       const struct path *path, const struct name *name,
-				       u32 path_at, u32 path_len, u32 *at)
+				       u32 path_at, u32 path_len, u32 *at, u32 bit)
 {
 	struct naming *naming = naming_of(walk);
 	bool viewed;
 
 	naming->view_len = naming->known_len = 0;
+	walk->question.names[0].at = 0;
 	if (name->failed || name->flags & AW_FLAG_ANONYMOUS)
 		return;
-	viewed = !is_plain(task, path);
+	viewed = path->mnt && !is_plain(task, path);
 	if (!viewed && !control.known)
 		return;
 	naming->viewing.from = (u64)path->dentry;
@@ -232,6 +237,7 @@ static __always_inline void others_put(struct aw_record *record, struct aw_walk 
 	naming->path_len = path_len;
 	naming->path_dev = name->dev;
 	naming->at = *at;
+	naming->bit = bit;
 	other_names(walk, record, viewed);
 	*at = naming->at;
 }

@@ -4,20 +4,41 @@
  * namespaces lie between. bpf_d_path is refused in tracing programs and would tell the task's view.
  */
 
-/* Where the kernel keeps them; 0 where it does not tell, or is not asked. */
-static volatile u64 rename_lock_at, mount_lock_at;
+/* Where the kernel keeps what no type tells of; 0 where it does not say, or is not asked. */
+static volatile u64 rename_lock_at, mount_lock_at, preempt_count_at, per_cpu_offset_at;
+
+struct pcpu_hot {
+	int preempt_count;
+} __attribute__((preserve_access_index));
+
+static __always_inline u64 symbol_at(const char *name, u32 size)
+{
+	u64 found = 0;
+
+	return bpf_kallsyms_lookup_name(name, size, 0, &found) ? 0 : found;
+}
 
 /* Run once, before anything is attached: libbpf would read all of /proc/kallsyms for a __ksym. */
 SEC("syscall")
-int find_locks(void *ctx)
+int find_symbols(void *ctx)
 {
 	static const char rename[] = "rename_lock", mount[] = "mount_lock";
-	u64 found = 0;
+	static const char offset[] = "__per_cpu_offset";
+	static const char count[] = "__preempt_count", hot[] = "pcpu_hot";
+	u64 at = 0;
 
-	if (!bpf_kallsyms_lookup_name(rename, sizeof(rename), 0, &found))
-		rename_lock_at = found;
-	if (!bpf_kallsyms_lookup_name(mount, sizeof(mount), 0, &found))
-		mount_lock_at = found;
+	rename_lock_at = symbol_at(rename, sizeof(rename));
+	mount_lock_at = symbol_at(mount, sizeof(mount));
+	per_cpu_offset_at = symbol_at(offset, sizeof(offset));
+	if (bpf_core_type_exists(struct pcpu_hot)) {
+		at = symbol_at(hot, sizeof(hot));
+		if (at)
+			at += bpf_core_field_offset(struct pcpu_hot, preempt_count);
+	} else {
+		at = symbol_at(count, sizeof(count));
+	}
+	if (per_cpu_offset_at)
+		preempt_count_at = at;
 	return 0;
 }
 
@@ -156,8 +177,7 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 	if (!name || !path || !into)
 		return 0;
 	buffer = into->path;
-	super = BPF_CORE_READ(path->dentry,
-			      d_sb); /* a name that is about to be made has no inode */
+	super = BPF_CORE_READ(path->dentry, d_sb); /* one that is to be made has no inode yet */
 
 	name->dev = BPF_CORE_READ(super, s_dev);
 	name->flags = 0;

@@ -64,7 +64,7 @@ struct {
 #define PORTS 5
 #define PROJECTS 6
 #define PATHS_BEGUN 7
-#define NO_SET 8 /* the header's words for it are zero */
+#define NO_SET 8
 
 #define ARGS_PIECES 2048 /* of AW_PATH_MAX bytes each */
 
@@ -80,6 +80,7 @@ struct judge {
 	const char *policy;
 	struct aw_walk *walk;
 	struct aw_record *record;
+	struct aw_project *project;
 };
 
 static __always_inline const char *policy_of(const struct aw_question *question)
@@ -191,11 +192,16 @@ static long forget_step(u32 index, struct judge *judge)
  * it has not itself, 31 whether there is something to look up behind any byte.
  */
 #define CLASSES 256
-#define FIRST_CLASS 8 /* cells below it are symbols' */
+#define FIRST_CLASS 10 /* cells below it are symbols' */
 #define CELLS (FIRST_CLASS + CLASSES)
 #define DEFAULT_CELLS 272 /* from one default row to the next */
 #define DEFAULT_OF(state) ((state) >> 22 & 511)
+#define DEFAULT_BITS (511 << 22)
 #define STICKY(state) ((s32)(state) < 0)
+
+struct cell {
+	u32 next, of; /* states */
+};
 
 /* The list that a state has at a virtual symbol, to be looked at later: the walk must be short. */
 static __always_inline void look(const char *policy, u64 mask, struct aw_walk *walk, u64 state,
@@ -210,46 +216,101 @@ static __always_inline void look(const char *policy, u64 mask, struct aw_walk *w
 	}
 }
 
-/* One set over n bytes. */
-static __always_inline void set_walk(const char *policy, struct aw_walk *walk, struct aw_set *set,
-				     u64 off, u64 n)
-{
-	u64 mask = policy_mask, at = set->classes, row;
-	u64 state = set->state; /* in its lower half; the mask is blind to the upper one */
-	u32 own = DEFAULT_OF(state);
-	const u8 *bytes = (const u8 *)walk + PINNED(off), *classes;
-	const u64 *usual;
+#define AW_STEPS 4 /* of which one after the other does not ask for the end */
 
-	row = set->rows + own * DEFAULT_CELLS;
+/* scalar += pointer */
+#define AT(base, offset)                                                                           \
+	({                                                                                         \
+		u64 at_ = (offset);                                                                \
+		asm volatile("%0 += %1" : "+r"(at_) : "r"(base));                                  \
+		(const void *)at_;                                                                 \
+	})
+
+/* Behind the byte at hand, or out of the loop: with `i` bytes taken. */
+#define STEP(at)                                                                                   \
+	do {                                                                                       \
+		u64 class = FIRST_CLASS + *(const u8 *)AT(classes, bytes[at]);                     \
+		const struct cell *cell = AT(policy, ((state + class) << 3) & mask);               \
+                                                                                                   \
+		if (cell->of != (u32)state) {                                                      \
+			if ((state & DEFAULT_BITS) != own) {                                       \
+				i = (at);                                                          \
+				goto done;                                                         \
+			}                                                                          \
+			cell = usual + class;                                                      \
+		}                                                                                  \
+		state = cell->next;                                                                \
+		if (STICKY(state)) {                                                               \
+			i = (at) + 1;                                                              \
+			goto done;                                                                 \
+		}                                                                                  \
+	} while (0)
+
+/*
+ * One set over up to n bytes: until there is something to look up behind one of them, or another
+ * default row is needed. How many it took. For every byte of every event, so with as few instructions
+ * as there can be: what is rare is left to the next call.
+ */
+static __noinline u64 set_walk(const char *policy, struct aw_set *set, const u8 *bytes, u64 n)
+{
+	u64 mask = policy_mask, at = set->classes, i;
+	u64 state = (u32)set->state, own = state & DEFAULT_BITS;
+	u64 row = set->rows + DEFAULT_OF(state) * DEFAULT_CELLS;
+	const struct cell *usual;
+	const u8 *classes;
+
 	if (at > mask - CLASSES || row > (mask >> 3) - CELLS)
-		return;
+		return n;
 	mask &= ~7ULL;
 	classes = (const u8 *)policy + PINNED(at);
 	/* The default row is kept at hand: so few bytes wait for the state before them. */
-	usual = (const u64 *)(policy + PINNED(row << 3));
+	usual = (const struct cell *)(policy + PINNED(row << 3));
+	for (i = 0; i + AW_STEPS <= AW_CHUNK && i + AW_STEPS <= n; i += AW_STEPS) {
 #pragma unroll
-	for (u32 i = 0; i < AW_CHUNK; i++) {
-		u64 class, next;
-
-		if (i >= n)
-			break;
-		class = FIRST_CLASS + classes[bytes[i]];
-		next = entry(policy, state + class, mask);
-		if ((u32)(next >> 32) != (u32)state) {
-			if (DEFAULT_OF(state) != own) {
-				own = DEFAULT_OF(state);
-				row = set->rows + own * DEFAULT_CELLS;
-				if (row > (mask >> 3) - CELLS)
-					break;
-				usual = (const u64 *)(policy + PINNED(row << 3));
-			}
-			next = usual[class];
-		}
-		state = next;
-		if (STICKY(state))
-			look(policy, mask, walk, state, walk->machine.sticky);
+		for (u32 j = 0; j < AW_STEPS; j++)
+			STEP(i + j);
 	}
-	set->state = (u32)state;
+	for (; i < AW_CHUNK && i < n; i++)
+		STEP(i);
+done:
+	set->state = state;
+	return i;
+}
+
+/* What one of the sets found among the bytes that the memo is to know. */
+static __always_inline void memo_note(struct aw_walk *walk)
+{
+	struct aw_memo *memo = &walk->memo;
+	u32 slot = (walk->machine.slot + walk->machine.turn) & (AW_SETS - 1);
+	u32 count = memo->counts[slot];
+
+	if (count < AW_MEMO_LISTS) {
+		memo->lists[slot][count] = walk->found[0];
+		memo->counts[slot] = count + 1;
+	} else {
+		walk->machine.spoilt = 1;
+	}
+}
+
+/* The next set: where it is behind what the memo knows, with what it found there. */
+static __always_inline void set_begin(struct judge *judge, struct aw_set *set, u32 slot)
+{
+	struct aw_walk *walk = judge->walk;
+	struct aw_machine *machine = &walk->machine;
+	struct aw_memo *memo = &walk->memo;
+
+	machine->begun = 1;
+	machine->done = machine->skip;
+	machine->noting = machine->stop != 0;
+	machine->until = machine->noting ? machine->stop : machine->len;
+	if (machine->skip) {
+		set->state = memo->states[slot];
+		machine->found = memo->counts[slot];
+		for (int i = 0; i < AW_MEMO_LISTS; i++)
+			walk->found[i] = memo->lists[slot][i];
+	} else if (machine->stop) {
+		memo->counts[slot] = 0;
+	}
 }
 
 /* Part of what is between machine->off and off + len: by one set to the end, then by the next one. */
@@ -257,13 +318,39 @@ static long chunk_step(u32 index, struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
 	struct aw_machine *machine = &walk->machine;
-	struct aw_set *set = &machine->sets[machine->turn & (AW_SETS - 1)];
-	u64 done = set->done, n = machine->len, off = machine->off + done;
+	u32 turn = machine->turn & (AW_SETS - 1), slot = (machine->slot + turn) & (AW_SETS - 1);
+	struct aw_set *set = &machine->sets[turn];
+	bool known = false;
+	u64 done, n, off;
 
-	if (done >= n || set->state == set->dead || off > AW_TEXT_MAX - AW_CHUNK)
-		return ++machine->turn >= AW_SETS - 1;
-	set_walk(judge->policy, walk, set, off, n - done);
-	set->done = done + AW_CHUNK;
+	if (!machine->begun && set->state != set->dead) {
+		set_begin(judge, set, slot);
+		known = machine->found;
+	}
+	done = machine->done;
+	n = machine->until;
+	off = machine->off + done;
+	if (known || done >= n || set->state == set->dead || off > AW_TEXT_MAX - AW_CHUNK) {
+		if (known) {
+			/* Looked at below, before the walk goes on. */
+		} else if (machine->begun && machine->noting) {
+			walk->memo.states[slot] = set->state;
+			machine->noting = 0;
+			machine->until = machine->len;
+			return 0;
+		} else {
+			machine->begun = 0;
+			return ++machine->turn >= AW_SETS - 1;
+		}
+	} else {
+		machine->done = done + set_walk(judge->policy, set, (const u8 *)walk + PINNED(off),
+						n - done);
+		if (!STICKY(set->state))
+			return 0;
+		look(judge->policy, policy_mask & ~7ULL, walk, set->state, machine->sticky);
+		if (machine->found && machine->noting)
+			memo_note(walk);
+	}
 	if (machine->found)
 		lists_take(judge);
 	return 0;
@@ -273,12 +360,14 @@ static __always_inline void set_enter(const char *policy, struct aw_set *set, u3
 {
 	u32 at = AW_POLICY_SETS + 4 * number;
 
-	set->classes = word(policy, at);
+	set->classes = number == NO_SET ? 0 : word(policy, at);
+	if (!set->classes) {
+		set->state = set->dead = 0;
+		return;
+	}
 	set->state = word(policy, at + 1);
 	set->rows = word(policy, at + 2);
 	set->dead = word(policy, at + 3);
-	if (!set->classes)
-		set->state = set->dead;
 }
 
 static __always_inline void sets_enter(struct judge *judge, u32 anchored, u32 floating, u32 begun)
@@ -288,7 +377,6 @@ static __always_inline void sets_enter(struct judge *judge, u32 anchored, u32 fl
 	set_enter(judge->policy, &machine->sets[0], anchored);
 	set_enter(judge->policy, &machine->sets[1], floating);
 	set_enter(judge->policy, &machine->sets[2], begun);
-	set_enter(judge->policy, &machine->sets[3], NO_SET);
 }
 
 /* The lists of all sets, behind the last byte or before the first. */
@@ -324,9 +412,10 @@ __noinline int policy_walk(struct aw_walk *walk)
 	machine->clearing = 0;
 	if (machine->begins)
 		sets_look(&judge, true);
-	machine->turn = 0;
-	machine->sets[0].done = machine->sets[1].done = machine->sets[2].done = 0;
-	bpf_loop(AW_SETS * (AW_TEXT_MAX / AW_CHUNK + 1), chunk_step, &judge, 0);
+	if (machine->found)
+		lists_take(&judge);
+	machine->turn = machine->begun = 0;
+	bpf_loop(AW_SETS * 2 * AW_TEXT_MAX, chunk_step, &judge, 0);
 	if (machine->ends)
 		sets_look(&judge, false);
 	if (machine->found)

@@ -50,7 +50,8 @@ __noinline int policy_judge(struct aw_walk *walk, struct aw_record *record)
 	if (question->deciding)
 		policy_decide(walk);
 	machine->clearing = 1;
-	bpf_loop(machine->kept, forget_step, &judge, 0);
+	if (machine->kept)
+		bpf_loop(machine->kept, forget_step, &judge, 0);
 	return 0;
 }
 
@@ -77,8 +78,10 @@ static __always_inline void other_judge(struct aw_walk *walk, struct aw_record *
 	question->other = 1;
 	question->unread = before->unread;
 	question->uncertain = before->uncertain | 1U << (name->subject & 7);
-	question->args = question->argv;
-	question->args_size = question->argv_size;
+	question->later = before->later;
+	question->argv = before->argv;
+	question->args = before->args;
+	question->args_size = before->args_size;
 	policy_judge(walk, record);
 	walk->machine.crowded |= crowded;
 	for (int i = 0; i < 3; i++)
@@ -108,10 +111,12 @@ static __always_inline void names_judge(struct aw_walk *walk, struct aw_record *
 	struct aw_answered *before = &question->before;
 
 	question->other = 0;
-	question->argv = question->args;
-	question->argv_size = question->args_size;
 	before->unread = question->unread;
 	before->uncertain = question->uncertain;
+	before->later = question->later;
+	before->argv = question->argv;
+	before->args = question->args;
+	before->args_size = question->args_size;
 	policy_judge(walk, record);
 	if (!question->others[0].len && !question->others[1].len)
 		return;
@@ -166,8 +171,10 @@ __noinline int question_begin(struct aw_walk *walk, struct aw_tag *tag, struct a
 	question->deciding = question->agents && session->state != AW_SESSION_PROVISIONAL;
 	question->lists = lists;
 	question->sort = sort;
-	question->words = 0;
+	question->words = question->below = 0;
 	question->unread = question->uncertain = 0;
+	question->preventing = question->later = question->ruled = 0;
+	question->argv = 0;
 	question->session = tag->session;
 	question->names[0].len = 0;
 	question->names[0].plain = 1;
@@ -287,4 +294,65 @@ static __always_inline void question_ask(struct aw_walk *walk, struct aw_record 
 	header->verdict = walk->question.verdict;
 	if (walk->question.verdict == AW_VERDICT_KILL)
 		bpf_send_signal(SIGKILL);
+}
+
+/* Words of addresses, as they lie in memory. */
+#define MAPPED 0xffff0000   /* ::ffff:a.b.c.d, the third */
+#define LOOPBACK 0x0100007f /* 127.0.0.1 */
+#define LOOPBACK6 0x01000000
+
+/* Judges the address in walk->path as another one; the stricter answer stands, and its address. */
+static __always_inline void address_also(struct aw_walk *walk, struct aw_connect *connect,
+					 u32 third, u32 last)
+{
+	struct aw_question *question = &walk->question;
+	u32 *words = (u32 *)walk->path, *address = (u32 *)connect->address;
+	u32 verdict = question->verdict, rule = question->rule;
+	bool inet = connect->family == AF_INET;
+
+	if (verdict == AW_VERDICT_KILL)
+		return;
+	words[2] = third;
+	words[3] = last;
+	question->unread = question->uncertain = 0;
+	policy_judge(walk, 0);
+	if (!question->verdict || (verdict && verdict <= question->verdict)) {
+		question->verdict = verdict;
+		question->rule = rule;
+		return;
+	}
+	address[0] = inet ? last : 0;
+	address[1] = 0;
+	address[2] = inet ? 0 : third;
+	address[3] = inet ? 0 : last;
+}
+
+/* To no address at all is to this machine itself, as connect and sendmsg have it. */
+static __always_inline void addresses_judge(struct aw_walk *walk, struct aw_connect *connect)
+{
+	const u32 *words = (const u32 *)walk->path;
+	bool none = !words[0] && !words[1] && !words[3], mapped = words[2] == MAPPED;
+
+	none &= mapped || !words[2];
+	policy_judge(walk, 0);
+	if (!none)
+		return;
+	address_also(walk, connect, MAPPED, LOOPBACK);
+	if (!mapped)
+		address_also(walk, connect, 0, LOOPBACK6);
+}
+
+/* Whether an LSM hook left something for the end of this call; asked once. */
+static __always_inline bool hook_left(struct aw_walk *walk, u64 call)
+{
+	if (walk->hooked.call != call)
+		return false;
+	walk->hooked.call = 0;
+	return true;
+}
+
+/* Whether it refused the call and told that. */
+static __always_inline bool hook_told(struct aw_walk *walk, u64 call, s32 result)
+{
+	return hook_left(walk, call) && walk->hooked.told && result == -EPERM;
 }

@@ -8,8 +8,12 @@ static __always_inline bool op_holds(struct judge *judge, u32 op)
 	struct aw_machine *machine = &walk->machine;
 	u32 arg = op & 0xffffff, subject = 1U << ((op >> 24) & 7);
 	bool loosens = op & OP_UNLESS || machine->verdict == AW_VERDICT_ALLOW;
+	u32 kind = op >> 29;
 
-	switch (op >> 29) {
+	/* So that nothing is denied by what may turn out not to be: who is asked later decides. */
+	if (question->later & subject && (kind == OP_COND || kind == OP_ANCHOR))
+		return !(op & OP_UNLESS) == (machine->verdict == AW_VERDICT_ALLOW);
+	switch (kind) {
 	case OP_COND:
 		if (question->uncertain & subject && loosens)
 			return false;
@@ -21,6 +25,9 @@ static __always_inline bool op_holds(struct judge *judge, u32 op)
 			return !loosens;
 		return question->predicates[(arg >> 6) & 3] >> (arg & 63) & 1;
 	case OP_WORD:
+		/* Of what is below a directory, but for the session's project. */
+		if (question->below && (op & 0x7ffffff) != AW_WORD_PROJECT)
+			return !loosens;
 		return question->words & op & 0x7ffffff;
 	case OP_ANCHOR:
 		if (question->uncertain & subject && loosens)
@@ -30,9 +37,11 @@ static __always_inline bool op_holds(struct judge *judge, u32 op)
 	return false;
 }
 
-/* Whether a cgroup program sees such a connect, and so can refuse it. */
+/* Whether it is refused where it is denied: by whoever asks, or by a cgroup program before that. */
 static __always_inline bool preventable(const struct aw_question *question)
 {
+	if (question->preventing)
+		return true;
 	return question->words & (AW_WORD_INET | AW_WORD_INET6) &&
 	       question->words & (AW_WORD_TCP | AW_WORD_UDP) && !(question->words & AW_WORD_LITE);
 }
@@ -117,7 +126,10 @@ static __always_inline void ops_step(struct judge *judge)
 		rule_holds(judge);
 }
 
-/* The next list: of all events of the sort, those that were kept, those of what is unread. */
+/*
+ * The next list: of all events of the sort, those that were kept, those of what is unread. Of what is
+ * below a directory those that were kept, or where these are not all, every one that restricts.
+ */
 static __always_inline bool list_enter(struct judge *judge)
 {
 	struct aw_walk *walk = judge->walk;
@@ -127,10 +139,15 @@ static __always_inline bool list_enter(struct judge *judge)
 
 	machine->through = 0;
 	if (index == 0) {
-		list = word(judge->policy, AW_POLICY_BASE + question->lists);
+		list = question->below ? 0 : word(judge->policy, AW_POLICY_BASE + question->lists);
 	} else if (index <= machine->kept) {
 		list = walk->kept[(index - 1) & (AW_KEPT - 1)];
 		machine->through = 1;
+	} else if (question->below) {
+		index -= machine->kept + 1;
+		if (!machine->crowded || index > AW_LISTS_OPEN)
+			return false;
+		list = word(judge->policy, AW_POLICY_UNREAD + index);
 	} else if (index == machine->kept + 1 && question->unread) {
 		list = word(judge->policy, AW_POLICY_UNREAD + question->lists);
 	} else {
@@ -234,7 +251,11 @@ __noinline int policy_decide(struct aw_walk *walk)
 	judge.policy = policy_of(question);
 	if (!judge.policy)
 		return 0;
-	if (machine->crowded)
+	if (question->below) {
+		machine->crowded |= !!question->unread;
+		question->kinds = AW_EXEC | AW_READ | AW_CHANGE | AW_OPEN;
+	}
+	if (machine->crowded || question->below)
 		question->unread = EVERY_SUBJECT;
 	question->uncertain |= question->unread;
 	if (question->agents & ~NO_AGENT)
@@ -242,11 +263,15 @@ __noinline int policy_decide(struct aw_walk *walk)
 	machine->list = machine->rules = machine->ops = 0;
 	machine->best = machine->looked = ~0U;
 	machine->look = 0;
-	machine->defaults = question->other ? 0 : word(judge.policy, AW_POLICY_DEFAULTS);
+	machine->defaults =
+		question->below || question->other ? 0 : word(judge.policy, AW_POLICY_DEFAULTS);
 	for (int i = 0; i < 5; i++)
 		machine->allowed[i] = 0;
-	bpf_loop(1 << 20, decide_step, &judge, 0);
-	if (machine->defaults)
+	if (machine->kept || question->unread ||
+	    word(judge.policy, AW_POLICY_BASE + question->lists))
+		bpf_loop(1 << 20, decide_step, &judge, 0);
+	/* What would allow it may be said of arguments that are still to come. */
+	if (machine->defaults && !question->ruled && !question->later)
 		defaults_apply(&judge);
 	if (!question->verdict && (machine->looked != ~0U || question->look)) {
 		question->verdict = AW_VERDICT_LOOK;

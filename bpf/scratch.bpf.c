@@ -13,6 +13,7 @@ struct aw_record {
 		struct aw_exit exit;
 		struct aw_open open;
 		struct aw_connect connect;
+		struct aw_change change;
 	};
 	char room[AW_DATA_MAX];
 };
@@ -88,7 +89,9 @@ struct aw_other_name { /* complete, and in the record */
 };
 
 struct aw_answered {
-	u32 unread, uncertain; /* as it was asked */
+	u32 unread, uncertain, later; /* as it was asked */
+	u32 pad;
+	u64 argv, args, args_size;
 	u32 verdict, rule;
 	u64 found[3];
 };
@@ -114,8 +117,14 @@ struct aw_question {
 	u64 predicates[4];   /* of the process; the last is never asked */
 	u32 known;	     /* 1: they are of this policy */
 	u32 other;	     /* 1: by another name than the canonical one */
+	u32 below;	     /* 1: of all that is below the directory that it names */
+	u32 preventing;	     /* 1: asked before anything happens: what is denied does not */
+	u32 later;	     /* bit per subject: not to be known yet, and asked again when it is */
+	u32 ruled;	     /* 1: by rules alone, not by what `defaults` says */
+	u32 early;	     /* tokens of argv that were read, of an exec that is still to be */
+	u32 argv_size;	     /* bytes of a pointer to one of them */
+	u64 argv;	     /* ... where its caller keeps them; 0: it has its own memory */
 	u64 args, args_size; /* of a new program: in its memory; what is still to be read */
-	u64 argv, argv_size; /* all of it */
 	struct aw_session_key session;
 	struct aw_question_name names[2];
 	struct aw_other_name others[2]; /* of names[0] */
@@ -128,9 +137,9 @@ struct aw_question {
 
 #define AW_CONDITION_WORDS 256 /* bits of conditions, 64 in each */
 #define AW_KEPT 64	       /* lists that an event may meet */
-#define AW_CHUNK 32
-#define AW_FOUND 64  /* lists that one step may meet: of a set, one for each byte */
-#define AW_FRONT 256 /* room for a mount point */
+#define AW_CHUNK 128	       /* bytes of a subject that are walked at once */
+#define AW_FOUND 4	       /* lists that are found before they are looked at: one of each set */
+#define AW_FRONT 256	       /* room for a mount point */
 #define AW_TEXT_MAX (AW_FRONT + AW_PATH_MAX + 256)
 
 #define AW_SETS 4
@@ -138,7 +147,7 @@ struct aw_question {
 struct aw_set {
 	u64 state, dead, rows;
 	u32 classes; /* 0: there is no such set */
-	u32 done;    /* bytes of what is walked */
+	u32 pad;
 };
 
 struct aw_machine {
@@ -148,7 +157,9 @@ struct aw_machine {
 	u32 off, len;	       /* what is walked, from the start of aw_walk */
 	u32 subject, which, named, project;
 	u32 pass, begins, ends; /* of a subject: its first part, its last */
-	u32 turn;		/* whose it is of the sets */
+	u32 turn, done, until;	/* whose it is of the sets, and its bytes of what is walked */
+	u32 skip, stop;		/* bytes that the memo knows, and is to know; 0: none */
+	u32 slot, begun, noting, spoilt;
 	u32 found, kept, crowded;
 	u32 conditions, predicates, clearing;
 	/* Deciding. */
@@ -157,6 +168,31 @@ struct aw_machine {
 	u32 best, looked, look, defaults;
 	u64 agents;
 	u64 allowed[5]; /* agents, by kind */
+};
+
+/* What an LSM hook leaves for the end of the call it was in. */
+struct aw_hooked {
+	u64 call; /* its orig_ax + 1; 0: nothing is left */
+	u64 file; /* that was judged */
+	u32 generation, rule, verdict;
+	u32 told; /* 1: the call was refused, and its record is out */
+};
+
+#define AW_MEMO_TEXT 128
+#define AW_MEMO_LISTS 2
+
+/*
+ * The last name that this task opened: where the sets were behind its first `len` bytes, and what they
+ * had found. Names that follow each other begin alike: what they have in common is walked once.
+ */
+struct aw_memo {
+	u32 generation, slot;	  /* of the policy */
+	u32 len, pad;		  /* 0: nothing is known */
+	u32 project, project_len; /* bytes of a project's directory; `len` when that was noted */
+	u32 states[AW_SETS];	  /* of the three sets, and of the project's */
+	u32 counts[AW_SETS];
+	u32 lists[AW_SETS][AW_MEMO_LISTS];
+	char text[AW_MEMO_TEXT];
 };
 
 struct aw_walk {
@@ -171,6 +207,8 @@ struct aw_walk {
 	u32 found[AW_FOUND];
 	struct aw_question question;
 	struct aw_machine machine;
+	struct aw_hooked hooked;
+	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
 	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */

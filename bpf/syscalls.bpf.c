@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * open and connect, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
+ * open, connect and changes, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
  * the registers, what the kernel read from the caller's memory is still mapped, the result and the
  * kernel's own objects are known, and calls through the 32-bit entry come by too. It costs calls that
  * are none of ours a few ns more than per-call tracepoints would, and needs no tracefs
@@ -53,7 +53,8 @@ static __noinline void open_file(struct aw_record *record, struct aw_walk *walk,
 	name_of(&name, &path, walk);
 	record->open.path_dev = name.dev;
 	record->open.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
-	others_put(record, walk, task, file, &path, &name, path_at, record->open.path_len, at);
+	others_put(record, walk, task, file, &path, &name, path_at, record->open.path_len, at,
+		   AW_UNRESOLVED_PATH);
 	record->open.view_len = naming_of(walk)->view_len;
 	record->open.known_len = naming_of(walk)->known_len;
 	flags |= name.flags;
@@ -90,7 +91,7 @@ static __always_inline void open_gone(struct aw_record *record, const struct cal
 	record->header.unresolved |= AW_UNRESOLVED_PATH;
 }
 
-/* The names are in the record, as open_file left them. Not static: so the verifier looks at it once. */
+/* The names are where open_file left them. Not static: so the verifier looks at it once. */
 __noinline int open_judge(struct aw_record *record, struct aw_walk *walk)
 {
 	u32 flags, words = AW_WORD_OPEN, kinds = AW_OPEN;
@@ -114,7 +115,7 @@ __noinline int open_judge(struct aw_record *record, struct aw_walk *walk)
 	walk->question.words = words;
 	if (record->header.unresolved & AW_UNRESOLVED_PATH)
 		walk->question.unread = 1 << AW_SUBJECT_FILE;
-	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, sizeof(struct aw_open),
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, walk->question.names[0].at,
 		      record->open.path_len, record->open.path_dev, flags & AW_FLAG_ANONYMOUS);
 	if (record->open.view_len || record->open.known_len)
 		question_others(walk);
@@ -209,17 +210,33 @@ static __always_inline void end_at_once(struct aw_record *record, struct aw_sess
 	record->header.flags |= AW_FLAG_SHARED;
 }
 
+/* By the policy in force, where no hook has asked it already. */
+static __always_inline void open_ask(struct aw_record *record, struct aw_walk *walk,
+				     const struct aw_subject *subject)
+{
+	int asking =
+		question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN, AW_SORT_NAME);
+
+	if (asking == QUESTION_IDLE)
+		record->header.generation = walk->question.generation;
+	else if (asking)
+		open_judge(record, walk);
+}
+
 static __always_inline void open_end(struct task_struct *task, const struct aw_subject *subject,
 				     const struct call *call)
 {
 	struct aw_record *record;
 	struct aw_walk *walk;
 	u32 at = sizeof(struct aw_open);
+	bool left;
 	struct file *file;
 	const void *asked;
-	int asking;
 
 	if (!scratch_get(task, &record, &walk, AW_KIND_OPEN))
+		return;
+	left = hook_left(walk, call->nr);
+	if (left && walk->hooked.told && call->result == -EPERM)
 		return;
 	header_fill(&record->header, task, subject, AW_KIND_OPEN, 0);
 	record->open.open_flags = open_flags(call);
@@ -237,12 +254,13 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 			open_file(record, walk, task, file, &at);
 		else
 			open_gone(record, call);
-		asking = question_begin(walk, subject->tag, subject->session, AW_LISTS_OPEN,
-					AW_SORT_NAME);
-		if (asking == QUESTION_IDLE)
-			record->header.generation = walk->question.generation;
-		else if (asking)
-			open_judge(record, walk);
+		if (left && walk->hooked.file == (u64)file) {
+			record->header.generation = walk->hooked.generation;
+			record->header.rule = walk->hooked.rule;
+			record->header.verdict = walk->hooked.verdict;
+		} else {
+			open_ask(record, walk, subject);
+		}
 		if (record->header.verdict == AW_VERDICT_KILL && is_shared(task, walk))
 			end_at_once(record, subject->session);
 	}
@@ -263,7 +281,8 @@ static __always_inline void exec_failed(struct task_struct *task, const struct a
 	u32 at = sizeof(struct aw_exec);
 	u64 asked = call->kind == CALL_EXECVE ? call->args[0] : call->args[1];
 
-	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC))
+	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC) ||
+	    hook_told(walk, call->nr, call->result))
 		return;
 	__builtin_memset(&record->exec, 0, sizeof(record->exec));
 	header_fill(&record->header, task, subject, AW_KIND_EXEC, 0);
@@ -318,6 +337,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	if (control.held)
 		hold(task, leader);
 	call.compat = task->thread_info.status & TS_COMPAT;
+	call.nr = regs->orig_ax + 1;
 	call.kind = call_of(regs->orig_ax, call.compat);
 	if (!call.kind || !tagged_below(task, leader, &subject))
 		return 0;
@@ -336,6 +356,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	}
 	if (call.kind == CALL_CONNECT)
 		connect_end(task, &subject, &call);
+	else if (call.kind >= CALL_RENAME)
+		change_end(task, &subject, &call);
 	else if (call.kind != CALL_EXECVE && call.kind != CALL_EXECVEAT)
 		open_end(task, &subject, &call);
 	else if (call.result < 0)

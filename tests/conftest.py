@@ -15,9 +15,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GUEST = Path("/run/vm/nonce")  # only tests/vm/init makes it
+IN_GUESTS = ("vm", "lsm", "without_lsm")
 
 NEEDS_ROOT = "needs root: make test-root, make test-completeness"
-NEEDS_GUEST = "runs in a virtual machine only: make vm KERNEL=6.1"
+NEEDS_GUEST = "runs in a virtual machine only: make vm"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.iter_markers("vm")) and not GUEST.exists():
+        if any(map(item.get_closest_marker, IN_GUESTS)) and not GUEST.exists():
             item.add_marker(pytest.mark.skip(reason=NEEDS_GUEST))
         elif (any(item.iter_markers("root")) or any(item.iter_markers("completeness"))) and (
             os.geteuid() != 0

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 CLOSING = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s\b.*$")
 COUNT = re.compile(r"(\d+) (failed|passed|skipped|deselected|xfailed|xpassed|errors?|warnings?)")
@@ -23,9 +25,9 @@ COUNTED = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a tier ended. counts: tests by pytest's word for their outcome."""
+    """How a tier, or a boot of tier vm, ended. counts: tests by pytest's word for their outcome."""
 
-    tier: str
+    name: str
     code: int
     seconds: float
     counts: Counter[str]
@@ -46,44 +48,61 @@ def count(line: str) -> Counter[str]:
     return Counter({word.removesuffix("s"): int(number) for number, word in found})
 
 
-def run(tier: str) -> Outcome:
-    """Run one tier, passing its output on as it comes."""
-    verb = tier if tier in ("check", "vm") else f"test-{tier}"
-    print(f"\n---- {tier}: make {verb}", flush=True)
+def watch(name: str, command: list[str], show: Callable[[str], None], **popen: Any) -> Outcome:
+    """Run a command, giving each line of its output to show as it comes, and count its tests."""
     started = time.monotonic()
     counts: Counter[str] = Counter()
-    make = [os.environ.get("MAKE", "make"), verb]
     with subprocess.Popen(
-        make, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **popen,
     ) as process:
         assert process.stdout is not None
         for raw in process.stdout:
             line = raw.decode(errors="replace")
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            show(line)
             counts += count(line)
     if process.returncode and not counts["failed"] and not counts["error"]:
         counts["error"] += 1
-    return Outcome(tier, process.returncode, time.monotonic() - started, counts)
+    return Outcome(name, process.returncode, time.monotonic() - started, counts)
+
+
+def run(tier: str) -> Outcome:
+    """Run one tier."""
+    verb = tier if tier in ("check", "vm") else f"test-{tier}"
+    print(f"\n---- {tier}: make {verb}", flush=True)
+    return watch(tier, [os.environ.get("MAKE", "make"), verb], write)
+
+
+def write(line: str) -> None:
+    """Pass it on at once."""
+    sys.stdout.write(line)
+    sys.stdout.flush()
+
+
+def summarise(outcomes: list[Outcome], what: str, seconds: float) -> int:
+    """Print a line for each, which failed, and pytest's closing line for all; 1 when any failed."""
+    width = max(len(outcome.name) for outcome in outcomes)
+    print(f"\n{what:{width}}  result  seconds  tests")
+    for outcome in outcomes:
+        result = "FAILED" if outcome.code else "passed"
+        print(f"{outcome.name:{width}}  {result}  {outcome.seconds:7.1f}  {outcome.words}")
+    failed = ", ".join(outcome.name for outcome in outcomes if outcome.code)
+    total = Outcome(
+        "all", bool(failed), seconds, sum((each.counts for each in outcomes), Counter())
+    )
+    print(f"ran {len(outcomes)} {what}s; {f'FAILED: {failed}' if failed else 'all passed'}")
+    print(f" {total.words or 'no tests'} in {seconds:.2f}s ".center(100, "="), flush=True)
+    return total.code
 
 
 def main(tiers: list[str]) -> int:
-    """Run all, print the table and the closing line; 1 when any failed."""
+    """Run all and summarise; 1 when any failed."""
+    started = time.monotonic()
     outcomes = [run(tier) for tier in tiers]
-    print("\ntier          result  seconds  tests")
-    for outcome in outcomes:
-        result = "FAILED" if outcome.code else "passed"
-        print(f"{outcome.tier:13} {result:7} {outcome.seconds:7.1f}  {outcome.words}")
-    total = Outcome(
-        "all",
-        any(outcome.code for outcome in outcomes),
-        sum(outcome.seconds for outcome in outcomes),
-        sum((outcome.counts for outcome in outcomes), Counter()),
-    )
-    failed = ", ".join(outcome.tier for outcome in outcomes if outcome.code)
-    print(f"ran {len(outcomes)} tiers; {f'FAILED: {failed}' if failed else 'all passed'}")
-    print(f" {total.words or 'no tests'} in {total.seconds:.2f}s ".center(100, "="))
-    return int(total.code)
+    return summarise(outcomes, "tier", time.monotonic() - started)
 
 
 if __name__ == "__main__":

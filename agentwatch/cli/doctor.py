@@ -9,7 +9,7 @@ import sys
 import click
 
 from agentwatch.errors import AgentwatchError
-from agentwatch.kernel import preflight
+from agentwatch.kernel import lsm, preflight
 from agentwatch.kernel.preflight import Check
 from agentwatch.kernel.probes import HOOKS, Probes
 
@@ -37,6 +37,9 @@ def _show(check: Check) -> None:
         click.echo(f"{'':<8} {'':<14} try: {check.remedy}")
 
 
+_BOOT = "boot a kernel with CONFIG_BPF_LSM=y and bpf in its lsm= list, see `lsm list`"
+
+
 def _programs() -> list[Check]:
     """Loads and attaches for a moment; nothing is tagged, so nothing is recorded."""
     try:
@@ -46,13 +49,18 @@ def _programs() -> list[Check]:
         return [Check("programs", False, error.message, error.remedy, needed=True)]
     attached = probes.attached()
     refuses = probes.attach_connect(None)
+    hooks, lacking = probes.hooks, sorted(lsm.HOOKS_NEEDED - probes.hooks)
     probes.close()
     says = (
         "can be refused by address"
         if refuses
         else "cannot be refused: whoever makes them is killed"
     )
+    prevents = f"{len(hooks)} hooks" + f"; not {', '.join(lacking)}" * bool(hooks and lacking)
+    if not hooks:
+        prevents = "no program on an LSM hook can be attached: rules kill where they would prevent"
     return [
+        Check("prevention", bool(hooks) and not lacking, prevents, _BOOT),
         Check("programs", attached >= set(HOOKS), ", ".join(HOOKS), needed=True),
         Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
     ]

@@ -20,7 +20,7 @@ from agentwatch.cli import wants_colour
 from agentwatch.cli.asking import output_option, socket_option
 from agentwatch.cli.following import Entries, available, streamed
 from agentwatch.errors import UsageError
-from agentwatch.events import Exec, Exit, Fork, Open
+from agentwatch.events import Change, Exec, Exit, Fork, Open
 from agentwatch.sinks import lines, ocsf
 from agentwatch.sinks.entries import Entry
 from agentwatch.sinks.escape import shown
@@ -98,7 +98,7 @@ class Filter:
 
 def _is_a(entry: Entry, kind: str) -> bool:
     event = entry.event
-    if isinstance(event, Exec | Fork | Exit):
+    if isinstance(event, Exec | Fork | Exit | Change):
         return kind == type(event).__name__.lower()
     if isinstance(event, Open):
         found = {"read": event.reads, "change": event.changes, "open": True}

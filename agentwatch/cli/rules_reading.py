@@ -15,7 +15,8 @@ from agentwatch.admission import Admitted
 from agentwatch.cli import wants_colour
 from agentwatch.compiling import compile_here
 from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
-from agentwatch.events import Event
+from agentwatch.events import Change, Event
+from agentwatch.kernel import lsm
 from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.probes import Sizes
 from agentwatch.lineage import Actor
@@ -79,8 +80,8 @@ def refuse(error: RuleErrors, output: str) -> NoReturn:
 
 
 def host_here() -> levels.Host:
-    """What this host's kernel can do, as far as that can be known without loading programs."""
-    return levels.Host(cgroup=cgroup_root() is not None)
+    """What this host's kernel can do: what nothing can be known of without root, it cannot."""
+    return levels.Host(lsm.programs(), cgroup=cgroup_root() is not None)
 
 
 class Worth:
@@ -110,7 +111,7 @@ class Worth:
         found = admission.decided(self.compiled, image, event, actor)
         if found is None or not found.verdict:
             return ""
-        if found.verdict == LOOK:
+        if found.verdict == LOOK or isinstance(event, Change):  # which the probes only tell of
             return "it has the engine decide"
         rule = self.compiled.rules[found.rule - 1]
         who = rule.rule or f"the default of {rule.agent} for {rule.kind}"

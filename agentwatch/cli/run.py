@@ -246,7 +246,7 @@ class _Watched:
         except ProgramRefused as error:
             raise explain(error) from None
         stack.callback(loading.close)
-        host = Host(cgroup=cgroup_root() is not None)
+        host = Host(loading.hooks, cgroup=cgroup_root() is not None)
         paths = [Path(path) for path in options.rules] or default_paths()
         admitted = admit(paths, host=host)
         ruleset = admitted.ruleset
@@ -268,8 +268,9 @@ class _Watched:
         except ProgramRefused as error:
             raise explain(error) from None
         stack.callback(probes.close)
-        if host.cgroup and not probes.attach_connect(None):
-            host = Host()
+        found = Host(probes.hooks, host.cgroup and probes.attach_connect(None))
+        if found != host:
+            host = found
             admit(paths, host=host)  # are there rules that insist on it?
             compile_for(engine, host, room=probes.policy_room)
         self._screen = Screen(sys.stderr.fileno())
@@ -307,7 +308,7 @@ class _Watched:
                 command=command,
                 user=person.name,
                 mode=watch.engine.mode,
-                tier="signal",
+                tier=watch.host.tier,
                 rules=len(watch.engine.ruleset.rules),
                 generation=watch.engine.generation,
             )

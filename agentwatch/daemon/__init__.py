@@ -200,7 +200,7 @@ class Daemon:
                 command=("agentwatch", "daemon"),
                 user="root",
                 mode=engine.mode,
-                tier="signal",
+                tier=self._host.tier,
                 rules=len(engine.ruleset.rules),
                 generation=engine.generation,
             )

@@ -13,7 +13,7 @@ from agentwatch.compiling import left_out
 from agentwatch.control.server import Server
 from agentwatch.daemon.policy import Loaded
 from agentwatch.engine import Engine
-from agentwatch.kernel.policies import CONNECT_HOOKS
+from agentwatch.kernel import lsm
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.losses import STAGES
 from agentwatch.sessions import Session
@@ -53,9 +53,9 @@ class Status:
             "pid": os.getpid(),
             "started_at": policy.started,
             "mode": engine.mode,
-            "tier": "signal",
+            "tier": watch.host.tier,
             "config": str(config.path or ""),
-            "hooks": {hook: hook in attached for hook in (*HOOKS, *CONNECT_HOOKS)},
+            "hooks": {hook: hook in attached for hook in watch.probes.wanted()},
             "rules": {
                 "loaded": len(rules),
                 "levels": dict(levels),
@@ -128,6 +128,9 @@ class Status:
             found.append(f"the search for files that rules name ended {cut}: see docs/levels.md")
         if left := left_out(watch.engine.compiled):
             found.append(f"{left}: agentwatch rules check -v")
+        missing = sorted(lsm.HOOKS_NEEDED - watch.host.lsm)
+        if watch.host.lsm and missing:
+            found.append(f"this kernel lacks {', '.join(missing)}: some rules only kill")
         if not watch.host.cgroup:
             found.append("connections cannot be refused here: agentwatch doctor says why")
         if policy.error:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentwatch import abi
-from agentwatch.errors import KernelError, PermissionDenied
+from agentwatch.errors import KernelError, PermissionDenied, ProgramRefused
 from agentwatch.events import ProcessKey
+from agentwatch.kernel import lsm
 from agentwatch.kernel.libbpf import Object
 from agentwatch.kernel.policies import CONNECT_HOOKS, Policies
 from agentwatch.kernel.ringbuf import Ring
@@ -31,7 +32,7 @@ HOOKS = (
     "sys_exit",
 )
 ITERATORS = ("census", "adopt", "reconcile", "refresh")  # run on request, over all tasks
-PREPARATIONS = ("find_locks", "find_homes")  # run once
+PREPARATIONS = ("find_symbols", "find_homes")  # run once
 HELD = frozenset({abi.SESSION_FROZEN, abi.SESSION_ENDING})
 _KEY = bytes(4)  # of the only entry of an array
 
@@ -62,9 +63,8 @@ def _need_root() -> None:
         )
 
 
-def _opened(sizes: Sizes) -> Object:
-    """Ready to be loaded."""
-    _need_root()
+def _opened(sizes: Sizes, hooks: frozenset[str]) -> Object:
+    """Ready to be loaded. hooks: the programs of lsm.HOOKS that are."""
     if not OBJECT.exists():
         raise KernelError(f"{OBJECT.name} is missing: it was not built", "make")
     bpf = Object(OBJECT)
@@ -72,6 +72,7 @@ def _opened(sizes: Sizes) -> Object:
         for name in ("activity", "lifecycle", "mirror"):
             bpf.resize(name, getattr(sizes, name))
         Policies.prepare(bpf, sizes.policy)
+        bpf.only(frozenset(bpf.programs) - (frozenset(lsm.HOOKS) - hooks))
     except BaseException:
         bpf.close()
         raise
@@ -83,21 +84,41 @@ class Loading:
 
     Only the load is in the thread: a thread waits for the interpreter's lock after each call, and
     may have it only every few ms where somebody else is busy.
+    hooks: programs of the preventing tier, of which one that the verifier refuses is left out.
+    refused: those, and what was said.
     Raises PermissionDenied without root, ProgramRefused where it cannot be opened.
     """
 
     def __init__(self, sizes: Sizes | None = None) -> None:
         self.sizes = sizes or Sizes()
-        self._object = _opened(self.sizes)
+        _need_root()
+        self.hooks = lsm.programs()
+        self.refused: dict[str, str] = {}
+        self._object = _opened(self.sizes, self.hooks)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._load, name="load")
         self._thread.start()
 
     def _load(self) -> None:
         try:
-            self._object.load()
+            while not self._is_loaded():
+                self._object = _opened(self.sizes, self.hooks)
         except Exception as error:  # raised to whoever wants what was loaded
             self._error = error
+
+    def _is_loaded(self) -> bool:
+        """False where it is worth another try, without what was refused now."""
+        try:
+            self._object.load()
+            return True
+        except ProgramRefused as error:
+            refused = lsm.refused(error.log) & self.hooks
+            if not refused:
+                raise
+            self.refused |= dict.fromkeys(refused, error.log)
+            self.hooks -= refused
+            self._object.close()
+            return False
 
     def loaded(self) -> Object:
         """Waits for it. Raises ProgramRefused when the kernel or its verifier refuses."""
@@ -117,7 +138,7 @@ class Probes:
 
     identify: also put provisional tags on untagged processes whose names look like an identity's,
     and begin with looking for those that run already (`look`). loading: what was begun before; the
-    sizes are its own then.
+    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached.
     Raises PermissionDenied without root, ProgramRefused when the kernel or its verifier refuses.
     """
 
@@ -131,13 +152,13 @@ class Probes:
         loading = loading or Loading(sizes)
         try:
             self._object = loading.loaded()
-            self._attach(loading.sizes, identify)
+            self._attach(loading, identify)
         except BaseException:
             loading.close()
             raise
 
-    def _attach(self, sizes: Sizes, identify: bool) -> None:
-        bpf = self._object
+    def _attach(self, loading: Loading, identify: bool) -> None:
+        bpf, sizes = self._object, loading.sizes
         self._control = bpf.memory(".data")
         found = self._get("abi")
         if found != abi.ABI:
@@ -161,6 +182,17 @@ class Probes:
             bpf.run(name)
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
+        threading.Thread(target=int, name="fork").start()  # and the probes know what preempts them
+        self._offered = loading.hooks | loading.refused.keys()
+        self.hooks = frozenset(name for name in loading.hooks if self._prevents(name))
+
+    def _prevents(self, hook: str) -> bool:
+        """Attaches a program of the preventing tier; without it, rules are worth less."""
+        try:
+            self._object.attach(hook)
+        except ProgramRefused:
+            return False
+        return True
 
     def _cell(self, name: str) -> memoryview:
         """A field of aw_control as one word, so that it is read and written whole."""
@@ -411,12 +443,22 @@ class Probes:
 
     def attached(self) -> frozenset[str]:
         """Hooks whose program is attached to what is there."""
-        return self._object.attached & frozenset(HOOKS) | self._policies.attached()
+        tiers = frozenset((*HOOKS, *lsm.HOOKS))
+        return self._object.attached & tiers | self._policies.attached()
+
+    @property
+    def lossy(self) -> bool:
+        """Whether this kernel may skip runs of tracing programs under load."""
+        return self._get("preemption") == abi.PREEMPTION_SOME
+
+    def wanted(self) -> tuple[str, ...]:
+        """The hooks there can be something attached to on this kernel."""
+        return (*HOOKS, *CONNECT_HOOKS, *(name for name in lsm.HOOKS if name in self._offered))
 
     def stats(self) -> dict[str, ProgramStats]:
         """Of the program of every hook."""
         found = {}
-        for hook in (*HOOKS, *CONNECT_HOOKS):
+        for hook in (*HOOKS, *CONNECT_HOOKS, *sorted(self.hooks)):
             info = self._object.info(hook)
             found[hook] = ProgramStats(info.run_cnt, info.run_time_ns / 1e9, info.recursion_misses)
         return found

@@ -9,34 +9,42 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from agentwatch.policy.dfa import FIRST_CLASS, Dfa
 from agentwatch.policy.items import Pattern
+from agentwatch.policy.merging import merged
+from agentwatch.policy.reaching import Ends, reached
 from agentwatch.policy.subsets import Subsets, TooLarge
 from agentwatch.policy.trie import Trie
 
-__all__ = ("FIRST_CLASS", "REFUSED", "Dfa", "build")
+__all__ = ("FIRST_CLASS", "REFUSED", "Dfa", "Ends", "build")
 
 REFUSED = "with its wildcards, the rules' patterns would take too long to compile"
 
 
 def build(
-    patterns: Sequence[Pattern], floating: bool, budget: int, defaults: int = 1
+    patterns: Sequence[Pattern],
+    floating: bool,
+    budget: int,
+    defaults: int = 1,
+    ends: Ends = Ends.NOWHERE,
 ) -> tuple[Dfa, dict[int, str]]:
     """The automaton of patterns that all are floating, or none is, and the marks it has not.
 
-    budget: how many entries it may have; defaults: how many defaults. A mark is refused, all its
-    patterns with it, and with the reason, if they would break the budget; the same patterns always
-    make the same table.
+    budget: how many entries it may have; defaults: how many defaults; ends: where it has to say
+    what is reachable. A mark is refused, all its patterns with it, and with the reason, if they
+    would break the budget; the same patterns always make the same table.
     """
     groups = _grouped(patterns)
-    attempt = _Attempt(floating, budget, defaults)
-    dfa = attempt.table(groups, ENOUGH, 2 * ENOUGH)
-    if dfa is not None:
-        return dfa, {}
-    dfa, fitting = attempt.halves(groups)
+    attempt = _Attempt(floating, budget, defaults, ends is Ends.PART_WAY)
+    made, fitting = attempt.table(groups, ENOUGH, 2 * ENOUGH), groups
+    if made is None:
+        made, fitting = attempt.halves(groups)
+    dfa, subsets = made
+    reached(dfa, subsets.order, subsets.trie, ends)
     kept = {group.mark for group in fitting}
-    return dfa, {group.mark: REFUSED for group in groups if group.mark not in kept}
+    return merged(dfa), {group.mark: REFUSED for group in groups if group.mark not in kept}
 
 
 ENOUGH = 300_000
@@ -66,6 +74,10 @@ class _Group:
         return self.risk > 0, self.precedence
 
 
+_Made: TypeAlias = tuple[Dfa, Subsets]
+"""A table, and what its states were made of."""
+
+
 @dataclass(slots=True)
 class _Attempt:
     """Tables that are tried. done: the work that went into that."""
@@ -73,25 +85,27 @@ class _Attempt:
     floating: bool
     budget: int
     defaults: int
+    apart: bool
     done: int = 0
 
-    def table(self, groups: Sequence[_Group], least: int, most: int) -> Dfa | None:
+    def table(self, groups: Sequence[_Group], least: int, most: int) -> _Made | None:
         """The table of all of these, if it fits and takes no more work than may be expected.
 
         least: of any patterns; most: of those that may multiply.
         """
-        trie = Trie((pattern for group in groups for pattern in group.patterns), self.floating)
+        every = (pattern for group in groups for pattern in group.patterns)
+        trie = Trie(every, self.floating, self.apart)
         plain = sum(group.length for group in groups if not group.risk)
         risky = sum(group.length for group in groups if group.risk)
         subsets = Subsets(trie, least + EACH * plain + min(EACH // 2 * risky, most))
         try:
-            return subsets.table(self.budget, self.defaults)
+            return subsets.table(self.budget, self.defaults), subsets
         except TooLarge:
             return None
         finally:
             self.done += subsets.work + len(trie)
 
-    def halves(self, groups: Sequence[_Group]) -> tuple[Dfa, list[_Group]]:
+    def halves(self, groups: Sequence[_Group]) -> tuple[_Made, list[_Group]]:
         """The table of those that fit together, tier by tier."""
         plain = [group for group in groups if not group.risk]
         found: list[_Group] = []
@@ -105,12 +119,12 @@ class _Attempt:
             while place < len(some) and self.done < last:
                 before = self.done
                 more = some[place : place + size]
-                dfa = self.table([*found, *more], ENOUGH // 15, ENOUGH)
-                if dfa is not None:
+                made = self.table([*found, *more], ENOUGH // 15, ENOUGH)
+                if made is not None:
                     found += more
-                    fitting = dfa
+                    fitting = made
                     expected = self.done - before
-                if dfa is not None or size == 1:
+                if made is not None or size == 1:
                     place += size
                 else:
                     size //= 2

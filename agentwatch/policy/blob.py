@@ -29,6 +29,8 @@ from agentwatch.policy.layout import (
     PATH_FLOATING,
     PORTS,
     PROJECT,
+    REACH,
+    REACH_WORDS,
     ROW_BITS,
     SMALLEST,
     STICKY,
@@ -47,6 +49,9 @@ _SUBJECTS = {
     PORTS: (PORT,),
     PROJECT: _NAMES,
 }
+BELOW = -1
+"""In the place of a subject: of what is below a directory."""
+
 _FLOATING = (PATH_FLOATING, PATH_BEGUN, ARGV_FLOATING)
 
 
@@ -62,7 +67,7 @@ class Accepted:
 
 
 Contributions: TypeAlias = Mapping[tuple[int, int], Accepted]
-"""By mark and subject."""
+"""By mark and subject, or BELOW."""
 
 
 @dataclass(slots=True)
@@ -94,10 +99,12 @@ class Blob:
             words += [len(part), *part]
         return self.put(words)
 
-    def put_mask(self, bits: Iterable[int]) -> int:
-        """The offset of a mask of predicates; 0 for an empty one."""
+    def put_mask(self, bits: Iterable[int], always: bool = False) -> int:
+        """The offset of a mask of predicates; 0 for an empty one, unless it is wanted always."""
         mask = sum(1 << bit for bit in set(bits))
-        return self.put(mask >> 32 * place & 0xFFFFFFFF for place in range(6)) if mask else 0
+        if not mask and not always:
+            return 0
+        return self.put(mask >> 32 * place & 0xFFFFFFFF for place in range(6))
 
     def put_sets(
         self, dfas: Mapping[int, Dfa], accepted: Contributions, given: int
@@ -109,6 +116,9 @@ class Blob:
         for number in sorted(dfas, key=lambda n: (n not in _FLOATING, n)):
             starts[number] = len(rows)
             rows += lists.accepting(number, dfas[number])
+        usual_reach: dict[int, list[int]] = {}
+        for number, start in starts.items():
+            usual_reach[number] = lists.reaching(number, dfas[number], rows, start)
         moves: list[Mapping[int, int]] = []
         for number in starts:
             moves += _moves(dfas[number])
@@ -126,17 +136,14 @@ class Blob:
                 begin + base | usual << ROW_BITS | _sticky(row)
                 for base, usual, row in zip(bases, dfa.usual, rows[start:end], strict=True)
             ]
-            whole = (
-                row | {symbol: states[to] for symbol, to in move.items()}
-                for row, move in zip(rows[start:end], moves[start:end], strict=True)
-            )
+            whole = list(zip(rows[start:end], moves[start:end], strict=True))
             packing.fill(cells, bases, states, whole)
             place = H_SETS + 4 * number
             self.words[place] = tables[number]
             self.words[place + 1] = states[dfa.start]
             self.words[place + 2] = begin + len(cells)
             self.words[place + 3] = NO_STATE if dfa.dead is None else states[dfa.dead]
-            cells.extend(_defaults(dfa, states))
+            cells.extend(_defaults(dfa, states, usual_reach[number]))
         self.words.frombytes(cells.tobytes())
         return {
             number: sum(map(len, rows[start : start + len(dfas[number].rows)]))
@@ -167,13 +174,18 @@ def _sticky(cells: Mapping[int, int]) -> int:
     return STICKY if any(symbol % 2 for symbol in cells) else 0
 
 
-def _defaults(dfa: Dfa, states: Sequence[int]) -> array[int]:
-    """The default rows, one behind the other."""
+def _defaults(dfa: Dfa, states: Sequence[int], reach: Sequence[int]) -> array[int]:
+    """The default rows, one behind the other. reach: the list of each."""
     cells = array("Q", bytes(8 * DEFAULT * len(dfa.defaults)))
     for place, default in enumerate(dfa.defaults):
+        cells[place * DEFAULT + REACH] = reach[place]
         for symbol, to in dfa.rows[default].items():
             cells[place * DEFAULT + symbol] = states[to]
     return cells
+
+
+def _union(every: Iterable[frozenset[int]]) -> frozenset[int]:
+    return frozenset[int]().union(*set(every))
 
 
 class _Lists:
@@ -193,6 +205,49 @@ class _Lists:
             if cells is None:
                 cells = known[accepted] = self._cells(number, *accepted)
             found.append(cells)
+        return found
+
+    def reaching(self, number: int, dfa: Dfa, rows: list[dict[int, int]], start: int) -> list[int]:
+        """Adds the cells of what is reachable to those of an automaton's states, which are from
+        `start` on; by default, the list of those that have none of their own.
+        """
+        argv = ARGS in _SUBJECTS[number]
+        lists = self._reach_lists(dfa, ARGS if argv else BELOW)
+        usual = [lists.get(dfa.reach[state], 0) for state in dfa.defaults]
+        known: dict[tuple[int, int | None, int], dict[int, int]] = {}
+        below = {
+            marks: 0 if argv else self._list(marks, BELOW, True)
+            for marks in dict.fromkeys(dfa.sticky)
+        }
+        described = zip(dfa.reach, dfa.usual, dfa.sticky, strict=True)
+        for state, (marks, place, sticky) in enumerate(described, start):
+            own = None if marks is None or lists[marks] == usual[place] else lists[marks]
+            if own is None and not below[sticky]:
+                continue
+            key = id(rows[state]), own, below[sticky]
+            cells = known.get(key)
+            if cells is None:
+                more = {REACH: own} if own is not None else {}
+                more |= {REACH + 1: below[sticky]} if below[sticky] else {}
+                cells = known[key] = rows[state] | more
+            rows[state] = cells
+        return usual
+
+    def _reach_lists(self, dfa: Dfa, subject: int) -> dict[frozenset[int] | None, int]:
+        """By marks that are reachable, their list: the short ones, while there is room; for others
+        that of all that is accepted anywhere, which restricts more and never less.
+        """
+        found: dict[frozenset[int] | None, int] = {}
+        begun = len(self._blob.words)
+        asked = dict.fromkeys(marks for marks in dfa.reach if marks is not None)
+        every = None
+        for marks in sorted(asked, key=len):
+            if len(self._blob.words) - begun + len(marks) > REACH_WORDS:
+                if every is None:
+                    every = self._list(_union((*dfa.final, *dfa.sticky)), subject, False)
+                found[marks] = every
+            else:
+                found[marks] = self._list(marks, subject, False)
         return found
 
     def _cells(self, number: int, final: frozenset[int], sticky: frozenset[int]) -> dict[int, int]:

@@ -11,11 +11,13 @@ name, with a reason, and still selected here, so that the engine sees only what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from agentwatch.errors import AgentwatchError
-from agentwatch.policy.automaton import Dfa, build
+from agentwatch.policy.automaton import Dfa, Ends, build
 from agentwatch.policy.blob import Blob
 from agentwatch.policy.layout import ADDRESSES as ADDRESS_SET
 from agentwatch.policy.layout import (
@@ -74,6 +76,14 @@ _ORDER = (
     PATH_BEGUN,
     ARGV_FLOATING,
 )
+_ENDS = {
+    PATH_ANCHORED: Ends.PART_WAY,
+    PATH_FLOATING: Ends.PART_WAY,
+    PATH_BEGUN: Ends.PART_WAY,
+    PROJECT_SET: Ends.DIRECTORY,
+    ARGV_ANCHORED: Ends.ANYWHERE,
+    ARGV_FLOATING: Ends.ANYWHERE,
+}
 _SPARE = 256 << 10  # bytes of an image that are kept for rules and lists, at least
 _ATTEMPTS = 4
 
@@ -134,6 +144,7 @@ def compile(  # noqa: A001 - it is called as compiler.compile
     agents: AgentBits,
     prevents: bool,
     generation: int,
+    lsm: bool = False,
     size: int = LARGEST,
     paused: Collection[str] = frozenset(),
     clock: Callable[[], float] = lambda: 0.0,
@@ -141,7 +152,8 @@ def compile(  # noqa: A001 - it is called as compiler.compile
     """The image of a ruleset, at most `size` bytes of it.
 
     mode, without_hook: as for the engine. agents: the bits there are; those of the ruleset's agents
-    are added. prevents: programs are attached that refuse connections. paused: rules that the
+    are added. prevents: programs are attached that refuse connections; lsm: that refuse anything.
+    paused: rules that the
     engine alone decides, for it knows until when.
 
     Raises AgentwatchError for rules that do not fit, however little their patterns are given.
@@ -151,11 +163,12 @@ def compile(  # noqa: A001 - it is called as compiler.compile
     names += [n for rule in ruleset.rules for n in rule.agents]
     names += [d.agent for d in ruleset.defaults if d.agent != ALL]
     agents = agents.extended(names)
-    host = Host(mode, without_hook, prevents)
+    host = Host(mode, without_hook, prevents, lsm)
     for attempt in range(_ATTEMPTS):
         room = max(size - _SPARE, size // 2) >> 2 * attempt
         compilation = _Compilation(ruleset, agents, host, frozenset(paused), clock)
-        image, sets = compilation.image(generation, room // 8)
+        with _uncollected():
+            image, sets = compilation.image(generation, room // 8)
         if len(image) <= size:
             break
     else:
@@ -173,6 +186,20 @@ def compile(  # noqa: A001 - it is called as compiler.compile
         len(image),
         clock() - begun,
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hundreds of thousands of objects are made, none of which refers back to itself: looking for
+    those that do would take a fifth of the time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Compilation:
@@ -269,7 +296,8 @@ class _Compilation:
             begun = self._clock()
             floating = number in (PATH_FLOATING, PATH_BEGUN, ARGV_FLOATING)
             defaults = min(MAX_DEFAULTS, 1 + entries // 4 // DEFAULT)
-            dfas[number], without = build(patterns, floating, entries // 2, defaults)
+            ends = _ENDS.get(number, Ends.NOWHERE)
+            dfas[number], without = build(patterns, floating, entries // 2, defaults, ends)
             entries -= dfas[number].entries + DEFAULT * len(dfas[number].defaults)
             refused |= without
             seconds[number] = self._clock() - begun
@@ -351,7 +379,8 @@ class _Compilation:
             bit: subject for (subject, _, certain), bit in numbers.predicates.items() if not certain
         }
         blob.words[H_PREDICATES] = len(numbers.predicates)
-        blob.words[H_ROLES_MATCH] = blob.put_mask(possible)
+        # Even an empty one: of what is uncertain, none but these is taken.
+        blob.words[H_ROLES_MATCH] = blob.put_mask(possible, always=True)
         for header, subject in ((H_UNREAD_EXE, EXE), (H_UNREAD_CWD, CWD), (H_UNREAD_ARGS, ARGS)):
             blob.words[header] = blob.put_mask(b for b, s in possible.items() if s == subject)
 

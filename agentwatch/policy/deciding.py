@@ -1,11 +1,11 @@
 """What the kernel says of an event, when its subjects have been walked: rules, then defaults.
 
-The steps are those of bpf/policy.bpf.c, in the same order.
+The steps are those of bpf/rules.bpf.c, in the same order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentwatch.policy.layout import (
     ALLOW,
@@ -28,6 +28,7 @@ from agentwatch.policy.subjects import (
     EXE,
     EXEC,
     FILE,
+    IN_PROJECT,
     KINDS,
     OF_NONE,
     OPENING,
@@ -79,13 +80,19 @@ def unread_of(subject: Subject) -> int:
 
 
 class Decider:
-    """The second half: rules and defaults, with what the walk found."""
+    """The second half: rules and, unless by another name, defaults, with what the walk found."""
 
     def __init__(
-        self, words: memoryview[int], subject: Subject, found: Walked, unread: int
+        self,
+        words: memoryview[int],
+        subject: Subject,
+        found: Walked,
+        unread: int,
+        defaults: bool = True,
     ) -> None:
         self.words, self.subject, self.found, self.unread = words, subject, found, unread
-        self.uncertain = subject.uncertain | unread
+        self.defaults = defaults
+        self.uncertain = subject.uncertain | unread | subject.cut << ARGS
         others = subject.agents & ~(1 << OF_NONE)
         self.agents = others or subject.agents
         self.winner = self.verdict = self.look = 0
@@ -96,7 +103,7 @@ class Decider:
         self.certain = known or 0
         self.possible = self._mask(words[H_ROLES_MATCH]) if known is None else known
 
-    def decide(self, defaults: bool = True) -> Decision:
+    def decide(self) -> Decision:
         kinds, words = self.subject.kinds, self.words
         sort = 0 if kinds & EXEC else 1 if kinds & OPENING else 2
         self._consider_list(words[H_BASE_EXEC + sort], False)
@@ -104,8 +111,11 @@ class Decider:
             self._consider_list(offset, True)
         if self.unread:
             self._consider_list(words[H_UNREAD_EXEC + sort], False)
-        if defaults:
+        if self.defaults:
             self._consider_defaults()
+        return self._decision()
+
+    def _decision(self) -> Decision:
         crowded = self.found.crowded
         if self.verdict:
             return Decision(self.verdict, self._id(self.winner), crowded)
@@ -173,13 +183,16 @@ class Decider:
     def _op(self, op: int, loosens: bool, kept: bool) -> bool:
         kind, subject, arg = op >> 29, op >> 24 & 7, op & 0xFFFFFF
         if kind == OP_WORD:
-            return bool(self.subject.words & op & ANY_WORD)
+            return self._has_word(op & ANY_WORD, loosens)
         if kind == OP_PRED:
             return bool((self.certain if loosens else self.possible) >> arg & 1)
         holds = kept if kind == OP_ANCHOR else bool(self.found.conditions >> arg & 1)
         if loosens:
             return holds and not self.uncertain >> subject & 1
         return holds or bool(self.unread >> subject & 1)
+
+    def _has_word(self, wanted: int, loosens: bool) -> bool:
+        return bool(self.subject.words & wanted)
 
     def _consider_defaults(self) -> None:
         offset = self.words[H_DEFAULTS]
@@ -213,3 +226,26 @@ class Decider:
                 every &= allowed[kind]
             allowed[KINDS["open"]] |= every
         return allowed
+
+
+class BelowDecider(Decider):
+    """What is said of a directory by the rules about what is below it, whatever their kinds: what
+    is asked of the names, arguments and ways of opening there may hold, where that restricts.
+    """
+
+    def __init__(self, words: memoryview[int], subject: Subject, found: Walked) -> None:
+        asked = replace(subject, kinds=EXEC | OPENING)
+        super().__init__(words, asked, found, EVERY_SUBJECT)
+
+    def decide(self) -> Decision:
+        for offset in self.found.kept or ():
+            self._consider_list(offset, True)
+        if self.found.crowded:
+            for place in (0, 1):
+                self._consider_list(self.words[H_UNREAD_EXEC + place], False)
+        return self._decision()
+
+    def _has_word(self, wanted: int, loosens: bool) -> bool:
+        if wanted == IN_PROJECT:
+            return super()._has_word(wanted, loosens)
+        return not loosens

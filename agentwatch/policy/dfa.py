@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIRST_CLASS = 8
+FIRST_CLASS = 10
 """Class numbers below stand for no byte: a packed table has something else there."""
 
 ROW = 272
@@ -24,7 +24,8 @@ class Dfa:
     the greatest class number. defaults: states whose rows are whole, that of most users first.
     usual: by state, the place of its default; that of a default is its own. rows: by state, to
     where each class leads that leads elsewhere than the default's does. final, sticky: by state,
-    the marks that are accepted at the end of a subject, and wherever the state is met. dead: the
+    the marks that are accepted at the end of a subject, and wherever the state is met. reach: of
+    the states it was asked for, the marks that are accepted if more follows, or more. dead: the
     state from which nothing is accepted any more, if there is one.
     """
 
@@ -36,6 +37,7 @@ class Dfa:
     rows: list[dict[int, int]]
     final: list[frozenset[int]]
     sticky: list[frozenset[int]]
+    reach: list[frozenset[int] | None]
     dead: int | None = None
 
     @property

@@ -12,7 +12,14 @@ from dataclasses import replace
 from agentwatch.errors import AgentwatchError
 from agentwatch.lineage import Actor
 from agentwatch.lineage import Image as Program
-from agentwatch.policy.deciding import EVERY_SUBJECT, Decider, Decision, Walked, unread_of
+from agentwatch.policy.deciding import (
+    EVERY_SUBJECT,
+    BelowDecider,
+    Decider,
+    Decision,
+    Walked,
+    unread_of,
+)
 from agentwatch.policy.layout import (
     ABI,
     ADDRESSES,
@@ -38,6 +45,7 @@ from agentwatch.policy.layout import (
     PATH_FLOATING,
     PORTS,
     PROJECT,
+    REACH,
     ROW,
     ROW_BITS,
     SETS,
@@ -107,7 +115,32 @@ class Image:
         found = self._walk(subject)
         if found.crowded:
             unread = EVERY_SUBJECT
-        return Decider(self._words, subject, found, unread).decide(defaults)
+        return Decider(self._words, subject, found, unread, defaults).decide()
+
+    def decide_directory(self, subject: Subject) -> Decision:
+        """The strictest of the rules that are about a file or a program below the directory
+        `subject.path`, as far as its name tells: those that may match one and do not allow it.
+        """
+        found = Walked(kept=[])
+        value = subject.path
+        if value:
+            # The root directory's name is its separator.
+            self._walk_below(value if value != b"//" else b"/", subject.project, found)
+        else:
+            found.crowded = value is None
+        return BelowDecider(self._words, subject, found).decide()
+
+    def _walk_below(self, value: bytes, project: bytes | None, found: Walked) -> None:
+        keep = self._keeper(found)
+        for number in (PATH_ANCHORED, PATH_FLOATING, PATH_BEGUN):
+            self._reaches(self._walk_set(number, value, REACH, keep, False), number, keep)
+        if project is None:
+            return
+        if value.startswith(project + b"/"):
+            state = self._walk_set(PROJECT, value[len(project) :], REACH, keep, False)
+            self._reaches(state, PROJECT, keep)
+        elif project.startswith(value):
+            self._reaches(self._sets[PROJECT][1], PROJECT, keep)
 
     def predicates(
         self,
@@ -117,17 +150,19 @@ class Image:
         *,
         uncertain: int = 0,
         project: bytes | None = None,
+        cut: bool = False,
         others: Iterable[bytes] = (),
     ) -> int:
         """The predicates of a program, by its name and working directory (with `/` behind) and its
-        arguments; None: unread. uncertain: subjects that loosen nothing. others: its other names,
-        which loosen nothing either.
+        arguments; None: unread. uncertain: subjects that loosen nothing. cut: as of a Subject.
+        others: its other names, which loosen nothing either.
         """
+        uncertain |= cut << ARGS
         mask = 0
         if exe is not None:
             roles = self._predicates_at(self._words[H_ROLES_MATCH])
             for name in others:
-                mask |= self._predicates_of(self._asked(EXE, name, project)) & roles
+                mask |= self._predicates_of(self._asked(EXE, name, project, False)) & roles
         for subject, value, header in (
             (EXE, exe, H_UNREAD_EXE),
             (CWD, cwd, H_UNREAD_CWD),
@@ -137,7 +172,9 @@ class Image:
             if value is None:
                 mask |= roles
                 continue
-            found = self._predicates_of(self._asked(subject, value, project))
+            if not value and subject != ARGS:  # no name is a value that no pattern fits
+                continue
+            found = self._predicates_of(self._asked(subject, value, project, cut))
             mask |= found & roles if uncertain >> subject & 1 else found
         return mask
 
@@ -178,9 +215,9 @@ class Image:
                 mask |= 1 << self._words[place + 1 + one]
         return mask
 
-    def _asked(self, subject: int, value: bytes, project: bytes | None) -> Walked:
+    def _asked(self, subject: int, value: bytes, project: bytes | None, cut: bool) -> Walked:
         found = Walked(kept=[])
-        self._walk_one(subject, value, project, self._keeper(found, limit=1 << 30))
+        self._walk_one(subject, value, project, self._keeper(found, limit=1 << 30), cut)
         return found
 
     def _walk(self, subject: Subject) -> Walked:
@@ -198,7 +235,7 @@ class Image:
             asked = ((ADDR, subject.addr), (PORT, subject.port), (UNIX, subject.unix))
         for number, value in asked:
             if value is not None and (value or number == ARGS):
-                self._walk_one(number, value, subject.project, keep)
+                self._walk_one(number, value, subject.project, keep, subject.cut)
         return found
 
     def _keeper(self, found: Walked, limit: int = MAX_KEPT) -> Callable[[int], None]:
@@ -221,7 +258,12 @@ class Image:
         return keep
 
     def _walk_one(
-        self, subject: int, value: bytes, project: bytes | None, keep: Callable[[int], None]
+        self,
+        subject: int,
+        value: bytes,
+        project: bytes | None,
+        keep: Callable[[int], None],
+        cut: bool,
     ) -> None:
         symbol = SYMBOL[subject]
         if subject in (ADDR, PORT):
@@ -232,15 +274,19 @@ class Image:
             numbers = (PATH_ANCHORED, PATH_FLOATING, PATH_BEGUN)
             if project is not None and value.startswith(project + b"/"):
                 self._walk_set(PROJECT, value[len(project) :], symbol, keep)
+        ends = not cut or subject != ARGS
         for number in numbers:
-            self._walk_set(number, value, symbol, keep)
+            state = self._walk_set(number, value, symbol, keep, ends)
+            if not ends:
+                self._reaches(state, number, keep)
 
     def _walk_set(
-        self, number: int, value: bytes, symbol: int, keep: Callable[[int], None]
-    ) -> None:
+        self, number: int, value: bytes, symbol: int, keep: Callable[[int], None], ends: bool = True
+    ) -> int:
+        """The state behind a value. ends: and what it accepts there."""
         table, state, defaults, dead = self._sets[number]
         if not table:
-            return
+            return state
         cells = self._cells
         classes = self._blob[table : table + 256]
         if state & STICKY:
@@ -254,8 +300,21 @@ class Image:
             if state & STICKY:
                 self._accepts(state, symbol + 1, keep)
             elif state == dead:
-                return
-        self._accepts(state, symbol, keep)
+                return state
+        if ends:
+            self._accepts(state, symbol, keep)
+        return state
+
+    def _reaches(self, state: int, number: int, keep: Callable[[int], None]) -> None:
+        """Keeps the list of what is reachable from a state."""
+        table, _, defaults, _ = self._sets[number]
+        if not table:
+            return
+        cell = self._cells[(state & ROW) + REACH]
+        if cell >> 32 != state:
+            cell = self._cells[defaults + (state >> ROW_BITS & USUAL) * DEFAULT + REACH]
+        if cell & LOW:
+            keep(cell & LOW)
 
     def _accepts(self, state: int, symbol: int, keep: Callable[[int], None]) -> None:
         cell = self._cells[(state & ROW) + symbol]

@@ -6,14 +6,21 @@ where nothing else is said; 0 is none.
 
     state    bits 0 to 21: where its row of cells begins, in u64; 22 to 30: which default row it
              has; 31: it is sticky, which is to say that it accepts whatever follows
-    row      of cells: eight for the symbols of accepting, then one for each class of bytes
+    row      of cells: ten for the symbols of accepting, then one for each class of bytes
     cell     the state it belongs to << 32 | the next state, or of a symbol the offset of a list;
              the cells of other rows lie in a row's gaps
-    default  a full row: where each class leads from a state that has no cell of its own for it
+    default  a full row: where each class leads from a state that has no cell of its own for it;
+             and the list of what is reachable, of one that has no cell of its own for that
     set      where its table of classes begins, in bytes (0: the set is empty); the state it starts
              in; where its default rows begin, in u64; the state that nothing leaves, or NO_STATE
     list     what a state accepts: [number of its own, by which it is met once; 0: always kept]
              [n, conditions...] [n, predicates...] [n, offsets of rules...]
+    reach    the list at the symbol REACH: what is accepted if more bytes follow. Of argv, for every
+             state: it was cut there. Of names, for what a separator leads to: the rules, none of
+             which allows, that are about files or programs below the directory. A pattern that
+             begins in any component counts for names only once it has begun. At the next symbol,
+             of names: the same rules of what is sticky. Where lists take too much room, those of
+             most entries are that of all there is
     rule     [id] [verdict | kinds << 8 | otherwise << 16] [agents: two words] [n, ops...]; what is
              stricter stands before. otherwise: the verdict on a connection that cannot be
              prevented; 0: the same
@@ -30,7 +37,7 @@ from __future__ import annotations
 from agentwatch.policy.subjects import ADDR, ARGS, CWD, EXE, FILE, PORT, UNIX
 
 MAGIC = 0x31505741
-ABI = 1
+ABI = 2
 SMALLEST, LARGEST = 64 << 10, 32 << 20
 HEADER = 64  # u32 words
 
@@ -74,7 +81,7 @@ SETS = (
     PROJECT,
     PATH_BEGUN,
 ) = range(8)
-VIRTUAL = 8  # symbols of accepting; classes come behind them
+VIRTUAL = 10  # symbols of accepting; classes come behind them
 ROW_BITS = 22
 ROW = (1 << ROW_BITS) - 1
 DEFAULT = 272  # cells of a default row
@@ -82,6 +89,9 @@ MAX_DEFAULTS = 512
 USUAL = MAX_DEFAULTS - 1
 STICKY = 1 << 31
 NO_STATE = 0xFFFFFFFF
+REACH = 8
+REACH_WORDS = 1 << 15
+"""Words of an automaton's lists of what is reachable; those of all there is come on top of them."""
 SYMBOL = {FILE: 0, EXE: 2, CWD: 4, UNIX: 6, ARGS: 0, ADDR: 0, PORT: 0}
 """By subject: the symbol of what is accepted at its end; the next one is of what is sticky."""
 

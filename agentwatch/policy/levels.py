@@ -17,14 +17,20 @@ NO_POLICY = "No policy is in the kernel."
 class Host:
     """Which tiers there are here, as found by trying them.
 
-    lsm: programs on LSM hooks attach. cgroup: those do that refuse connections. tracing: the
-    tracepoints of the signal tier do. lossy: the kernel may skip tracing programs under load.
+    lsm: the hooks whose programs refuse what is denied (kernel.lsm.HOOKS). cgroup: programs are
+    attached that refuse connections. tracing: the tracepoints of the signal tier are. lossy: the
+    kernel may skip tracing programs under load.
     """
 
-    lsm: bool = False
+    lsm: frozenset[str] = frozenset()
     cgroup: bool = False
     tracing: bool = True
     lossy: bool = False
+
+    @property
+    def tier(self) -> str:
+        """lsm where something is refused before it happens, else signal."""
+        return "lsm" if self.lsm else "signal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,73 @@ def of_kernel(kind: str, prevented: bool) -> str:
 
 def prevents(rule: Rule, host: Host, engine: str = NO_POLICY) -> bool:
     """Whether the kernel refuses what the rule denies, wherever the rule matches."""
+    if engine:
+        return False
+    return all(_hooked(rule, kind, host) or _cgroup_alone(rule, kind, host) for kind in rule.on)
+
+
+def _cgroup_alone(rule: Rule, kind: str, host: Host) -> bool:
     refused = _is_refused(rule.match) and not _by_other_protocols(rule.match)
-    return not engine and host.cgroup and rule.on == ("connect",) and refused
+    return kind == "connect" and host.cgroup and refused
+
+
+_OPENING = frozenset({"lsm_file_open", "lsm_file_receive"})
+_HOOKS = {
+    "exec": frozenset({"lsm_bprm_check_security", "lsm_mmap_file", "lsm_file_mprotect"}),
+    "read": _OPENING,
+    "open": _OPENING,
+    "connect": frozenset(
+        {
+            "lsm_socket_connect",
+            "lsm_socket_sendmsg",
+            "lsm_socket_create",
+            "lsm_unix_stream_connect",
+            "lsm_unix_may_send",
+        }
+    ),
+}
+"""By kind: the hooks that refuse it, all of which must be there."""
+
+_OF_OP = {
+    "open": _OPENING,
+    "create": _OPENING | {"lsm_path_mknod"},
+    "truncate": _OPENING | {"lsm_path_truncate"},
+    "rename": frozenset({"lsm_path_rename"}),
+    "link": frozenset({"lsm_path_link"}),
+    "symlink": frozenset({"lsm_path_symlink"}),
+    "delete": frozenset({"lsm_path_unlink"}),
+    "chmod": frozenset({"lsm_path_chmod"}),
+    "chown": frozenset({"lsm_path_chown"}),
+    "xattr": frozenset({"lsm_inode_setxattr", "lsm_inode_removexattr"}),
+    "mkdir": frozenset({"lsm_path_mkdir"}),
+    "rmdir": frozenset({"lsm_path_rmdir"}),
+}
+"""The same, by `op` of a change."""
+
+_TOO_EARLY = frozenset({"args", "argv", "argc"})
+"""What is not known of an exec before the new program is in place."""
+
+
+def _hooks(rule: Rule, kind: str) -> frozenset[str]:
+    """The hooks that refuse what a rule denies of a kind."""
+    if kind != "change":
+        return _HOOKS.get(kind, frozenset())
+    asked = [set(one.values) for one in rule.match.conditions if one.field == "op"]
+    ops = set.intersection(*asked) if asked else set(_OF_OP)
+    return frozenset().union(*(_OF_OP[op] for op in ops))
+
+
+def _too_early(rule: Rule) -> bool:
+    matches = (rule.match, *(match for _, match in rule.unless))
+    return any(one.field in _TOO_EARLY for match in matches for one in match.conditions)
+
+
+def _hooked(rule: Rule, kind: str, host: Host) -> bool:
+    """Whether LSM hooks refuse what the rule denies of a kind."""
+    needed = _hooks(rule, kind)
+    if not needed or not needed <= host.lsm:
+        return False
+    return kind != "exec" or not _too_early(rule)
 
 
 def refusal(
@@ -130,7 +201,7 @@ _KERNEL = {
     "change": (
         "kills-after",
         "The kernel kills the process at the end of the call that opens the file, which may have "
-        "been created or emptied by then; renames and deletions are not seen",
+        "been created or emptied by then",
     ),
     "open": (
         "kills-after",
@@ -145,10 +216,39 @@ _KERNEL = {
 }
 """By kind: the level of a kill by the probes, and how it comes about."""
 
+_REFUSED_BY_HOOK = {
+    "exec": "The kernel refuses the exec with EPERM",
+    "read": "The kernel refuses the open with EPERM",
+    "open": "The kernel refuses the open with EPERM",
+    "change": "The kernel refuses the call with EPERM: nothing is changed",
+    "connect": "The kernel refuses the connection with EPERM before anything is sent",
+}
+_AFTER = (
+    "The engine kills the process milliseconds after the effect, by the names the call was given"
+)
+_CHANGES_TOO = (
+    "; for what is no opening (rename, delete and the like) the engine kills it milliseconds after"
+)
 PREVENTED = "The kernel refuses the connection with EPERM before anything is sent"
 REFUSED_TOO = "; TCP and UDP it refuses before anything is sent, which is `prevents`"
 _OTHERS_TOO = "; that is so of TCP and UDP, and who connects by another protocol is "
 _REFUSED = frozenset({"tcp", "udp"})  # what cgroup programs are asked about
+
+
+def _opens(match: Match) -> bool:
+    """Whether opening a file can fulfil a match of changes."""
+    return not any(
+        one.field == "new_path" or (one.field == "op" and fields.OPENED.isdisjoint(one.values))
+        for one in match.conditions
+    )
+
+
+def _only_opens(match: Match) -> bool:
+    """Whether nothing else can. A truncation may be either."""
+    return any(
+        one.field == "op" and set(one.values) <= fields.OPENED - {"truncate", "create"}
+        for one in match.conditions
+    )
 
 
 def _unprevented(match: Match) -> str:
@@ -199,13 +299,16 @@ def _by_kernel(rule: Rule, host: Host, without_hook: str) -> Level:
     missing = [kind for kind in rule.on if kind in fields.UNPROBED_KINDS]
     if missing:
         reason += f"; there is no probe yet for {_named(missing)}"
-    return Level(weakest.name, host.lossy, f"{reason}.")
+    return Level(weakest.name, host.lossy and weakest.name != "prevents", f"{reason}.")
 
 
 def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     if kind in fields.UNPROBED_KINDS:
         return Level("none")
     kills = rule.action == "kill" or without_hook != "alert"
+    if _hooked(rule, kind, host):
+        ends = ", and kills the process" if rule.action == "kill" else ""
+        return Level("prevents", reason=_REFUSED_BY_HOOK[kind] + ends)
     if kind == "connect" and host.cgroup and _is_refused(rule.match):
         ends = ", and kills the process" if rule.action == "kill" else ""
         if _by_other_protocols(rule.match):
@@ -214,6 +317,15 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     if not kills:
         return Level("detects", reason=_alert_reason(rule, "enforce").rstrip("."))
     name, reason = _KERNEL[kind]
+    if kind == "change" and not _opens(rule.match):
+        return Level(name, reason=_AFTER)
+    if kind == "change" and not _only_opens(rule.match):
+        reason += _CHANGES_TOO
+    if kind == "exec" and host.lsm and _too_early(rule):
+        reason += "; its arguments are not known before"
+    elif host.lsm:
+        missing = sorted(_hooks(rule, kind) - host.lsm)
+        reason += f"; this kernel lacks {', '.join(missing)}" * bool(missing)
     if kind == "connect" and host.cgroup and _may_be_refused(rule.match):
         reason += REFUSED_TOO
     return Level(name, reason=reason)
@@ -230,8 +342,6 @@ def _engine_reason(rule: Rule, why: str) -> str:
     missing = [kind for kind in rule.on if kind in fields.UNPROBED_KINDS]
     if missing:
         return f"{reason}; there is no probe yet for {_named(missing)}."
-    if "change" in rule.on:
-        return f"{reason}; changes are seen where files are opened, not renamed or deleted."
     return f"{reason}."
 
 
@@ -260,7 +370,4 @@ def unseen(match: Match, kinds: Sequence[str]) -> str:
         known = [field for field in found if field is not None]
         if known and all(field.unprobed for field in known):
             return f"There is no probe yet for `{condition.field}`."
-        unprobed = {word for field in known for word in field.unprobed_words}
-        if condition.values and unprobed.issuperset(condition.values):
-            return f"There is no probe yet for `{condition.field}: {condition.values[0]}`."
     return ""

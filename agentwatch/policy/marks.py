@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agentwatch.policy.blob import Accepted
+from agentwatch.policy.blob import BELOW, Accepted
 from agentwatch.policy.bytepatterns import Pattern
 from agentwatch.policy.layout import ADDRESSES as ADDRESS_SET
 from agentwatch.policy.layout import (
+    ALLOW,
     ARGV_ANCHORED,
     ARGV_FLOATING,
     PATH_ANCHORED,
@@ -30,6 +31,7 @@ from agentwatch.policy.programs import (
     Program,
 )
 from agentwatch.policy.ranking import Ranked
+from agentwatch.policy.subjects import EXE, FILE
 
 _FAMILY_SETS = {
     PATHS: (PATH_ANCHORED, PATH_FLOATING, PATH_BEGUN),
@@ -84,7 +86,9 @@ class Marks:
     def accepted(
         self, ranked: Sequence[Ranked], rules: Sequence[int], numbers: Numbers
     ) -> dict[tuple[int, int], Accepted]:
-        """What each mark stands for, asked of each subject."""
+        """What each mark stands for, asked of each subject; of BELOW, the rules that restrict and
+        ask for it in the name of a file or a program.
+        """
         conditions: dict[tuple[int, int], set[int]] = {}
         predicates: dict[tuple[int, int], set[int]] = {}
         found: dict[tuple[int, int], set[int]] = {}
@@ -100,6 +104,10 @@ class Marks:
         for one, offset in zip(ranked, rules, strict=True):
             if one.numbered.anchor:
                 add(found, *one.numbered.anchor, offset)
+            if one.verdict != ALLOW:
+                for asked in one.numbered.program.match:
+                    if asked.subject in (FILE, EXE) and asked.group and not asked.process:
+                        add(found, BELOW, asked.group, offset)
         keys = dict.fromkeys((*conditions, *predicates, *found))
         return {
             key: Accepted(

@@ -13,20 +13,24 @@ from agentwatch.rules.model import ACTIONS, Rule
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What becomes of an action here."""
+    """What becomes of an action here. connects: connections can be refused; everything: whatever
+    is asked can be, before it happens.
+    """
 
     mode: str
     without_hook: str
-    prevents: bool
+    connects: bool
+    everything: bool = False
 
     def answer(self, action: str, sort_is_connect: bool, rule: Rule | None) -> tuple[int, int]:
-        """The verdict, and that where the connection is not one that is prevented (0: the same)."""
+        """The verdict, and that where it is too late to prevent anything (0: the same)."""
         mode = rule.mode or self.mode if rule else self.mode
         without_hook = rule.without_hook or self.without_hook if rule else self.without_hook
         if action == "allow":
             return ALLOW, 0
         otherwise = KILL if levels.response(action, without_hook, mode) == "kill" else LOOK
-        if action == "deny" and mode == "enforce" and sort_is_connect and self.prevents:
+        prevented = self.everything or (sort_is_connect and self.connects)
+        if action == "deny" and mode == "enforce" and prevented:
             return DENY, otherwise
         return otherwise, 0
 

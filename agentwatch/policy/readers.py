@@ -10,16 +10,16 @@ What loosens (`allow`, `unless`) is asked of less: of what the agent could not h
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Open
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.index import Value
-from agentwatch.rules.unprobed import Change, Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
 
 Values: TypeAlias = tuple[Value, ...]
 Reader: TypeAlias = Callable[[Event, Actor], Values | None]
@@ -72,6 +72,8 @@ def kinds_of(event: Event) -> tuple[str, ...]:
         return _OPEN_KINDS[event.reads, event.changes]
     if isinstance(event, Exec):
         return ("exec",) if event.result == 0 else ()
+    if isinstance(event, Change):
+        return ("change",) if event.result >= 0 and not event.anonymous else ()
     if type(event) in _ONE_KIND:
         return _ONE_KIND[type(event)]
     if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
@@ -87,13 +89,12 @@ _OPEN_KINDS = {
     (True, True): ("open", "read", "change"),
 }
 _ONE_KIND: Mapping[type[Event], tuple[str, ...]] = {
-    Change: ("change",),
     Listen: ("listen",),
     Mount: ("mount",),
     Ptrace: ("ptrace",),
     Signal: ("signal",),
 }
-KIND_SETS = (("exec",), ("connect",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
+KIND_SETS = (("exec",), ("connect",), ("change",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
 """Every answer of kinds_of but ()."""
 
 
@@ -103,16 +104,44 @@ def views(event: Event) -> tuple[Event, ...]:
     So a rule on either name finds it, and what loosens must cover both. A file with other names
     than its canonical one is judged under those as well, and by them nothing is loosened.
     """
-    if isinstance(event, Change) and event.new_path and event.new_path != event.path:
-        return event, replace(event, path=event.new_path)
-    if not isinstance(event, Exec | Open) or "path" in event.unresolved or by_other_name(event):
+    if by_other_name(event) or not isinstance(event, Exec | Open | Change | Connect):
         return (event,)
-    return event, *(replace(event, path=name, view=name) for name in event.others)
+    ones: tuple[Exec | Open | Change | Connect, ...] = (event,)
+    if isinstance(event, Change):
+        other = event.new_path not in ("", event.path) or "new_path" in event.unresolved
+        ones = (event, _second(event)) if other else (event,)
+    return *ones, *(view for one in ones for view in _by_others(one))
 
 
 def by_other_name(event: Event) -> bool:
     """Whether `views` gave the event another name than the canonical one."""
-    return isinstance(event, Exec | Open) and bool(event.view) and event.view == event.path
+    if isinstance(event, Connect):
+        return bool(event.view) and event.view == event.unix
+    if not isinstance(event, Exec | Open | Change):
+        return False
+    return bool(event.view) and event.view == event.path
+
+
+def _by_others(event: Exec | Open | Change | Connect) -> Iterator[Event]:
+    if isinstance(event, Connect):
+        yield from (replace(event, unix=name, view=name) for name in event.others)
+    elif "path" not in event.unresolved:
+        yield from (replace(event, path=name, view=name) for name in event.others)
+
+
+def _second(event: Change) -> Change:
+    """A change as one of its second name."""
+    unresolved = event.unresolved - {"path"}
+    if "new_path" in unresolved:
+        unresolved |= {"path"}
+    return replace(
+        event,
+        path=event.new_path,
+        view=event.new_view,
+        known=event.new_known,
+        written=event.new_written,
+        unresolved=unresolved,
+    )
 
 
 def _path(event: Event, actor: Actor) -> Values | None:
@@ -199,6 +228,8 @@ def _connect_word(word: Callable[[Connect], str]) -> Reader:
 
 
 def _new_path(event: Event, actor: Actor) -> Values | None:
+    if "new_path" in event.unresolved:
+        return None
     return (event.new_path,) if isinstance(event, Change) and event.new_path else ()
 
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy.readers import FIELDS, FOREIGN, kinds_of
 from agentwatch.rules.sample import UNLIKE
@@ -109,7 +109,8 @@ class Subject:
     event has none (args of an exec: a row of no tokens), None where it could not be read.
     uncertain: mask of subjects that loosen nothing, though they were read. project: the name of the
     session's directory, None while it is unset. predicates: what holds of the image that makes the
-    call; None where that is not known. others: further names of what path is the canonical one of.
+    call; None where that is not known. cut: args is only where they begin, more of which could not
+    be read. others: further names of what path (of a connect, unix) is the canonical one of.
     """
 
     kinds: int
@@ -124,10 +125,13 @@ class Subject:
     uncertain: int = 0
     project: bytes | None = None
     predicates: int | None = field(default=0)
+    cut: bool = False
     others: tuple[bytes, ...] = ()
 
     def by_name(self, name: bytes) -> Subject:
         """As the same is asked about by one of its other names: nothing is certain of it."""
+        if self.kinds & CONNECT:
+            return replace(self, unix=name, uncertain=self.uncertain | 1 << UNIX, others=())
         subject = EXE if self.kinds & EXEC else FILE
         return replace(self, path=name, uncertain=self.uncertain | 1 << subject, others=())
 
@@ -140,7 +144,9 @@ def subject_of(
     predicates: of the image that makes the call, by Image.predicates_of.
     """
     kinds = kinds_of(event)
-    if not kinds or not set(kinds) <= KINDS.keys() or not isinstance(event, Exec | Open | Connect):
+    if not kinds or not set(kinds) <= KINDS.keys():
+        return None
+    if not isinstance(event, Exec | Open | Change | Connect):
         return None
     if isinstance(event, NamedConnect) and {event.host, event.peer} - {"", UNLIKE}:
         return None
@@ -161,14 +167,8 @@ def subject_of(
         uncertain=_uncertain(event),
         project=project,
         predicates=predicates,
-        others=_others(event),
+        others=tuple(map(path_subject, event.others)),
     )
-
-
-def _others(event: Exec | Open | Connect) -> tuple[bytes, ...]:
-    if isinstance(event, Connect):
-        return ()
-    return tuple(map(path_subject, event.others))
 
 
 def named(event: Event, actor: Actor, field: str) -> bytes | None:
@@ -236,12 +236,12 @@ def _port(event: Event, actor: Actor) -> bytes | None:
     return number.to_bytes(2, "big") if 0 <= number < 1 << 16 else b""
 
 
-def _uncertain(event: Exec | Open | Connect) -> int:
+def _uncertain(event: Exec | Open | Change | Connect) -> int:
     if isinstance(event, Connect):
         foreign = event.unix.startswith(FOREIGN)
         found = 0 if event.from_socket else 1 << ADDR | 1 << PORT | 1 << UNIX
         return found | (1 << UNIX if foreign else 0)
-    if isinstance(event, Open):
+    if isinstance(event, Open | Change):
         return 1 << FILE if event.path.startswith(FOREIGN) else 0
     found = 1 << EXE if event.path.startswith(FOREIGN) else 0
     return found | (1 << CWD if event.cwd.startswith(FOREIGN) else 0)

@@ -62,7 +62,10 @@ class Subsets:
         self._of_loops: dict[Nodes, tuple[_Default, bool]] = {}
 
     def table(self, entries: int, defaults: int) -> Dfa:
-        """The table, with at most so many entries and defaults. Raises TooLarge."""
+        """The table, with at most so many entries and defaults. Raises TooLarge.
+
+        What is reachable is still to be found.
+        """
         start = self._state(self.trie.closed(self.trie.root))
         rows: list[dict[int, int]] = []
         likened: list[int] = []
@@ -88,6 +91,7 @@ class Subsets:
             rows,
             self._marks(self.trie.final),
             self._marks(self.trie.sticky),
+            [None] * len(rows),
             self.ids.get(()),
         )
 
@@ -112,18 +116,10 @@ class Subsets:
     def _row(self, nodes: Nodes) -> tuple[dict[int, int], int]:
         """What a state does otherwise than its default, and which that is."""
         known = self._moves
-        every: list[_Moves] = []
-        plain: list[_Moves] = []
-        loops: list[int] = []
-        for node in nodes:
-            moves = known[node] or self._moves_of(node)
-            every.append(moves)
-            if moves[1]:
-                loops.append(node)
-            else:
-                plain.append(moves)
-        default, remain = self._of_loops.get(tuple(loops)) or self._default(tuple(loops))
-        rest = plain
+        every = [known[node] or self._moves_of(node) for node in nodes]
+        loops = tuple([node for node in nodes if known[node][1]])  # type: ignore[index]
+        default, remain = self._of_loops.get(loops) or self._default(loops)
+        rest = [moves for moves in every if not moves[1]]
         if not remain:
             among = default.nodes
             pairs = zip(nodes, every, strict=True)
@@ -146,7 +142,9 @@ class Subsets:
         for number, kids in narrow.items():
             more = targets.get(number)
             if more:
-                kids = tuple(sorted({*kids, *more}))
+                # Most often one more, and often the last one made.
+                behind = len(kids) == 1 and kids[0] > more[-1]
+                kids = (*more, *kids) if behind else tuple(sorted({*kids, *more}))
             elif not in_order:
                 kids = tuple(sorted({*kids}))
             state = ids.get(kids)

@@ -6,11 +6,13 @@ the path of each home leads to. A node has moves: on a class of bytes to some no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from agentwatch.policy.dfa import FIRST_CLASS
 from agentwatch.policy.items import ALL, CONTINUED, Home, Item, Pattern, Step
+
+_READ = ("one", "character")  # kinds of steps that take a byte
 
 MANY = -1
 """In the place of a mark: several."""
@@ -23,11 +25,12 @@ class Trie:
     """The automaton of some patterns.
 
     root: where it begins. final, sticky: by node, the marks it accepts at the end of a subject and
-    wherever it is. sure: by node the marks that are accepted now, or if anything follows. only: by
-    node the one mark that it and what is behind it can accept, or MANY.
+    wherever it is. leading: nodes that are met in every directory, found with `apart`. sure: by
+    node the marks that are accepted now, or if anything follows. only: by node the one mark that it
+    and what is behind it can accept, or MANY.
     """
 
-    def __init__(self, patterns: Iterable[Pattern], floating: bool) -> None:
+    def __init__(self, patterns: Iterable[Pattern], floating: bool, apart: bool = False) -> None:
         self._kids: list[dict[int | Step, int]] = []
         self._loops: dict[int, int] = {}
         self._more: dict[int, list[tuple[int, int]]] = {}
@@ -51,6 +54,7 @@ class Trie:
         self.only = [MANY] * len(self._kids)
         self.sure: dict[int, list[int]] = {}
         self._special = {*self._loops, *self._more, *self._free}
+        self.leading = self._leading(floating) if apart else frozenset[int]()
         self._share()
 
     def __len__(self) -> int:
@@ -76,6 +80,45 @@ class Trie:
             self._closed[node] = known
         return known
 
+    def behind(self, node: int) -> tuple[list[int], list[int]]:
+        """Where a node leads by a byte, and without one; there is no way back but to itself."""
+        inside = self._begins.get(node)
+        free = [kid for kid in self._free.get(node, ()) if kid != inside]
+        steps = self._kids[node].items()
+        read = [kid for key, kid in steps if isinstance(key, int) or key.kind in _READ]
+        read += [kid for _, kid in self._more.get(node, ())]
+        if node in self._loops:
+            read.append(node)
+        return read, free
+
+    def _leading(self, floating: bool) -> frozenset[int]:
+        """What begins anywhere has its beginning in every directory: there, and behind the first
+        separator of what is looked for in the middle of a text, too.
+        """
+        separator = ord("/")
+        first = self._kids[self.root].get(separator)
+        tops = [self.root] if floating else self._rows_of(self.root)
+        if not floating and first is not None:
+            tops += self._rows_of(first)
+        found: set[int] = set()
+        for top in tops:
+            for node in self._freely(top):
+                found.add(node)
+                kid = self._kids[node].get(separator) if self._loops.get(node) == ALL else None
+                found.update(() if kid is None else self._freely(kid))
+        return frozenset(found)
+
+    def _rows_of(self, node: int) -> list[int]:
+        """Where a `**` behind a node begins."""
+        kids = self._kids[node].items()
+        return [kid for key, kid in kids if not isinstance(key, int) and key.kind == "rows"]
+
+    def _freely(self, node: int) -> Iterator[int]:
+        """A node, and where it leads without a byte."""
+        yield node
+        for kid in self._free.get(node, ()):
+            yield from self._freely(kid)
+
     def _matters(self, node: int) -> bool:
         steps = self._kids[node]
         return (
@@ -83,7 +126,7 @@ class Trie:
             or node in self._more
             or node in self.final
             or node in self.sticky
-            or any(isinstance(key, int) or key.kind in ("one", "character") for key in steps)
+            or any(isinstance(key, int) or key.kind in _READ for key in steps)
         )
 
     def moves(self, node: int) -> tuple[list[tuple[int, Nodes]], list[tuple[int, Nodes]]]:
@@ -92,7 +135,7 @@ class Trie:
         for key, kid in self._kids[node].items():
             if isinstance(key, int):
                 single.append((key, self.closed(kid)))
-            elif key.kind in ("one", "character"):
+            elif key.kind in _READ:
                 several.append((key.members, self.closed(kid)))
         loop = self._loops.get(node)
         if loop is not None:
@@ -125,7 +168,8 @@ class Trie:
         """What is the same for nodes that do the same."""
         kids = self._kids[node]
         steps = next(iter(kids.items())) if len(kids) == 1 else frozenset(kids.items())
-        if node not in self._special and node not in self.final and node not in self.sticky:
+        marked = node in self.final or node in self.sticky
+        if not marked and node not in self._special and node not in self.leading:
             return steps
         free = self._free.get(node, [])
         inside = self._begins.get(node)
@@ -139,6 +183,7 @@ class Trie:
             else (tuple(kid for kid in free if kid != inside), self._loops[inside]),
             frozenset(self.final.get(node, ())),
             frozenset(self.sticky.get(node, ())),
+            node if node in self.leading else None,
         )
 
     def _judge(self, node: int) -> None:

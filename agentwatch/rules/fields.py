@@ -50,9 +50,8 @@ TAKES = {
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field. type: a key of TAKES. words: the values a word may have. unprobed: no probe gives
-    it yet; unprobed_words: these words of it. chosen: an agent gives it any value it likes, so
-    that what loosens never matches on it. follows: from what else it is worked out, so that a test
-    cannot say it.
+    it yet. chosen: an agent gives it any value it likes, so that what loosens never matches on it.
+    follows: from what else it is worked out, so that a test cannot say it.
     """
 
     name: str
@@ -60,13 +59,14 @@ class Field:
     type: str
     about: str
     words: tuple[str, ...] = ()
-    unprobed_words: tuple[str, ...] = ()
     unprobed: bool = False
     chosen: bool = False
     follows: str = ""
 
 
 _OPENED = ("open", "create", "truncate")
+OPENED = frozenset(_OPENED)
+"""Operations that opening a file can be."""
 _OTHER_OPS = ("rename", "link", "symlink", "delete", "chmod", "chown", "xattr", "mkdir", "rmdir")
 _PEERS = ("own", "tagged", "other")
 _EXEC, _AIMED = ("exec",), ("ptrace", "signal")
@@ -105,7 +105,7 @@ FIELDS: tuple[Field, ...] = (
         "written_by_agent",
         _EXEC,
         "flag",
-        "the session opened the executable for writing before, under this name",
+        "the session wrote the executable before, under this name or, renamed or linked, another",
     ),
     Field("path", FILE_KINDS, "path", "the file's canonical name, every link resolved"),
     Field("access", FILE_KINDS, "word", "what it was opened for", ("read", "write")),
@@ -122,14 +122,12 @@ FIELDS: tuple[Field, ...] = (
         "word",
         "which operation; any `open` is one, some `create` or `truncate`",
         (*_OPENED, *_OTHER_OPS),
-        unprobed_words=_OTHER_OPS,
     ),
     Field(
         "new_path",
         ("change",),
         "path",
         "the second name of a rename or link; `path` is matched with either",
-        unprobed=True,
     ),
     Field(
         "host",
@@ -255,9 +253,6 @@ def reference() -> str:
 
 def about_probed(field: Field) -> str:
     """What a field is, and what no probe gives of it."""
-    if field.unprobed_words:
-        given = [f"`{word}`" for word in field.words if word not in field.unprobed_words]
-        return f"{field.about} (no probe yet but for {', '.join(given)})"
     return field.about + (_NOT_YET if field.unprobed else "")
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from agentwatch.events import Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
-from agentwatch.rules.unprobed import Change, Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
 
 UNLIKE = "\x01"  # a name, a token: what no rule names
 _NO_ADDRESS = "240.0.0.255"  # of the block that was never given out

@@ -12,15 +12,6 @@ from agentwatch.events import Connect, Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change(Event):
-    """A change that is no opening. op: rename, delete, ... new_path: its second name, or ""."""
-
-    op: str
-    path: str
-    new_path: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NamedConnect(Connect):
     """A connect of which more is known: host, the name that was resolved; peer: own | tagged |
     other, whose process listens.

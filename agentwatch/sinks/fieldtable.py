@@ -126,5 +126,6 @@ def _today(record: memoryview, kind: int, foreign: _Foreign) -> bytes:
         offset = end
     if offset > len(record):
         raise RecordError(f"a record of {len(record)} bytes whose strings end at {offset}")
-    names = frozenset(abi.LAYOUTS[kind].names)
+    # What is padding in one version may be a field in another.
+    names = {name for name in abi.LAYOUTS[kind].names if not name.startswith("pad")}
     return abi.pack(kind, {n: v for n, v in values.items() if n in names}, strings)

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
-from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, error_name
+from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Open, error_name
 from agentwatch.sinks.escape import shown
 from agentwatch.sinks.frames import NUMBERS as TYPE_NUMBERS
 from agentwatch.sinks.frames import (
@@ -98,8 +98,10 @@ def describe(event: Event) -> str:
         return shown(words) + " ..." * event.argv_cut + _also(event) + _failure(event.result)
     if isinstance(event, Open):
         return shown(event.path or event.asked) + _also(event) + _failure(event.result)
+    if isinstance(event, Change):
+        return shown(event.what) + _also(event) + _failure(event.result)
     if isinstance(event, Connect):
-        return shown(_address(event)) + _failure(event.result)
+        return shown(_address(event)) + _also(event) + _failure(event.result)
     if isinstance(event, Fork):
         return f"pid {event.child.pid}"
     if isinstance(event, Exit):
@@ -107,7 +109,7 @@ def describe(event: Event) -> str:
     return ""
 
 
-def _also(event: Exec | Open) -> str:
+def _also(event: Exec | Open | Change | Connect) -> str:
     """A file's other names."""
     return "".join(f"  also {shown(name)}" for name in event.others)
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from agentwatch.engine import Verdict
-from agentwatch.events import Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Open, ProcessKey
 from agentwatch.lineage import Actor
 from agentwatch.sinks import frames
 from agentwatch.sinks.escape import shown
@@ -73,6 +73,9 @@ class Live:
             self._exec(event)
         elif isinstance(event, Open) and event.changes and event.result >= 0:
             self._change(event)
+        elif isinstance(event, Change) and event.result >= 0 and not event.anonymous:
+            for path in dict.fromkeys((event.path, event.new_path)):
+                self._changed_at(event.time, event.op, path)
         elif isinstance(event, Connect) and event.result != -errno.EPERM:  # refused: not reached
             self._connect(event)
 
@@ -85,10 +88,13 @@ class Live:
             self._line(event.time, "run", text, _BOLD, f"  {shown(program)}")
 
     def _change(self, event: Open) -> None:
-        if event.path.startswith(SCRATCH) or self._own(event.path) or event.path in self._changed:
+        self._changed_at(event.time, "create" if event.created else "change", event.path)
+
+    def _changed_at(self, at: int, how: str, path: str) -> None:
+        if not path or path.startswith(SCRATCH) or self._own(path) or path in self._changed:
             return
-        self._changed[event.path] = None
-        self._line(event.time, "create" if event.created else "change", shown(event.path))
+        self._changed[path] = None
+        self._line(at, how, shown(path))
 
     def _connect(self, event: Connect) -> None:
         where = _where(event)

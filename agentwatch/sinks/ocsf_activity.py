@@ -7,6 +7,7 @@ from typing import Any
 
 from agentwatch.events import (
     NO_PROCESS,
+    Change,
     Connect,
     Event,
     Exec,
@@ -41,6 +42,9 @@ def shape(
     if isinstance(event, Open):
         activity_id, name = _access(event)
         return 1001, activity_id, name, _open(event), event.result
+    if isinstance(event, Change):
+        activity_id, name = _ACTIVITIES.get(event.op, (99, event.op))
+        return 1001, activity_id, name, _change(event), event.result
     if isinstance(event, Connect):
         activity_id, name = _outcome(event.result)
         return 4001, activity_id, name, _connect(event), event.result
@@ -103,9 +107,52 @@ def _open(event: Open) -> Object:
     return {"file": _file(path, 2 if event.directory else 0), "_extra": extra}
 
 
-def _others(event: Exec | Open) -> Object:
-    """The file's other names, where it has them: as the task saw it, as rules found it."""
-    names = {"view": event.view, "known": event.known}
+_ACTIVITIES = {
+    "create": (1, "Create"),
+    "mkdir": (1, "Create"),
+    "link": (1, "Create"),
+    "symlink": (1, "Create"),
+    "truncate": (3, "Update"),
+    "delete": (4, "Delete"),
+    "rmdir": (4, "Delete"),
+    "rename": (5, "Rename"),
+    "xattr": (6, "Set Attributes"),
+    "chmod": (7, "Set Security"),
+    "chown": (7, "Set Security"),
+}
+"""By operation. What makes a name is Create; `unmapped` has which operation it was."""
+_TYPES = {"mkdir": 2, "rmdir": 2, "symlink": 7}
+
+
+def _change(event: Change) -> Object:
+    """file: of a link the name it makes, of a rename the old one; the new one is the result."""
+    path, type_id = event.path or event.asked, _TYPES.get(event.op, 0)
+    new_path = event.new_path or (event.new_asked if event.op in ("rename", "link") else "")
+    made = event.op == "link"
+    extra: Object = {
+        "kind": "change",
+        "op": event.op,
+        "asked": event.asked,
+        "result": event.result,
+    }
+    extra |= {"new_asked": event.new_asked} if event.new_asked else {}
+    extra |= {"mode": event.mode} if event.op in ("create", "mkdir", "chmod") else {}
+    extra |= {"existing": path} if made else {}
+    extra |= _others(event)
+    found: Object = {"file": _file(new_path if made else path, type_id), "_extra": extra}
+    if event.op == "rename":
+        found["file_result"] = _file(new_path, type_id)
+    return found
+
+
+_OTHERS = ("view", "known", "written", "new_view", "new_known", "new_written")
+
+
+def _others(event: Exec | Open | Change | Connect) -> Object:
+    """The file's other names, where it has them: as the task saw it, as rules found it, and as it
+    was written where a link was followed.
+    """
+    names = {which: getattr(event, which, "") for which in _OTHERS}
     return {which: name for which, name in names.items() if name}
 
 
@@ -135,6 +182,7 @@ def _connect(event: Connect) -> Object:
         connection["protocol_ver_id"] = version
     extra = {"kind": "connect", "syn": event.syn, "from_socket": event.from_socket}
     extra |= {"family": event.family, "result": event.result}
+    extra |= _others(event)
     return {"dst_endpoint": endpoint, "connection_info": connection, "_extra": extra}
 
 

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from agentwatch.events import Connect, Event, Exec, Open
-from tests.completeness.strace import EXECS, RINGS, Call
+from agentwatch.events import Change, Connect, Event, Exec, Open
+from tests.completeness.strace import CHANGES, EXECS, RINGS, Call
 
-KINDS = ("exec", "failed exec", "open", "failed open", "connect")
+KINDS = ("exec", "failed exec", "open", "failed open", "connect", "change", "failed change")
 KEPT = 1000  # bytes of a name that tell calls apart: a longer one may be cut in a record
 _LOOPBACK = {bytes(4): bytes((127, 0, 0, 1)), bytes(16): bytes(15) + b"\1"}
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -47,17 +47,17 @@ class Comparison:
         """One line per kind: how many each side has, and how many differ how."""
         ways = ("missing", "invented", "disordered", "differs")
         found = Counter((d.kind, d.what) for d in self.differences)
-        lines = [f"{'':12} strace journal " + " ".join(f"{way:>10}" for way in ways)]
+        lines = [f"{'':13} strace journal " + " ".join(f"{way:>10}" for way in ways)]
         for kind in KINDS:
             numbers = " ".join(f"{found[kind, way]:10}" for way in ways)
-            lines.append(f"{kind:12} {self.strace[kind]:6} {self.journal[kind]:7} {numbers}")
+            lines.append(f"{kind:13} {self.strace[kind]:6} {self.journal[kind]:7} {numbers}")
         return "\n".join(lines)
 
 
 def compare(calls: Iterable[Call], events: Iterable[Event]) -> Comparison:
     """events: of CMD's processes, in order of time; other kinds are passed over."""
     told: defaultdict[int, list[Call]] = defaultdict(list)
-    seen: defaultdict[int, list[Exec | Open | Connect]] = defaultdict(list)
+    seen: defaultdict[int, list[Exec | Open | Change | Connect]] = defaultdict(list)
     syns: list[Connect] = []
     rings = 0
     for call in calls:
@@ -68,7 +68,7 @@ def compare(calls: Iterable[Call], events: Iterable[Event]) -> Comparison:
     for event in events:
         if isinstance(event, Connect) and event.syn:
             syns.append(event)
-        elif isinstance(event, Exec | Open | Connect):
+        elif isinstance(event, Exec | Open | Change | Connect):
             seen[event.tid].append(event)
     tids = sorted({*told, *seen})
     outcome = Comparison(syns=len(syns), threads=len(tids), rings=rings)
@@ -87,11 +87,16 @@ def kind_of(call: Call | Event) -> str:
     if isinstance(call, Connect) or (isinstance(call, Call) and call.name == "connect"):
         return "connect"
     execs = isinstance(call, Exec) or (isinstance(call, Call) and call.name in EXECS)
+    changes = isinstance(call, Change) or (isinstance(call, Call) and call.name in CHANGES)
     failed = call.result is None or call.result < 0  # type: ignore[union-attr]
+    if changes:
+        return "failed change" if failed else "change"
     return ("failed " if failed else "") + ("exec" if execs else "open")
 
 
-def _thread(tid: int, told: list[Call], seen: list[Exec | Open | Connect]) -> Iterator[Difference]:
+def _thread(
+    tid: int, told: list[Call], seen: list[Exec | Open | Change | Connect]
+) -> Iterator[Difference]:
     theirs, ours = [_told_key(call) for call in told], [_seen_key(event) for event in seen]
     missing, invented = Counter(theirs), Counter(ours)
     missing.subtract(ours)
@@ -122,15 +127,21 @@ def _told_key(call: Call) -> Hashable:
         if result in _BEGUN:  # the kernel takes the loopback address for none
             addr = _LOOPBACK.get(addr, addr)
         return "connect", *_unmapped(call.family, addr), call.port, result
+    if call.name in CHANGES:
+        names = ((call.asked or b"")[:KEPT], (call.new_asked or b"")[:KEPT])
+        return "change", call.op, *names, result
     kind = "exec" if call.name in EXECS else "open"
     return kind, (call.asked or b"")[:KEPT], result
 
 
-def _seen_key(event: Exec | Open | Connect) -> Hashable:
+def _seen_key(event: Exec | Open | Change | Connect) -> Hashable:
     if isinstance(event, Connect):
         inet = event.family in (socket.AF_INET, socket.AF_INET6)
         addr = socket.inet_pton(event.family, event.addr) if inet else b""
         return "connect", *_unmapped(event.family, addr), event.port, event.result
+    if isinstance(event, Change):
+        names = (os.fsencode(event.asked)[:KEPT], os.fsencode(event.new_asked)[:KEPT])
+        return "change", event.op, *names, event.result
     kind = "exec" if isinstance(event, Exec) else "open"
     return kind, os.fsencode(event.asked)[:KEPT], event.result
 
@@ -144,10 +155,12 @@ def _same_peer(syn: Connect, event: Event) -> bool:
     return isinstance(event, Connect) and (syn.addr, syn.port) == (event.addr, event.port)
 
 
-def _disagreement(call: Call, event: Exec | Open | Connect) -> str:
+def _disagreement(call: Call, event: Exec | Open | Change | Connect) -> str:
     """What two accounts of one call disagree on; "" for nothing."""
     if isinstance(event, Connect):
         return _of_connect(call, event)
+    if isinstance(event, Change):
+        return "a name that was not resolved" if event.unresolved else ""
     asked, given = os.fsencode(event.asked), call.asked or b""
     cut = "asked" in event.unresolved
     if (call.asked is None and call.name != "open_by_handle_at") != (cut and not asked):

@@ -14,10 +14,28 @@ from dataclasses import dataclass
 
 OPENS = ("open", "openat", "openat2", "creat", "open_by_handle_at")
 EXECS = ("execve", "execveat")
+CHANGES = {
+    **dict.fromkeys(("rename", "renameat", "renameat2"), "rename"),
+    **dict.fromkeys(("link", "linkat"), "link"),
+    **dict.fromkeys(("symlink", "symlinkat"), "symlink"),
+    **dict.fromkeys(("unlink", "unlinkat"), "delete"),
+    **dict.fromkeys(("mkdir", "mkdirat"), "mkdir"),
+    **dict.fromkeys(("mknod", "mknodat"), "create"),
+    **dict.fromkeys(("truncate", "ftruncate"), "truncate"),
+    **dict.fromkeys(("chmod", "fchmod", "fchmodat", "fchmodat2"), "chmod"),
+    **dict.fromkeys(("chown", "fchown", "lchown", "fchownat"), "chown"),
+    **dict.fromkeys(("setxattr", "lsetxattr", "fsetxattr"), "xattr"),
+    **dict.fromkeys(("removexattr", "lremovexattr", "fremovexattr"), "xattr"),
+    "rmdir": "rmdir",
+}
+"""The operation of each call that changes names or attributes; of unlinkat it may be rmdir too."""
+ON_DESCRIPTORS = frozenset({"ftruncate", "fchmod", "fchown", "fsetxattr", "fremovexattr"})
+_TWO_NAMES = frozenset({"rename", "link", "symlink"})
+_AT_REMOVEDIR = 0x200
 RINGS = ("io_uring_setup",)  # what goes through a ring is no system call: strace is blind to it
 OPTIONS = (
     "-f", "-yy", "-xx", "-v", "-X", "raw", "-s", "200000",
-    "-e", f"trace={','.join((*EXECS, *OPENS, *RINGS, 'connect'))}",
+    "-e", f"trace={','.join((*EXECS, *OPENS, *RINGS, 'connect', *(f'?{c}' for c in CHANGES)))}",
 )  # fmt: skip
 
 _LINE = re.compile(r"(\d+) +(.*)")
@@ -38,6 +56,7 @@ _RESTARTS["ERESTART_RESTARTBLOCK"] = 516
 class Call:
     """One call. result: as the kernel returned it, None when the caller died in it.
 
+    op, new_asked: of a change; the second name, of a symbolic link its text.
     asked: the path given, None for one that could not be read. cwd: the directory it is relative
     to, where strace has told it last. path: what the descriptor returned is of. family, addr, port:
     of connect; addr is packed, for AF_UNIX the path with its leading NUL if it is abstract.
@@ -51,6 +70,8 @@ class Call:
     cwd: bytes = b""
     argv: tuple[bytes, ...] = ()
     flags: int = 0
+    op: str = ""
+    new_asked: bytes | None = None
     path: bytes | None = None
     deleted: bool = False
     family: int = 0
@@ -102,6 +123,8 @@ def _call(tid: int, text: str, directories: dict[int, bytes]) -> Call:
         )  # fmt: skip
     if name in EXECS:
         return _exec(tid, name, arguments, result)
+    if name in CHANGES:
+        return _change(tid, name, arguments, result)
     if name in RINGS:
         return Call(tid=tid, name=name, result=result)
     return Call(
@@ -148,6 +171,18 @@ def _flags(name: str, arguments: str) -> int:
     behind = _STRING.sub("", arguments).split(", ")
     number = behind[{"open": 1, "openat": 2, "open_by_handle_at": -1}[name]]
     return int(number, 0)
+
+
+def _change(tid: int, name: str, arguments: str, result: int | None) -> Call:
+    # Descriptors are shown with the names of what they are of, in <>.
+    op, strings = CHANGES[name], _strings(re.sub(r"<[^>]*>", "", arguments))
+    if name == "unlinkat" and int(_STRING.sub("", arguments).split(", ")[-1], 0) & _AT_REMOVEDIR:
+        op = "rmdir"
+    asked = None if name in ON_DESCRIPTORS else next(iter(strings), None)
+    second = strings[1] if op in _TWO_NAMES and len(strings) > 1 else None
+    if op == "symlink":
+        asked, second = second, asked
+    return Call(tid=tid, name=name, result=result, op=op, asked=asked, new_asked=second)
 
 
 def _exec(tid: int, name: str, arguments: str, result: int | None) -> Call:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentwatch.events import Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Open, ProcessKey
 from tests.completeness.comparison import compare
 from tests.completeness.strace import Call, calls
 
@@ -26,6 +26,10 @@ WRITTEN = r"""
 9 execve("\x62", ["\x62"], [] <pid changed to 7 ...>
 7 +++ superseded by execve in pid 9 +++
 7 <... execve resumed>)             = 0
+7 renameat2(-100<\x2f\x77>, "\x61", 3<\x2f\x77>, "\x62", 0) = 0
+7 symlink("\x74", "\x6c")           = -1 EEXIST (File exists)
+7 unlinkat(3<\x2f\x77>, "\x64", 0x200) = 0
+7 fchmod(4<\x2f\x66>, 0600)           = 0
 7 open("\x69", 0 <unfinished ...>) = ?
 7 +++ killed by SIGKILL +++
 """
@@ -52,6 +56,10 @@ def seen() -> list[Event]:
         event(Connect, **local),
         event(Connect, family=1, unix="@x\0", protocol="unix", result=-22),
         event(Exec, path="/w/b", asked="b", argv=("b",), argc=1),
+        event(Change, op="rename", path="/w/a", new_path="/w/b", asked="a", new_asked="b"),
+        event(Change, op="symlink", path="", asked="l", new_asked="t", result=-17),
+        event(Change, op="rmdir", path="/w/d", asked="d"),
+        event(Change, op="chmod", path="/f"),
         event(Open, path="", asked="i", result=-4096),
     ]
 
@@ -72,6 +80,10 @@ def test_a_file_of_strace_is_read_as_what_happened() -> None:
         (7, "connect", 0),
         (7, "connect", -22),
         (7, "execve", 0),
+        (7, "renameat2", 0),
+        (7, "symlink", -17),
+        (7, "unlinkat", 0),
+        (7, "fchmod", 0),
         (7, "open", None),
     ]
     assert (read[2].path, read[2].deleted, read[2].flags) == (b"/w/f", True, 0x80002)

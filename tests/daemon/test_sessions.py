@@ -180,7 +180,7 @@ def test_an_agent_that_ends_leaves_nothing_behind(own: Place) -> None:
     daemon = own.start()
 
     def scrape() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as page:
             return str(page.read(), "utf-8")
 
     agents = [own.agent(TREE) for _ in range(3)]

@@ -12,7 +12,7 @@ struct ask {
 	u32 kinds, words, unread, uncertain;
 	u32 sort, lists, known, subject;
 	u32 symbol, in_project, name_len, cwd_len;
-	u32 slot, repeat;
+	u32 slot, repeat, below, pad;
 	u32 others_len[2];
 	/* The answer. */
 	u64 found[3];
@@ -59,6 +59,7 @@ static __always_inline void put(struct ask *ask, struct aw_walk *walk, struct aw
 	question->sort = ask->sort;
 	question->lists = ask->lists;
 	question->kinds = ask->kinds;
+	question->below = ask->below;
 	question->words = ask->words;
 	question->unread = ask->unread;
 	question->uncertain = ask->uncertain;

@@ -5,6 +5,8 @@ every hook calls.
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 import subprocess
 from pathlib import Path
 
@@ -46,6 +48,8 @@ class Ask(ctypes.Structure):
         ("cwd_len", _U32),
         ("slot", _U32),
         ("repeat", _U32),
+        ("below", _U32),
+        ("pad", _U32),
         ("others_len", _U32 * 2),
         ("found", _U64 * 3),
         ("left", _U64),
@@ -59,6 +63,22 @@ class Ask(ctypes.Structure):
         ("cwd", ctypes.c_uint8 * SHORT),
         ("others", ctypes.c_uint8 * (2 * SHORT)),
     )
+
+
+class Cut:
+    """Memory that ends behind some bytes: there is none to read behind it."""
+
+    def __init__(self, begins: bytes) -> None:
+        page = mmap.PAGESIZE
+        size = (len(begins) + page - 1) // page * page
+        self._memory = mmap.mmap(-1, size + page)
+        self._memory[size - len(begins) : size] = begins
+        whole = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self.address = whole + size - len(begins)
+        refused = ctypes.CDLL(None, use_errno=True).mprotect(
+            ctypes.c_void_p(whole + size), ctypes.c_size_t(page), 0
+        )
+        assert not refused, os.strerror(ctypes.get_errno())
 
 
 def build(directory: Path) -> Path:
@@ -100,10 +120,23 @@ class KernelWalker:
         if slot in self._images:
             self._images[slot].close()
         self._images[slot] = made
+        # Images of one test are all of generation 1: what the walker remembers is of another one.
+        walking = self._object.map("walking")
+        walking.update(bytes(4), bytes(len(walking.lookup(bytes(4)) or b"")))
 
     def decide(self, subject: Subject, slot: int = 0) -> Decision:
-        """As Image.decide. Raises AssertionError when the walker leaves something behind."""
+        """As Image.decide; argv that is cut must be whole pages. Raises AssertionError when the
+        walker leaves something behind.
+        """
+        return self._decide(subject, slot, False)
+
+    def decide_directory(self, subject: Subject, slot: int = 0) -> Decision:
+        """As Image.decide_directory."""
+        return self._decide(subject, slot, True)
+
+    def _decide(self, subject: Subject, slot: int, below: bool) -> Decision:
         self._fill(subject, slot, 1)
+        self._ask.below = below
         self._object.run("ask")
         assert self._ask.left == 0, "conditions of this event are left for the next"
         assert self._ask.generation, "no policy answered"
@@ -122,7 +155,7 @@ class KernelWalker:
 
     def _fill(self, subject: Subject, slot: int, repeat: int) -> None:
         ask = self._ask
-        ask.slot, ask.repeat = slot, repeat
+        ask.slot, ask.repeat, ask.below = slot, repeat, 0
         ask.kinds, ask.words, ask.agents = subject.kinds, subject.words, subject.agents
         ask.uncertain = subject.uncertain
         ask.in_project = subject.project is not None
@@ -154,8 +187,12 @@ class KernelWalker:
         ask.cwd_len = len(cwd)
         if subject.args is not None:
             argv = b"argv0\0" + subject.args
-            self._buffer = ctypes.create_string_buffer(argv, len(argv))
-            ask.args, ask.args_size = ctypes.addressof(self._buffer), len(argv)
+            if subject.cut:
+                self._cut = Cut(argv)
+                ask.args, ask.args_size = self._cut.address, len(argv) + 100
+            else:
+                self._buffer = ctypes.create_string_buffer(argv, len(argv))
+                ask.args, ask.args_size = ctypes.addressof(self._buffer), len(argv)
 
     def _fill_others(self, subject: Subject) -> None:
         for place in range(2):

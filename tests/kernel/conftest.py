@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,34 +10,18 @@ from pathlib import Path
 import pytest
 
 from agentwatch.kernel.probes import Probes
+from tests.kernel.building import build
+from tests.kernel.law import Law
 from tests.kernel.recording import Gate, Recorder
-
-SOURCES = Path(__file__).parent / "programs"
-FLAGS = {
-    # Freestanding: gcc always makes 32-bit code, but 32-bit libraries are a package of their own.
-    "compat": [
-        "-m32",
-        "-nostdlib",
-        "-ffreestanding",
-        "-fno-pic",
-        "-no-pie",
-        "-fno-stack-protector",
-    ],
-}
 
 
 @pytest.fixture(scope="session")
 def programs() -> Iterator[Path]:
-    """A directory that everybody may enter, with each program of programs/ built: statically, so
-    that it opens nothing of its own accord.
-    """
+    """A directory that everybody may enter, with each program of programs/ built."""
     with tempfile.TemporaryDirectory(prefix="agentwatch-programs-") as made:
         directory = Path(made).resolve()
         directory.chmod(0o755)
-        for source in sorted(SOURCES.glob("*.c")):
-            flags = ["-O1", "-Wall", "-Werror", "-static", *FLAGS.get(source.stem, ["-pthread"])]
-            output = directory / source.stem
-            subprocess.run(["gcc", *flags, "-o", output, source], check=True, timeout=60)
+        build(directory)
         yield directory
 
 
@@ -73,3 +56,10 @@ def gate() -> Iterator[Gate]:
     made = Gate()
     yield made
     made.close()
+
+
+@pytest.fixture
+def law(probes: Probes, place: Path) -> Iterator[Law]:
+    """No rules yet; withdrawn afterwards."""
+    yield Law(probes, place)
+    probes.withdraw()

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from agentwatch import abi, decoding
-from agentwatch.events import Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.kernel.links import Links
 from agentwatch.kernel.probes import Probes
 from agentwatch.mounts import Mounts
 
@@ -81,6 +82,10 @@ class Recording:
     @property
     def opens(self) -> list[Open]:
         return self.of(Open)
+
+    @property
+    def changes(self) -> list[Change]:
+        return self.of(Change)
 
     @property
     def execs(self) -> list[Exec]:
@@ -220,6 +225,7 @@ class Recorder:
     def __init__(self, probes: Probes) -> None:
         self.probes = probes
         self.mounts = Mounts.read()
+        self.links = Links(self.mounts.name)
         self._records: list[Record] = []
 
     def record(self, act: Act) -> Recording:
@@ -260,12 +266,15 @@ class Recorder:
     def collect(self) -> list[Record]:
         """The records that came since the last look, lifecycle first."""
         found = []
+        self.links.forget()
         for name, ring in (
             ("lifecycle", self.probes.lifecycle),
             ("activity", self.probes.activity),
         ):
             for raw in ring.records():
-                _, _, flags = abi.peek(raw)
+                _, kind, flags = abi.peek(raw)
+                if kind == abi.CHANGE:
+                    raw = self.links.looked_up(raw)
                 found.append(Record(decoding.decode(raw, self.mounts.name), flags, name))
             ring.release()
         self._records += found

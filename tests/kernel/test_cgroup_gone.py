@@ -15,8 +15,8 @@ import pytest
 from agentwatch.kernel.libbpf import Object, calls
 from agentwatch.kernel.policies import CONNECT_HOOKS, Policies, cgroup_root
 from agentwatch.kernel.probes import OBJECT, Probes
+from tests.kernel.law import Law
 from tests.kernel.recording import tell
-from tests.kernel.test_policy import Law
 
 pytestmark = pytest.mark.root
 

@@ -87,4 +87,4 @@ def test_the_exec_is_recorded_and_nothing_twice(
     assert event.path.startswith(str(programs))
     assert event.argv[1:] == (str(nobody),)
     assert [end.status for end in seen.exits] == [0]
-    assert len(seen.opens) + len(seen.connects) == len(seen.told)
+    assert len(seen.opens) + len(seen.connects) + len(seen.changes) == len(seen.told)

@@ -7,17 +7,19 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agentwatch.events import Exec
+from agentwatch.events import Exec, Open
 from agentwatch.policy.image import Decision, Image
 from agentwatch.policy.subjects import Subject
 from agentwatch.rules.model import Condition, Match, Rule, Ruleset
 from tests.kernel.asking import KernelWalker, build
 from tests.rules.generating import HERE, PROJECT, Case, Generator, packs
 from tests.rules.judging import Judges, Tally, compiled_of
+from tests.rules.test_reachable import directories
 
 pytestmark = pytest.mark.root
 
@@ -26,6 +28,8 @@ SEEDS = 8
 PER_SET = 500
 MOST_RULES = 8
 SIZE = 8 << 20
+PAGE = 4096
+DIRECTORIES, CUTS = 20, 300  # in so many events one's directories are asked about, its argv cut
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,26 @@ def check(judges: Judges, walker: KernelWalker, case: Case, tally: Tally) -> Non
     if subject is None:
         return
     same(judges.image, walker, subject, case)
+    if isinstance(case.event, Exec | Open) and tally.pairs % DIRECTORIES == 0:
+        for name in directories(case.event.path):
+            asked = judges.check_below(case, name)
+            said = judges.image.decide_directory(asked), walker.decide_directory(asked)
+            assert said[0] == said[1], f"below {name!r}: Python and the kernel say {said}\n{case}"
+    if isinstance(case.event, Exec) and tally.pairs % CUTS < 2 and subject.args:
+        for begins in begun(subject.args):
+            same(judges.image, walker, replace(subject, args=begins, cut=True), case)
+
+
+def begun(args: bytes) -> tuple[bytes, ...]:
+    """What can be read of an argv whose rest cannot: whole pages, with the tokens at the end of
+    them, at their beginning and across two.
+    """
+    front, tail = b"x" * (PAGE - len(args) % PAGE - 1) + b"\0", b"\0y" * PAGE
+    return (
+        (front + args)[: len(front + args) // PAGE * PAGE],
+        (args + tail)[: 2 * PAGE],
+        (b"z" * (PAGE - 3 - len(args) // 2 % PAGE) + b"\0" + args + tail)[: 2 * PAGE],
+    )
 
 
 def same(
@@ -64,6 +88,7 @@ def same(
             subject.args,
             uncertain=subject.uncertain,
             project=subject.project,
+            cut=subject.cut,
             others=subject.others,
         )
         assert walker.predicates() == predicates, f"predicates of {case}\n{subject}"
@@ -105,6 +130,35 @@ def test_the_shipped_packs_mean_the_same_in_the_kernel(
     for case in generator.cases(supported, 1500):
         check(judges, walker, case, tally)
     assert tally.matching > 500
+
+
+def test_names_that_begin_alike_are_judged_as_if_each_were_the_first(
+    walker: KernelWalker, shipped: Ruleset
+) -> None:
+    """What the walk remembers of the last name is of no other name, policy, project or session."""
+    choose = random.Random(11)
+    generator = Generator(choose, shipped)
+    packs_of = Ruleset(tuple(generator.shipped), shipped.agents, homes=("/root", "/home/dev"))
+    policies = [compiled_of(packs_of, SIZE).image, compiled_of(one_path_rule("**/.ssh/**")).image]
+    for slot, image in enumerate(policies):
+        walker.put(image, slot)
+    images = [Image(image) for image in policies]
+    parts = (".ssh", "id_rsa", ".aws", "credentials", ".env", "x", "src", "node_modules", "a" * 40)
+    bases = ("", "/home/dev", "/root", PROJECT, f"{PROJECT}/src/{'m' * 50}", "/etc", "/proc/1")
+    last, slot, decided = "/", 0, 0
+    for _ in range(6000):
+        slot ^= choose.random() < 0.02
+        kept = last[: choose.randrange(1, len(last) + 1)] if choose.random() < 0.6 else "/"
+        base = kept if choose.random() < 0.6 else choose.choice(bases)
+        more = choose.choices(parts, k=choose.randrange(0, 5))
+        last = f"/{base}/{'/'.join(more)}".replace("//", "/").replace("//", "/").rstrip("/")[:400]
+        last = last or "/x"
+        project = PROJECT.encode() if choose.random() < 0.7 else None
+        subject = Subject(kinds=10, words=5, path=last.encode() + b"/", project=project)
+        said, found = images[slot].decide(subject), walker.decide(subject, slot)
+        assert found == said, f"{last} in {slot}: the kernel says {found}, Python {said}"
+        decided += said.verdict != 0
+    assert decided > 300
 
 
 def one_path_rule(*globs: str) -> Ruleset:

@@ -24,8 +24,9 @@ from agentwatch.mounts import Mounts
 from agentwatch.policy import compiler, patterns
 from agentwatch.policy.subjects import AgentBits
 from agentwatch.rules.load import load
+from tests.kernel.law import KILLED, RULE, Law, code_of
 from tests.kernel.recording import Recording, call, tell, witness
-from tests.kernel.test_policy import KILLED, RULE, Law, attempts, code_of, untouched
+from tests.kernel.test_policy import attempts, untouched
 
 pytestmark = pytest.mark.root
 

@@ -17,8 +17,9 @@ from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import possible_cpus
 from agentwatch.kernel.probes import Probes
 from agentwatch.mounts import Mounts
+from tests.kernel.law import KILLED, NONE, Law, reads
 from tests.kernel.recording import Recording, tell, witness
-from tests.kernel.test_policy import KILLED, NONE, Law, attempts, reads, untouched
+from tests.kernel.test_policy import attempts, untouched
 
 pytestmark = pytest.mark.root
 

@@ -6,7 +6,7 @@ wins, and is never silent about an event that the engine has to answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agentwatch.events import Connect, Event, Exec, Open
@@ -14,6 +14,7 @@ from agentwatch.lineage import Actor
 from agentwatch.policy import levels
 from agentwatch.policy.readers import kinds_of
 from agentwatch.rules.model import ACTIONS, SEVERITIES, Rule, Ruleset
+from tests.rules.reachable import Reachable
 from tests.rules.reference_matcher import Reference
 
 NOTHING, KILL, DENY, LOOK = 0, 1, 2, 3
@@ -69,7 +70,7 @@ class Comparison:
 
     def __init__(self, ruleset: Ruleset, lowered: frozenset[str]) -> None:
         self._ruleset, self._lowered = ruleset, lowered
-        self._references: dict[tuple[str, str | None], Reference] = {}
+        self._references: dict[tuple[str, str | None], Reachable] = {}
         self._partly = {
             kind for rule in ruleset.rules if rule.id not in lowered for kind in rule.on
         }
@@ -120,6 +121,31 @@ class Comparison:
             hits=frozenset(hits),
         )
 
+    def below(self, event: Open, actor: Actor) -> Expected:
+        """Of what is below the directory which an event names."""
+        hits = {
+            rule.id: rule
+            for agent in actor.agents or ("",)
+            for rule in self._reference(agent, actor.project).below(event, actor)
+        }
+        answers = list(self._of_rules(hits.values(), event))
+        stops = sorted(
+            one for one in answers if one.verdict in (KILL, DENY) and one.rule in self._lowered
+        )
+        return Expected(
+            stops=stops[0] if stops else None,
+            also=stops[0] if stops else None,
+            partly=tuple(one for one in answers if one.rule not in self._lowered),
+            looks=False,
+            may_look=True,
+            hits=frozenset(hits),
+        )
+
+    def _of_rules(self, hits: Iterable[Rule], event: Event) -> Iterator[Answer]:
+        for rule in hits:
+            rank = -ACTIONS.index(rule.action), -SEVERITIES.index(rule.severity)
+            yield Answer(rank, rule.id, verdict_of(answer_of(rule), rule.action, event))
+
     def _answers(
         self,
         reference: Reference,
@@ -128,19 +154,17 @@ class Comparison:
         event: Event,
         defaults: bool,
     ) -> Iterator[Answer]:
-        for rule in hits:
-            rank = -ACTIONS.index(rule.action), -SEVERITIES.index(rule.severity)
-            yield Answer(rank, rule.id, verdict_of(answer_of(rule), rule.action, event))
+        yield from self._of_rules(hits, event)
         default = reference.default(kinds, hits) if defaults else None
         if default is not None:
             answer = levels.response(default.action, WITHOUT_HOOK, MODE)
             rank = -ACTIONS.index(default.action), 1
             yield Answer(rank, "", verdict_of(answer, default.action, event))
 
-    def _reference(self, agent: str, project: str | None) -> Reference:
+    def _reference(self, agent: str, project: str | None) -> Reachable:
         known = self._references.get((agent, project))
         if known is None:
-            known = self._references[agent, project] = Reference(self._ruleset, agent, project)
+            known = self._references[agent, project] = Reachable(self._ruleset, agent, project)
         return known
 
 

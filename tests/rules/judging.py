@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+from agentwatch.events import Exec, Open
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.compiler import compile as compile_policy
-from agentwatch.policy.image import Image
+from agentwatch.policy.image import Decision, Image
 from agentwatch.policy.layout import LARGEST
 from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.readers import kinds_of, views
@@ -15,6 +16,7 @@ from agentwatch.policy.subjects import AgentBits, Subject, subject_of
 from agentwatch.rules.model import Ruleset
 from tests.rules.comparing import MODE, WITHOUT_HOOK, Comparison, Expected
 from tests.rules.generating import AGENTS, Case
+from tests.rules.reachable import CutExec
 
 BITS = AgentBits(AGENTS)
 
@@ -74,6 +76,36 @@ class Judges:
             tally.crowded += 1
             return
         tally.stopped += found.verdict in (1, 2)
+        self._compare(case, expected, found)
+
+    def check_cut(self, case: Case, begins: bytes) -> Subject:
+        """The same of an exec whose argv could be read no further than that. Returns what the image
+        was asked.
+        """
+        event = case.event
+        assert isinstance(event, Exec)
+        values = {one.name: getattr(event, one.name) for one in fields(event)}
+        cut = CutExec(**values, begins=begins)
+        expected = self.comparison.expected(cut, case.actor)
+        subject = self.subject(case)
+        assert subject is not None
+        asked = replace(subject, args=begins, cut=True)
+        self._compare(Case(cut, case.actor, True), expected, self.image.decide(asked))
+        return asked
+
+    def check_below(self, case: Case, name: str) -> Subject:
+        """The rules about what is below a directory. Returns what the image was asked."""
+        event = Open(time=1, process=case.event.process, session=case.event.session, path=name)
+        named = Case(event, case.actor, True)
+        subject = self.subject(named)
+        assert subject is not None
+        expected = self.comparison.below(event, case.actor)
+        self._compare(named, expected, self.image.decide_directory(subject))
+        return subject
+
+    def _compare(self, case: Case, expected: Expected, found: Decision) -> None:
+        if found.crowded:
+            return
         rule = self.compiled.rules[found.rule - 1].rule if found.rule else ""
         wrong = expected.wrong(found.verdict, rule)
         assert not wrong, self._said(case, expected, wrong)

@@ -47,7 +47,7 @@ def character(text: bytes, at: int) -> int:
     return end
 
 
-def _decoded(text: bytes, at: int) -> tuple[str, int]:
+def decoded(text: bytes, at: int) -> tuple[str, int]:
     """The character of UTF-8 at a place, or the byte there, and how long it is."""
     for length in (1, 2, 3, 4):
         try:
@@ -74,7 +74,7 @@ def literal(wanted: str, text: bytes, at: int, nocase: bool) -> int:
     for char in wanted:
         if at >= len(text):
             return -1
-        found, length = _decoded(text, at)
+        found, length = decoded(text, at)
         if not same(char, found, nocase):
             return -1
         at += length
@@ -102,10 +102,10 @@ def after(atom: Atom, text: bytes, at: int, nocase: bool) -> Iterator[int]:
         if (end := literal(atom.text, text, at, nocase)) >= 0:
             yield end
     elif atom.text == "!":
-        if (end := character(text, at)) and not _in_set(atom, _decoded(text, at)[0], nocase):
+        if (end := character(text, at)) and not _in_set(atom, decoded(text, at)[0], nocase):
             yield end
     elif at < len(text):
-        char, length = _decoded(text, at)
+        char, length = decoded(text, at)
         if _in_set(atom, char, nocase):
             yield at + length
 
@@ -393,7 +393,7 @@ class Reference:
     def _condition(
         self, condition: Condition, event: Event, actor: Actor, restricts: bool, name: str | None
     ) -> bool:
-        found = read(condition.field, event, actor, self._agent, name)
+        found = self._read(condition.field, event, actor, name)
         values = self._values(condition)
         if not any(v is not None for v in values):
             return False
@@ -410,6 +410,9 @@ class Reference:
             wanted is not None and any(self._covers(condition, wanted, value) for value in known)
             for wanted in values
         )
+
+    def _read(self, field: str, event: Event, actor: Actor, name: str | None) -> Read:
+        return read(field, event, actor, self._agent, name)
 
     def _values(self, condition: Condition) -> list[tuple[str, ...] | None]:
         """What the condition's values are with variables filled in, None for an unset one."""

@@ -252,6 +252,18 @@ def test_list_shows_defaults(good: str, tmp_path: Path) -> None:
     ]
 
 
+def test_explain_says_who_answers_a_change_that_is_no_opening(tmp_path: Path) -> None:
+    """An opening the kernel kills for; of a deletion it tells, and the engine kills."""
+    path = tmp_path / "rules.yaml"
+    keys = "{id: keys, on: change, match: {path: /kept/**}, action: kill, because: x, tests: []}"
+    path.write_text(f"{HEAD}rules:\n  - {keys}\n")
+    event = ("explain", str(path), "--on", "change", "--path", "/kept/x", "--op")
+    assert "  kernel: it kills, by keys" in agentwatch(*event, "open").stdout
+    deleted = agentwatch(*event, "delete").stdout
+    assert deleted.startswith("kill by keys (kills-after)")
+    assert "  kernel: it has the engine decide" in deleted
+
+
 def test_explain_says_that_a_home_is_one_of_tests_only(
     good: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

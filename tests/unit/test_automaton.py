@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentwatch.policy import bytepatterns, patterns
-from agentwatch.policy.automaton import FIRST_CLASS, Dfa, build
+from agentwatch.policy.automaton import FIRST_CLASS, Dfa, Ends, build
 from agentwatch.policy.bytepatterns import NotLowerable, Pattern
 from agentwatch.policy.patterns import ARGV, PATH, WORD
 
@@ -410,6 +410,41 @@ def test_rows_hold_what_differs_from_a_default() -> None:
                 assert all(usual[number] != target for number, target in row.items())
             assert set(row) <= whole
     assert FIRST_CLASS + max(dfa.classes) == dfa.width - 1
+
+
+def test_equal_states_are_one() -> None:
+    """What follows `a` and what follows `b` is the same, but for a wildcard in front of one."""
+    texts = ("/a*x/end", "/b*x/end", "/a*/*x/end", "/{c,d}/*/x?y")
+    found = [p for text in texts for p in bytepatterns.pattern(text, PATH, (), HOMES)]
+    dfa, _ = build(found, False, ROOM, DEFAULTS)
+    described = [
+        (place, frozenset(row.items()), final, sticky)
+        for state, (place, row, final, sticky) in enumerate(
+            zip(dfa.usual, dfa.rows, dfa.final, dfa.sticky, strict=True)
+        )
+        if state not in dfa.defaults
+    ]
+    assert len(set(described)) == len(described)
+    assert dfa.marks(b"/bx/end/") == dfa.marks(b"/d/q/xyy/") == {0}
+    assert dfa.marks(b"/b/x/end/") == set()
+
+
+def test_what_is_reachable_is_what_a_continuation_accepts() -> None:
+    """Of names behind separators; a pattern that begins anywhere has to have begun."""
+    texts = ("**/a/b", "**/*.y", "**/c")
+    found = [p for i, text in enumerate(texts) for p in bytepatterns.pattern(text, PATH, mark=i)]
+    dfa, _ = build(found, True, ROOM, DEFAULTS, Ends.PART_WAY)
+    anywhere, _ = build(found, True, ROOM, DEFAULTS, Ends.ANYWHERE)
+    for name, marks in ((b"/a/", {0}), (b"/x/a/", {0}), (b"/c/", set()), (b"/a/b/", set())):
+        assert dfa.reach[behind(dfa, name)] == marks
+        assert anywhere.reach[behind(anywhere, name)] == {0, 1, 2}
+
+
+def behind(dfa: Dfa, subject: bytes) -> int:
+    state = dfa.start
+    for byte in subject:
+        state = dfa.step(state, byte)
+    return state
 
 
 def test_the_dead_state_accepts_nothing_more() -> None:

@@ -12,12 +12,11 @@ from agentwatch import abi
 from agentwatch.compiling import compile_for
 from agentwatch.engine import NO_VERDICT, Hit
 from agentwatch.errors import AgentwatchError
-from agentwatch.events import ProcessKey
+from agentwatch.events import Change, ProcessKey
 from agentwatch.lineage import Image
 from agentwatch.policy.levels import Host
 from agentwatch.policy.readers import kinds_of
 from agentwatch.rules.model import Condition, Default, Match, Rule
-from agentwatch.rules.unprobed import Change
 from tests.unit.small import (
     CLOSED,
     HERE,

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError
 from agentwatch.events import Connect
-from agentwatch.policy import compiler, layout
+from agentwatch.policy import compiler, dfa, layout
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.image import DENY, KILL, LOOK, SMALLEST, Decision, Image
 from agentwatch.policy.subjects import EXEC, AgentBits, Subject
 from agentwatch.rules.model import Condition, Match, Rule, Ruleset
 from tests.unit.policies import HERE, actors, decided, disagreement, events, rulesets
+
+BPF = Path(__file__).parents[2] / "bpf"
 
 
 @settings(
@@ -146,3 +148,12 @@ def test_the_layout_is_that_of_the_contract() -> None:
         "SETS": layout.H_SETS,
     }
     assert {name: int(found[name], 0) for name in expected} == expected
+
+
+def test_the_symbols_are_those_of_the_walker() -> None:
+    """Where classes begin, what is reachable, and what is sticky below directories."""
+    sources = "".join(path.read_text() for path in sorted(BPF.glob("*.bpf.c")))
+    found = dict(re.findall(r"#define (FIRST_CLASS|AW_SYMBOL_\w+) (\d+)", sources))
+    assert int(found["FIRST_CLASS"]) == layout.VIRTUAL == dfa.FIRST_CLASS
+    assert int(found["AW_SYMBOL_REACH"]) == layout.REACH
+    assert int(found["AW_SYMBOL_BELOW"]) == layout.REACH + 1

@@ -168,8 +168,8 @@ TABLES: list[object] = [
     field(0, "length", 0, "bytes-4"),
     field(0, "length", 0, "bytes99999999999999999999"),
     field(13, OPEN["fields"][13][0], OPEN["fields"][13][1], "bytes4"),
-    field(-1, OPEN["fields"][-1][0], OPEN["fields"][-1][1], "bytes2"),
-    field(-1, OPEN["fields"][-1][0], OPEN["fields"][-1][1], "u64"),
+    field(-2, OPEN["fields"][-2][0], OPEN["fields"][-2][1], "bytes2"),
+    field(-4, OPEN["fields"][-4][0], OPEN["fields"][-4][1], "u64"),
 ]
 
 

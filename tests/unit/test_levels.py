@@ -68,24 +68,30 @@ def test_without_probes_a_rule_is_worth_nothing() -> None:
     assert level(rule("kill"), Host(tracing=False)).name == "none"
 
 
-@pytest.mark.parametrize("fields", [{"host": "*.example.com"}, {"peer": "own"}, {"new_path": "/x"}])
+@pytest.mark.parametrize("fields", [{"host": "*.example.com"}, {"peer": "own"}])
 def test_a_rule_about_what_no_probe_gives_is_worth_nothing(fields: dict[str, str]) -> None:
     """Such a rule can never match, and its level says which field it is."""
-    kind = "change" if "new_path" in fields else "connect"
-    found = level(rule("kill", (kind,), **fields), HOST)
+    found = level(rule("kill", ("connect",), **fields), HOST)
     assert found.name == "none"
     assert next(iter(fields)) in found.reason
 
 
-def test_an_operation_that_no_probe_sees_is_worth_nothing() -> None:
-    """Deletions are not seen yet; creations by opening are."""
-    assert level(rule("kill", ("change",), op="delete"), HOST).name == "none"
-    assert level(rule("kill", ("change",), op="create"), HOST).name == "kills-after"
+@pytest.mark.parametrize("match", [{"op": "delete"}, {"op": "mkdir"}, {"new_path": "/x"}])
+def test_a_change_that_is_no_opening_is_killed_for_after_it(match: dict[str, str]) -> None:
+    """By the engine, whoever decides about openings; and the reason says what is known of names."""
+    found = level(rule("kill", ("change",), **match), HOST, engine="")
+    assert found.name == "kills-after"
+    assert "the names the call was given" in found.reason
+    assert level(rule("alert", ("change",), **match), HOST, engine="").name == "detects"
 
 
-def test_changes_are_said_to_be_seen_by_opening_only() -> None:
-    """A change rule without `op` promises no more than it keeps."""
-    assert "renamed or deleted" in level(rule("kill", ("change",)), HOST).reason
+def test_a_change_of_any_operation_says_what_becomes_of_each() -> None:
+    """An opening is the kernel's, what else there is the engine's; `op: open` is no more."""
+    every = level(rule("kill", ("change",)), HOST, engine="")
+    assert every.name == "kills-after"
+    assert "at the end of the call that opens" in every.reason
+    assert "rename, delete" in every.reason
+    assert "rename" not in level(rule("kill", ("change",), op="open"), HOST, engine="").reason
 
 
 def test_lossy_is_a_flag_beside_the_level() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentwatch.admission import decided
+from agentwatch.compiling import compile_here
 from agentwatch.engine import Engine
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.lineage import Lineage
 from agentwatch.policy import patterns
+from agentwatch.policy.image import KILL, Image
+from agentwatch.policy.levels import Host
 from agentwatch.rules.load import load
 from agentwatch.sinks.journal import Journal
 from agentwatch.testing import AGENT, RecordingSink, Records, ReplaySource, replay_journal
@@ -44,18 +48,26 @@ def recorded() -> list[bytes]:
 
 
 class Judge:
-    """Rules at work on events from anywhere: lineage first, then the engine."""
+    """Rules at work on events from anywhere: lineage, then the engine and the kernel's tables."""
 
     def __init__(self, directory: Path) -> None:
         path = directory / "rules.yaml"
         path.write_text(RULES)
-        self._engine = Engine(load([path], homes=["/home/dev"], patterns=patterns))
+        ruleset = load([path], homes=["/home/dev"], patterns=patterns)
+        self._engine = Engine(ruleset)
+        self._compiled = compile_here(ruleset, Host(), room=1 << 20)
+        self._image = Image(self._compiled.image)
+        self.killed: list[str] = []
         self._lineage = Lineage()
         self._lineage.begin(AGENT, None, None, ())
 
     def __call__(self, event: Event) -> tuple[int, str, str] | None:
         """(pid, rule, action) where a rule speaks up."""
-        verdict = self._engine.judge(event, self._lineage.actor(event))
+        actor = self._lineage.actor(event)
+        verdict = self._engine.judge(event, actor)
+        in_kernel = decided(self._compiled, self._image, event, actor)
+        if in_kernel is not None and in_kernel.verdict == KILL:
+            self.killed.append(self._compiled.rules[in_kernel.rule - 1].rule)
         if isinstance(event, Fork):
             self._lineage.fork(event)
         elif isinstance(event, Exec):
@@ -77,8 +89,10 @@ def test_a_journal_is_judged_again_by_other_rules(tmp_path: Path) -> None:
     for batch, count in ReplaySource(recorded(), batch=3):
         journal.records(batch, count)
     journal.close()
-    found = list(filter(None, map(Judge(tmp_path), replay_journal(tmp_path / "j"))))
+    judge = Judge(tmp_path)
+    found = list(filter(None, map(judge, replay_journal(tmp_path / "j"))))
     assert found == [(CAT.pid, "keys", "deny")]
+    assert judge.killed == ["keys"]  # by the tables that the kernel would have
 
 
 def test_a_source_gives_every_record_once_and_in_order() -> None:

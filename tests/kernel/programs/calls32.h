@@ -92,4 +92,12 @@ static void all(struct low *low, int port)
 	say(low, "openat2", call32(437, -100, LOW(low->text[1]), LOW(low->how), 24));
 	connects(low, "socketcall", STREAM, port, 0);
 	connects(low, "connect", DATAGRAM, port, 1);
+	put(low->text[2], "dir");
+	say(low, "mkdir", call32(39, LOW(low->text[2]), 0700, 0, 0));
+	say(low, "rmdir", call32(40, LOW(low->text[2]), 0, 0, 0));
+	put(low->text[2], "moved");
+	say(low, "rename", call32(38, LOW(low->text[0]), LOW(low->text[2]), 0, 0));
+	say(low, "chmod", call32(15, LOW(low->text[2]), 0640, 0, 0));
+	say(low, "truncate", call32(92, LOW(low->text[2]), 0, 0, 0));
+	say(low, "unlinkat", call32(301, -100, LOW(low->text[2]), 0, 0));
 }

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* BPF LSM: changes of names and attributes, by the names of what would be changed. */
+
+static __always_inline u32 stricter(u32 verdict, u32 than)
+{
+	return verdict && (!than || verdict < than);
+}
+
+struct change {
+	u32 op, mode;
+	u32 words;     /* AW_WORD_* besides that of writing */
+	u32 exchanges; /* 1: the second one goes where the first was */
+	struct path first, second;
+};
+
+/* One of the names of a change, put into the record with its others behind it. */
+struct changed {
+	u32 at, len, dev;
+	u32 view_len, known_len;
+	u32 anonymous;
+	u32 bit; /* AW_UNRESOLVED_* */
+};
+
+/*
+ * Puts a name and its others into the record, at `at`, and returns where the next string goes. Not
+ * inlined: what it has on the stack is not needed any more where the change is judged.
+ */
+static __noinline u32 changed_put(struct aw_record *record, struct aw_walk *walk,
+				  const struct path *path, struct changed *changed, u32 at)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct name name;
+
+	changed->at = at;
+	name_of(&name, path, walk);
+	changed->len = put_name(record, &at, &name, walk->path, changed->bit);
+	changed->dev = name.dev;
+	changed->anonymous = name.flags & AW_FLAG_ANONYMOUS;
+	others_put(record, walk, task, 0, path, &name, changed->at, changed->len, &at,
+		   changed->bit);
+	changed->view_len = naming_of(walk)->view_len;
+	changed->known_len = naming_of(walk)->known_len;
+	return at;
+}
+
+/* Asks about a name: by `at` it is in the record, 0: it still is in `walk`. Its others are asked too. */
+static __always_inline void changed_ask(struct aw_record *record, struct aw_walk *walk,
+					const struct changed *changed, u32 at)
+{
+	struct aw_question *question = &walk->question;
+
+	question->unread = question->uncertain = 0;
+	if (record->header.unresolved & changed->bit)
+		question->unread = 1 << AW_SUBJECT_FILE;
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, at, changed->len, changed->dev,
+		      false);
+	question->others[0].at = changed->at + changed->len;
+	question->others[0].len = changed->view_len;
+	question->others[1].at = question->others[0].at + changed->view_len;
+	question->others[1].len = changed->known_len;
+	names_judge(walk, record);
+}
+
+/* Judges what changed_put has just put; what is stricter than the answer before stands. */
+static __always_inline void change_judge(struct aw_record *record, struct aw_walk *walk, u32 words,
+					 const struct changed *changed)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_header *header = &record->header;
+
+	question->kinds = AW_CHANGE;
+	question->words = AW_WORD_WRITE | words;
+	if (words & AW_WORD_OPEN)
+		question->kinds |= AW_OPEN;
+	changed_ask(record, walk, changed, question->names[0].at);
+	header->generation = question->generation;
+	if (stricter(question->verdict, header->verdict)) {
+		header->verdict = question->verdict;
+		header->rule = question->rule;
+	}
+}
+
+/*
+ * What goes elsewhere takes along what is denied by its name, the directory's or of what is below it: so
+ * it stays, by that rule.
+ */
+static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk,
+					const struct changed *changed)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_header *header = &record->header;
+
+	question->below = 1;
+	changed_ask(record, walk, changed, changed->at);
+	question->below = 0;
+	if (question->verdict != AW_VERDICT_KILL && question->verdict != AW_VERDICT_DENY)
+		return;
+	header->verdict = AW_VERDICT_DENY;
+	header->rule = question->rule;
+	header->flags |= AW_FLAG_BELOW;
+}
+
+static __noinline int change_hook(struct change *asked)
+{
+	struct changed first = {.bit = AW_UNRESOLVED_PATH};
+	struct changed second = {.bit = AW_UNRESOLVED_NEW_PATH};
+	u32 at = sizeof(struct aw_change);
+	struct aw_change *change;
+	struct hooked hooked;
+	bool moves;
+	int found;
+
+	moves = asked->op == AW_OP_RENAME || asked->op == AW_OP_LINK;
+	/* Rules on programs, too, are about what is moved. */
+	found = hook_begin(&hooked, AW_KIND_CHANGE, moves ? AW_LISTS_EXEC : AW_LISTS_OPEN,
+			   AW_SORT_NAME);
+	if (found != HOOK_ASKS)
+		return DENIED(found == HOOK_BLIND);
+	hooked.walk->question.lists = AW_LISTS_OPEN;
+	change = &hooked.record->change;
+	__builtin_memset((void *)change + sizeof(change->header), 0,
+			 sizeof(*change) - sizeof(change->header));
+	change->op = asked->op;
+	change->mode = asked->mode;
+	change->result = -EPERM;
+	at = changed_put(hooked.record, hooked.walk, &asked->first, &first, at);
+	if (first.anonymous) /* such as a memfd, which has no name to deny: told at the end */
+		return 0;
+	change->path_dev = first.dev;
+	change->path_len = first.len;
+	change->view_len = first.view_len;
+	change->known_len = first.known_len;
+	change_judge(hooked.record, hooked.walk, asked->words, &first);
+	if (asked->second.dentry) {
+		at = changed_put(hooked.record, hooked.walk, &asked->second, &second, at);
+		change->new_dev = second.dev;
+		change->new_len = second.len;
+		change->new_view_len = second.view_len;
+		change->new_known_len = second.known_len;
+		change_judge(hooked.record, hooked.walk, asked->words, &second);
+	}
+	if (moves && !refused(&change->header))
+		below_judge(hooked.record, hooked.walk, &first);
+	if (asked->exchanges && !refused(&change->header))
+		below_judge(hooked.record, hooked.walk, &second);
+	change->header.length = at;
+	if (change->header.verdict == AW_VERDICT_KILL)
+		bpf_send_signal(SIGKILL);
+	return DENIED(hook_answer(&hooked, 0, at, &activity, RING_ACTIVITY));
+}
+
+/* One that is to be made, or that goes: `dentry` in the directory `in`. */
+static __always_inline int entry_hook(u32 op, u32 words, const struct path *in,
+				      struct dentry *dentry, u32 mode)
+{
+	struct change change = {.op = op, .words = words, .mode = mode};
+
+	change.first.mnt = in ? in->mnt : 0;
+	change.first.dentry = dentry;
+	return change_hook(&change);
+}
+
+static __always_inline int path_hook(u32 op, u32 words, const struct path *path, u32 mode)
+{
+	return entry_hook(op, words, path, path->dentry, mode);
+}
+
+/* Before the file is there: file_open alone would leave an empty one behind. */
+SEC("lsm/path_mknod")
+int BPF_PROG(lsm_path_mknod, const struct path *dir, struct dentry *dentry, unsigned int mode)
+{
+	u32 words = AW_WORD_CREATE;
+
+	if ((mode & S_IFMT) == S_IFREG || !(mode & S_IFMT))
+		words |= AW_WORD_OPEN;
+	return entry_hook(AW_OP_CREATE, words, dir, dentry, mode);
+}
+
+SEC("lsm/path_unlink")
+int BPF_PROG(lsm_path_unlink, const struct path *dir, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_DELETE, AW_WORD_DELETE, dir, dentry, 0);
+}
+
+SEC("lsm/path_mkdir")
+int BPF_PROG(lsm_path_mkdir, const struct path *dir, struct dentry *dentry, unsigned int mode)
+{
+	return entry_hook(AW_OP_MKDIR, AW_WORD_MKDIR, dir, dentry, mode);
+}
+
+SEC("lsm/path_rmdir")
+int BPF_PROG(lsm_path_rmdir, const struct path *dir, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_RMDIR, AW_WORD_RMDIR, dir, dentry, 0);
+}
+
+SEC("lsm/path_symlink")
+int BPF_PROG(lsm_path_symlink, const struct path *dir, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_SYMLINK, AW_WORD_SYMLINK, dir, dentry, 0);
+}
+
+SEC("lsm/path_rename")
+int BPF_PROG(lsm_path_rename, const struct path *dir, struct dentry *dentry,
+	     const struct path *new_dir, struct dentry *new_dentry, unsigned int flags)
+{
+	struct change change = {.op = AW_OP_RENAME, .words = AW_WORD_RENAME};
+
+	change.exchanges = flags & RENAME_EXCHANGE;
+
+	change.first.mnt = dir->mnt;
+	change.first.dentry = dentry;
+	change.second.mnt = new_dir->mnt;
+	change.second.dentry = new_dentry;
+	return change_hook(&change);
+}
+
+/* Both names are on the same mount, or there is no link. */
+SEC("lsm/path_link")
+int BPF_PROG(lsm_path_link, struct dentry *dentry, const struct path *new_dir,
+	     struct dentry *new_dentry)
+{
+	struct change change = {.op = AW_OP_LINK, .words = AW_WORD_LINK};
+
+	change.first.mnt = change.second.mnt = new_dir->mnt;
+	change.first.dentry = dentry;
+	change.second.dentry = new_dentry;
+	return change_hook(&change);
+}
+
+SEC("lsm/path_truncate")
+int BPF_PROG(lsm_path_truncate, const struct path *path)
+{
+	return path_hook(AW_OP_TRUNCATE, AW_WORD_TRUNCATE, path, 0);
+}
+
+/* ftruncate, where kernels ask about it by itself. */
+SEC("lsm/file_truncate")
+int BPF_PROG(lsm_file_truncate, struct file *file)
+{
+	struct change change = {.op = AW_OP_TRUNCATE, .words = AW_WORD_TRUNCATE};
+
+	BPF_CORE_READ_INTO(&change.first, file, f_path);
+	return change_hook(&change);
+}
+
+SEC("lsm/path_chmod")
+int BPF_PROG(lsm_path_chmod, const struct path *path, unsigned int mode)
+{
+	return path_hook(AW_OP_CHMOD, AW_WORD_CHMOD, path, mode);
+}
+
+SEC("lsm/path_chown")
+int BPF_PROG(lsm_path_chown, const struct path *path)
+{
+	return path_hook(AW_OP_CHOWN, AW_WORD_CHOWN, path, 0);
+}
+
+/* No mount is known here: the canonical name needs none, nor does what the file is known by. */
+SEC("lsm/inode_setxattr")
+int BPF_PROG(lsm_inode_setxattr, void *map, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_XATTR, AW_WORD_XATTR, 0, dentry, 0);
+}
+
+SEC("lsm/inode_removexattr")
+int BPF_PROG(lsm_inode_removexattr, void *map, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_XATTR, AW_WORD_XATTR, 0, dentry, 0);
+}
+
+/* Access lists, where kernels ask about them by themselves. */
+SEC("lsm/inode_set_acl")
+int BPF_PROG(lsm_inode_set_acl, void *map, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_XATTR, AW_WORD_XATTR, 0, dentry, 0);
+}
+
+SEC("lsm/inode_remove_acl")
+int BPF_PROG(lsm_inode_remove_acl, void *map, struct dentry *dentry)
+{
+	return entry_hook(AW_OP_XATTR, AW_WORD_XATTR, 0, dentry, 0);
+}

@@ -75,7 +75,7 @@ def test_a_denied_change_changes_nothing(law: Law) -> None:
 
 def test_changes_that_no_rule_denies_go_on(law: Law) -> None:
     """The same calls on names beside the denied ones."""
-    law.rule(("change", f'{{path: "{law.place}/elsewhere/**"}}', "deny"))
+    law.rule(("change", f'{{path: "{law.place}/beyond/**"}}', "deny"))
 
     def act() -> None:
         told = {}

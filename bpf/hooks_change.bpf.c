@@ -13,57 +13,68 @@ struct change {
 	struct path first, second;
 };
 
-/* One of the names of a change, put into the record with its others behind it. */
-struct changed {
-	u32 at, len, dev;
-	u32 view_len, known_len;
-	u32 anonymous;
-	u32 bit; /* AW_UNRESOLVED_* */
-};
-
 /*
- * Puts a name and its others into the record, at `at`, and returns where the next string goes. Not
- * inlined: what it has on the stack is not needed any more where the change is judged.
+ * Puts one of the two names and its others into the record, whose length grows with them. Not inlined:
+ * what it has on the stack is not needed any more where the change is judged.
  */
-static __noinline u32 changed_put(struct aw_record *record, struct aw_walk *walk,
-				  const struct path *path, struct changed *changed, u32 at)
+static __noinline void changed_put(struct aw_record *record, struct aw_walk *walk,
+				   const struct path *path, bool second)
 {
+	u32 bit = second ? AW_UNRESOLVED_NEW_PATH : AW_UNRESOLVED_PATH;
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct aw_change *change = &record->change;
+	u32 at = record->header.length, len;
 	struct name name;
 
-	changed->at = at;
 	name_of(&name, path, walk);
-	changed->len = put_name(record, &at, &name, walk->path, changed->bit);
-	changed->dev = name.dev;
-	changed->anonymous = name.flags & AW_FLAG_ANONYMOUS;
-	others_put(record, walk, task, 0, path, &name, changed->at, changed->len, &at,
-		   changed->bit);
-	changed->view_len = naming_of(walk)->view_len;
-	changed->known_len = naming_of(walk)->known_len;
-	return at;
+	len = put_name(record, &at, &name, walk->path, bit);
+	others_put(record, walk, task, 0, path, &name, record->header.length, len, &at, bit);
+	if (second) {
+		change->new_dev = name.dev;
+		change->new_len = len;
+		change->new_view_len = naming_of(walk)->view_len;
+		change->new_known_len = naming_of(walk)->known_len;
+	} else {
+		record->header.flags |= name.flags & AW_FLAG_ANONYMOUS;
+		change->path_dev = name.dev;
+		change->path_len = len;
+		change->view_len = naming_of(walk)->view_len;
+		change->known_len = naming_of(walk)->known_len;
+	}
+	record->header.length = at;
 }
 
-/* Asks about a name: by `at` it is in the record, 0: it still is in `walk`. Its others are asked too. */
-static __always_inline void changed_ask(struct aw_record *record, struct aw_walk *walk,
-					const struct changed *changed, u32 at)
+/* Asks about one of the two names, and about its others. here: it still is in `walk`. */
+static __always_inline void changed_ask(struct aw_record *record, struct aw_walk *walk, bool second,
+					bool here)
 {
 	struct aw_question *question = &walk->question;
+	struct aw_other_name *others = question->others;
+	const struct aw_change *change = &record->change;
+	u32 at = sizeof(*change), len = change->path_len, dev = change->path_dev;
+	u32 bit = AW_UNRESOLVED_PATH;
 
-	question->unread = question->uncertain = 0;
-	if (record->header.unresolved & changed->bit)
-		question->unread = 1 << AW_SUBJECT_FILE;
-	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, at, changed->len, changed->dev,
-		      false);
-	question->others[0].at = changed->at + changed->len;
-	question->others[0].len = changed->view_len;
-	question->others[1].at = question->others[0].at + changed->view_len;
-	question->others[1].len = changed->known_len;
+	others[0].len = change->view_len;
+	others[1].len = change->known_len;
+	if (second) {
+		at += len + change->view_len + change->known_len;
+		bit = AW_UNRESOLVED_NEW_PATH;
+		len = change->new_len;
+		dev = change->new_dev;
+		others[0].len = change->new_view_len;
+		others[1].len = change->new_known_len;
+	}
+	others[0].at = at + len;
+	others[1].at = at + len + others[0].len;
+	question->unread = record->header.unresolved & bit ? 1 << AW_SUBJECT_FILE : 0;
+	question->uncertain = 0;
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, here ? 0 : at, len, dev, false);
 	names_judge(walk, record);
 }
 
 /* Judges what changed_put has just put; what is stricter than the answer before stands. */
 static __always_inline void change_judge(struct aw_record *record, struct aw_walk *walk, u32 words,
-					 const struct changed *changed)
+					 bool second)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_header *header = &record->header;
@@ -72,7 +83,7 @@ static __always_inline void change_judge(struct aw_record *record, struct aw_wal
 	question->words = AW_WORD_WRITE | words;
 	if (words & AW_WORD_OPEN)
 		question->kinds |= AW_OPEN;
-	changed_ask(record, walk, changed, question->names[0].at);
+	changed_ask(record, walk, second, !question->names[0].at);
 	header->generation = question->generation;
 	if (stricter(question->verdict, header->verdict)) {
 		header->verdict = question->verdict;
@@ -84,14 +95,13 @@ static __always_inline void change_judge(struct aw_record *record, struct aw_wal
  * What goes elsewhere takes along what is denied by its name, the directory's or of what is below it: so
  * it stays, by that rule.
  */
-static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk,
-					const struct changed *changed)
+static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk, bool second)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_header *header = &record->header;
 
 	question->below = 1;
-	changed_ask(record, walk, changed, changed->at);
+	changed_ask(record, walk, second, false);
 	question->below = 0;
 	if (question->verdict != AW_VERDICT_KILL && question->verdict != AW_VERDICT_DENY)
 		return;
@@ -102,10 +112,8 @@ static __always_inline void below_judge(struct aw_record *record, struct aw_walk
 
 static __noinline int change_hook(struct change *asked)
 {
-	struct changed first = {.bit = AW_UNRESOLVED_PATH};
-	struct changed second = {.bit = AW_UNRESOLVED_NEW_PATH};
-	u32 at = sizeof(struct aw_change);
-	struct aw_change *change;
+	struct aw_record *record;
+	struct aw_walk *walk;
 	struct hooked hooked;
 	bool moves;
 	int found;
@@ -116,37 +124,30 @@ static __noinline int change_hook(struct change *asked)
 			   AW_SORT_NAME);
 	if (found != HOOK_ASKS)
 		return DENIED(found == HOOK_BLIND);
-	hooked.walk->question.lists = AW_LISTS_OPEN;
-	change = &hooked.record->change;
-	__builtin_memset((void *)change + sizeof(change->header), 0,
-			 sizeof(*change) - sizeof(change->header));
-	change->op = asked->op;
-	change->mode = asked->mode;
-	change->result = -EPERM;
-	at = changed_put(hooked.record, hooked.walk, &asked->first, &first, at);
-	if (first.anonymous) /* such as a memfd, which has no name to deny: told at the end */
-		return 0;
-	change->path_dev = first.dev;
-	change->path_len = first.len;
-	change->view_len = first.view_len;
-	change->known_len = first.known_len;
-	change_judge(hooked.record, hooked.walk, asked->words, &first);
+	record = hooked.record;
+	walk = hooked.walk;
+	walk->question.lists = AW_LISTS_OPEN;
+	__builtin_memset((void *)record + sizeof(record->header), 0,
+			 sizeof(record->change) - sizeof(record->header));
+	record->header.length = sizeof(record->change);
+	record->change.op = asked->op;
+	record->change.mode = asked->mode;
+	record->change.result = -EPERM;
+	changed_put(record, walk, &asked->first, false);
+	if (record->header.flags & AW_FLAG_ANONYMOUS)
+		return 0; /* such as a memfd, which has no name to deny: told at the end */
+	change_judge(record, walk, asked->words, false);
 	if (asked->second.dentry) {
-		at = changed_put(hooked.record, hooked.walk, &asked->second, &second, at);
-		change->new_dev = second.dev;
-		change->new_len = second.len;
-		change->new_view_len = second.view_len;
-		change->new_known_len = second.known_len;
-		change_judge(hooked.record, hooked.walk, asked->words, &second);
+		changed_put(record, walk, &asked->second, true);
+		change_judge(record, walk, asked->words, true);
 	}
-	if (moves && !refused(&change->header))
-		below_judge(hooked.record, hooked.walk, &first);
-	if (asked->exchanges && !refused(&change->header))
-		below_judge(hooked.record, hooked.walk, &second);
-	change->header.length = at;
-	if (change->header.verdict == AW_VERDICT_KILL)
+	if (moves && !refused(&record->header))
+		below_judge(record, walk, false);
+	if (asked->exchanges && !refused(&record->header))
+		below_judge(record, walk, true);
+	if (record->header.verdict == AW_VERDICT_KILL)
 		bpf_send_signal(SIGKILL);
-	return DENIED(hook_answer(&hooked, 0, at, &activity, RING_ACTIVITY));
+	return DENIED(hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY));
 }
 
 /* One that is to be made, or that goes: `dentry` in the directory `in`. */

@@ -21,9 +21,9 @@ from agentwatch.rules.load import load
 from agentwatch.rules.model import Ruleset
 from agentwatch.sinks.frames import Verdict
 from tests.kernel.launching import Launcher, unwatched
+from tests.kernel.law import KILLED, Law
 from tests.kernel.recording import Recorder, call, tell, witness
 from tests.kernel.test_names import bind, leave_for_own_namespaces, must
-from tests.kernel.test_policy import KILLED, Law
 
 pytestmark = pytest.mark.root
 

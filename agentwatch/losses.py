@@ -34,6 +34,7 @@ class Losses:
         self._probes, self._sessions, self._say = probes, sessions, say
         self.on_loss = on_loss
         self.counts: Counter[str] = Counter()
+        self.execs = 0  # of anybody, that no probe saw: one may have been an agent's first
         self._seen = probes.counters()
         self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
 
@@ -63,6 +64,7 @@ class Losses:
         for hook, stats in self._probes.stats().items():
             skipped[hook] = stats.misses - self._misses.get(hook, 0)
             self._misses[hook] = stats.misses
+        self.execs += skipped["process_exec"]
         if not len(self._sessions):
             skipped = {"process_exec": skipped["process_exec"]}
         count = sum(skipped.values())

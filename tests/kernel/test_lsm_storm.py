@@ -17,7 +17,7 @@ import pytest
 
 from agentwatch import abi
 from agentwatch.events import ProcessKey
-from agentwatch.kernel import lsm
+from agentwatch.kernel import lsm, preemption
 from agentwatch.kernel.probes import Probes
 from agentwatch.losses import Losses
 from agentwatch.sessions import Sessions
@@ -113,6 +113,11 @@ def test_a_storm_changes_no_verdict_and_loses_no_tag(law: Law, programs: Path) -
     gaps = [gap for gap in told if gap.stage == "recursion"]
     assert [(gap.count, gap.acted) for gap in gaps] == [(count, "freeze")] * (count > 0)
     assert running.frozen == [f"{count} runs of probes were skipped while it ran"] * (count > 0)
+
+
+def test_what_may_be_skipped_is_known_before_the_probes_are_loaded(probes: Probes) -> None:
+    """`rules list` says (lossy) where the probes themselves would."""
+    assert preemption.skips() == probes.lossy
 
 
 @contextmanager

@@ -166,7 +166,7 @@ class Enforcement:
             action=verdict.action,
             response=verdict.response,
             level=verdict.level,
-            lossy=self.host.lossy,
+            lossy=self.host.lossy and verdict.level != "prevents",
             generation=event.generation if verdict.done else self._generation,
             severity=verdict.severity,
             because=verdict.because,

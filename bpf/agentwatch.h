@@ -309,7 +309,7 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 abi;	   /* AW_ABI, set by the object */
 	__u32 wake_kinds;  /* bit per kind: wake the reader for it */
 	__u32 identify;	   /* 1: provisional tags on untagged processes too */
-	__u32 doomed;	   /* set by the probes once a child was doomed */
+	__u32 doomed;	   /* children that die at their first hook, and have not yet */
 	__u32 mirror_full; /* set by the probes once a child did not fit the mirror */
 	__u32 untracked;   /* set by the probes once a tag was only put into the mirror */
 	__u32 looking;	   /* 1: agents that run already are looked for, note who forks whom */

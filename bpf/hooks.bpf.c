@@ -199,6 +199,39 @@ int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 	return exec_hook(bprm, bprm->file);
 }
 
+/*
+ * The old program is gone: nothing that was known of it may loosen what the new one does. process_exec,
+ * right behind this, says what the new one is; where the kernel skips that, nothing is known of it.
+ */
+SEC("lsm/bprm_committed_creds")
+int BPF_PROG(lsm_bprm_committed_creds)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct aw_tag *tag, *mirrored;
+	struct aw_subject subject;
+	struct aw_walk *walk;
+	u32 tgid = task->tgid;
+
+	if (!tagged(task, &subject))
+		return 0;
+	tag = subject.tag;
+	walk = bpf_task_storage_get(&walks, task, 0, 0);
+	if (walk) {
+		walk->former.image = tag->image;
+		walk->former.predicates[0] = tag->predicates[0];
+		walk->former.predicates[1] = tag->predicates[1];
+		walk->former.predicates[2] = tag->predicates[2];
+	}
+	tag->image = bpf_ktime_get_boot_ns();
+	tag->predicates[0] = tag->predicates[1] = tag->predicates[2] = 0;
+	if (walk)
+		walk->former.successor = tag->image;
+	mirrored = bpf_map_lookup_elem(&mirror, &tgid);
+	if (mirrored)
+		*mirrored = *tag;
+	return 0;
+}
+
 /* What the kernel itself maps for a new program is not the agent's doing. */
 static __always_inline bool is_executing(void)
 {

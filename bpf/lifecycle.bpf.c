@@ -125,8 +125,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 
 	if (BPF_CORE_READ(task, signal, live.counter))
 		return 0;
-	if (control.doomed)
-		bpf_map_delete_elem(&doomed, &tgid);
+	if (control.doomed && !bpf_map_delete_elem(&doomed, &tgid))
+		__sync_fetch_and_add(&control.doomed, -1);
 	if (control.condemned && !bpf_map_delete_elem(&condemned, &tgid))
 		__sync_fetch_and_add(&control.condemned, -1);
 	if (control.looking)
@@ -299,6 +299,20 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 	question_ask(walk, record, &record->header);
 }
 
+/* Gives the tag back what it said before lsm_bprm_committed_creds: an exec is of the program that makes it. */
+static __always_inline void former_restore(struct aw_walk *walk, struct aw_tag *tag)
+{
+	struct aw_former *former = &walk->former;
+
+	if (!former->successor || former->successor != tag->image)
+		return;
+	former->successor = 0;
+	tag->image = former->image;
+	tag->predicates[0] = former->predicates[0];
+	tag->predicates[1] = former->predicates[1];
+	tag->predicates[2] = former->predicates[2];
+}
+
 /*
  * Judges the exec by the program that made it, then gives the tag the predicates of the new one: by
  * the policy in force, and for the next one, if there is one, as a mark.
@@ -311,6 +325,7 @@ static __always_inline void exec_judge(struct aw_record *record, struct aw_walk 
 	u32 tgid = task->tgid, next = *(volatile u32 *)&control.next;
 	struct aw_mark *mark = &walk->mark;
 
+	former_restore(walk, tag);
 	question_begin(walk, tag, subject->session, AW_LISTS_EXEC, AW_SORT_EXEC);
 	exec_ask(record, walk, task, question->slot);
 	tag->image = record->header.time;
@@ -330,6 +345,7 @@ static __always_inline void exec_judge(struct aw_record *record, struct aw_walk 
 	mark->predicates[2] = question->found[2];
 	mark->generation = question->generation;
 	bpf_map_update_elem(&marks, &record->header.time, mark, BPF_ANY);
+	walk->former.successor = 0;
 }
 
 SEC("tp_btf/sched_process_exec")

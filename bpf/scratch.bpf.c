@@ -178,6 +178,13 @@ struct aw_hooked {
 	u32 told; /* 1: the call was refused, and its record is out */
 };
 
+/* What the tag said of the program before, from the moment that an exec replaces it until it is judged. */
+struct aw_former {
+	u64 successor; /* aw_tag.image of the one in its place; 0: nothing is left */
+	u64 image;
+	u64 predicates[3];
+};
+
 #define AW_MEMO_TEXT 128
 #define AW_MEMO_LISTS 2
 
@@ -210,7 +217,10 @@ struct aw_walk {
 	struct aw_hooked hooked;
 	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
-	struct aw_mark mark;
+	union {
+		struct aw_mark mark;
+		struct aw_former former; /* gone before that is needed */
+	};
 	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
 };
 

@@ -39,6 +39,8 @@ def _show(check: Check) -> None:
 
 _BOOT = "boot a kernel with CONFIG_BPF_LSM=y and bpf in its lsm= list, see `lsm list`"
 
+_LOSSY = "this kernel skips tracing programs under load: levels that rest on them are (lossy)"
+
 
 def _programs() -> list[Check]:
     """Loads and attaches for a moment; nothing is tagged, so nothing is recorded."""
@@ -49,6 +51,7 @@ def _programs() -> list[Check]:
         return [Check("programs", False, error.message, error.remedy, needed=True)]
     attached = probes.attached()
     refuses = probes.attach_connect(None)
+    lossy = probes.lossy
     hooks, lacking = probes.hooks, sorted(lsm.HOOKS_NEEDED - probes.hooks)
     probes.close()
     says = (
@@ -62,5 +65,6 @@ def _programs() -> list[Check]:
     return [
         Check("prevention", bool(hooks) and not lacking, prevents, _BOOT),
         Check("programs", attached >= set(HOOKS), ", ".join(HOOKS), needed=True),
+        Check("skipping", not lossy, _LOSSY if lossy else "no probe is skipped under load"),
         Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
     ]

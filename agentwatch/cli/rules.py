@@ -28,6 +28,7 @@ from agentwatch.cli.rules_reading import (
     output_option,
     paths_argument,
     read,
+    untried,
 )
 from agentwatch.cli.rules_show import fields, schema, show
 from agentwatch.compiling import left_out
@@ -231,6 +232,8 @@ def _show_rules(rows: list[dict[str, Any]]) -> None:
         below = " " * len(head)
         click.echo(textwrap.fill(reason, 80, initial_indent=head, subsequent_indent=below))
     click.echo("As compiled here; `agentwatch status` has what is in force.")
+    if said := untried():
+        click.echo(said, err=True)
 
 
 def _reasons(rows: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +18,7 @@ from agentwatch.cli import wants_colour
 from agentwatch.compiling import compile_here
 from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
 from agentwatch.events import Change, Event
-from agentwatch.kernel import lsm
+from agentwatch.kernel import lsm, preemption
 from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.probes import Sizes
 from agentwatch.lineage import Actor
@@ -84,6 +86,13 @@ def host_here() -> levels.Host:
     return levels.Host(lsm.programs(), cgroup=cgroup_root() is not None)
 
 
+def untried() -> str:
+    """What is to be said of levels where nothing of this kernel could be tried; "" with root."""
+    if os.geteuid() == 0:
+        return ""
+    return "Without root no hook can be tried: what a kernel with BPF LSM prevents is not shown."
+
+
 class Worth:
     """What rules are worth on this host, compiled as the kernel would have them.
 
@@ -91,7 +100,7 @@ class Worth:
     """
 
     def __init__(self, ruleset: Ruleset, mode: str = "enforce") -> None:
-        self._host = host_here()
+        self._host = replace(host_here(), lossy=preemption.skips())
         self._mode = mode
         self.compiled: Compiled | None = None
         self._why = ""

@@ -145,7 +145,13 @@ class Status:
         for name, (used, room) in watch.probes.room().items():
             if name not in ("activity", "lifecycle") and used >= room * 0.9:
                 found.append(f"the kernel's table of {name} is nearly full: {used} of {room}")
-        if lost := sum(watch.losses.counts.values()):
+        skipped = watch.losses.counts["recursion"]
+        if skipped:
+            found.append(
+                f"the kernel skipped {skipped} runs of probes while agents ran: "
+                "agentwatch events shows when"
+            )
+        if lost := sum(watch.losses.counts.values()) - skipped:
             found.append(f"{lost} records were lost: agentwatch events shows the gaps")
         if failed := sum(watch.enforcement.failures.values()):
             found.append(f"{failed} kills did not stop what they were meant to stop")

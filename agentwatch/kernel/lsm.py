@@ -18,6 +18,7 @@ LIST = Path("/sys/kernel/security/lsm")
 HOOKS = (
     "lsm_task_alloc",
     "lsm_bprm_check_security",
+    "lsm_bprm_committed_creds",
     "lsm_mmap_file",
     "lsm_file_mprotect",
     "lsm_file_open",

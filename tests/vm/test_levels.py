@@ -36,6 +36,7 @@ def row(agentwatch: Path, repository: Path) -> str:
     return f"| {kernel} | {suite} | {module} | {counts} |"
 
 
+@pytest.mark.once
 def test_the_table_of_levels_says_what_is_found_here(agentwatch: Path, repository: Path) -> None:
     """The row of this kernel, with or without BPF LSM, is in docs/levels.md."""
     found = row(agentwatch, repository)

@@ -91,6 +91,12 @@ def explain(
         answer = worth.kernel(made.event, made.actor)
         shown[-1]["kernel"] = worth.words(answer) if answer else ""
         shown[-1] |= _as_for_event(shown[-1], made.kind, answer, values.get("proto", ""))
+        if (
+            answer is not None
+            and answer.refused
+            and not (shown[-1]["rule"] or shown[-1]["default"])
+        ):
+            shown[-1] |= _as_moved(worth.rule(answer), engine.ruleset)
     if output == "json":
         click.echo(as_json(shown if len(shown) > 1 else shown[0]))
         return
@@ -125,6 +131,16 @@ def _as_for_event(
     if shown["default"] and answer is not None and answer.decision.verdict == KILL:
         return {"level": levels.of_kernel(kind, prevented=False)}
     return {"reason": shown["reason"].replace(levels.REFUSED_TOO, "")}
+
+
+def _as_moved(rule: str, ruleset: Ruleset) -> dict[str, Any]:
+    """A rename or link that no rule matches, of what some rule is about by its name."""
+    found = next(one for one in ruleset.rules if one.id == rule)
+    text = "What is moved would take along what this rule is about."
+    return {"action": "deny", "response": "deny", "rule": rule, "because": found.because} | {
+        "instead": found.instead,
+        "reason": text,
+    }
 
 
 def _home_elsewhere(values: dict[str, Any], ruleset: Ruleset) -> str:

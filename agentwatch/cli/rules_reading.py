@@ -116,8 +116,7 @@ class Worth:
         verdict = found.decision.verdict
         if verdict == LOOK:
             return "it has the engine decide"
-        rule = self.compiled.rules[found.decision.rule - 1]
-        who = rule.rule or f"the default of {rule.agent} for {rule.kind}"
+        who = self.rule(found)
         if not found.refused:
             return f"it kills, by {who}"
         does = "it refuses it with EPERM" + " and kills" * (verdict == KILL)
@@ -125,6 +124,12 @@ class Worth:
             else_ = {KILL: "kills", LOOK: "has the engine decide"}.get(found.unread.verdict)
             does += f", or {else_} where the caller's arguments cannot be read" * bool(else_)
         return f"{does}, by {who}"
+
+    def rule(self, found: Answer) -> str:
+        """The id of the rule that says so; of a default, in words."""
+        assert self.compiled is not None
+        rule = self.compiled.rules[found.decision.rule - 1]
+        return rule.rule or f"the default of {rule.agent} for {rule.kind}"
 
     def engine(self, rule: str) -> str:
         """Why the engine decides on a rule, a sentence; "" where the kernel does.

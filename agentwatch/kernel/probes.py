@@ -136,8 +136,8 @@ class Probes:
 
     identify: also put provisional tags on untagged processes whose names look like an identity's,
     and begin with looking for those that run already (`look`). loading: what was begun before; the
-    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached. missing: those of all
-    hooks that are not and should be, and why.
+    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached. missing: the hooks
+    that should have a program and have none, and why.
     Raises PermissionDenied without root, ProgramRefused when the kernel or its verifier refuses.
     """
 

@@ -354,11 +354,11 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     if not kills:
         return Level("detects", reason=_alert_reason(rule, "enforce").rstrip("."))
     name, reason = _KERNEL[kind]
+    missing = _missing(rule, kind, host)
     if kind == "change" and not _opens(rule.match):
-        return Level(name, reason=_AFTER)
+        return Level(name, reason=_AFTER + f"; {missing}" * bool(missing))
     if kind == "change" and not _only_opens(rule.match):
         reason += _CHANGES_TOO
-    missing = _missing(rule, kind, host)
     if missing:
         reason += f"; {missing}"
     elif kind == "exec" and rule.action == "deny" and _hooks(rule, kind) <= host.lsm:

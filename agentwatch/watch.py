@@ -21,6 +21,7 @@ from agentwatch.errors import JournalError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.freezer import Freezer
 from agentwatch.holding import Holding
+from agentwatch.hooks import Hooks
 from agentwatch.inforce import InForce
 from agentwatch.kernel.links import Links
 from agentwatch.kernel.probes import Probes
@@ -101,6 +102,7 @@ class Watch:
             probes, self.sessions, self.lineage, self.redactor, self.say, self.listing
         )
         self.recognition.identities = identities
+        self.hooks = Hooks(probes, self.say)
         self.losses = Losses(probes, self.sessions, self.say, on_loss)
         self.enforcement = Enforcement(
             engine, host, self.redactor, self.say, breaker or actions.Breaker()
@@ -150,6 +152,12 @@ class Watch:
     def take_host(self, host: Host) -> None:
         """There are other hooks than before."""
         self.host = self.enforcement.host = host
+
+    def look_at_hooks(self) -> None:
+        """Says which hooks are missing, if that was not said, and attaches what was detached."""
+        now = self.hooks.check(self.engine, self.host)
+        if now != self.host:
+            self.take_host(now)
 
     def _settle(self) -> None:
         """Handles what the rings hold by now, by the policy before."""
@@ -501,6 +509,7 @@ class Watch:
     def check(self) -> None:
         """Losses, kills that did not work, sessions that are over, since the last look."""
         self._checked = time.monotonic()
+        self.look_at_hooks()
         missed = self.losses.check()
         if missed or self._checked - self._swept >= SWEEP:
             self._swept = self._checked

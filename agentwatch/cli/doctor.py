@@ -9,7 +9,7 @@ import sys
 import click
 
 from agentwatch.errors import AgentwatchError
-from agentwatch.kernel import lsm, preflight
+from agentwatch.kernel import preflight
 from agentwatch.kernel.preflight import Check
 from agentwatch.kernel.probes import HOOKS, Probes
 
@@ -52,14 +52,16 @@ def _programs() -> list[Check]:
     attached = probes.attached()
     refuses = probes.attach_connect(None)
     lossy = probes.lossy
-    hooks, lacking = probes.hooks, sorted(lsm.HOOKS_NEEDED - probes.hooks)
+    hooks, lacking = probes.hooks, probes.missing
     probes.close()
     says = (
         "can be refused by address"
         if refuses
         else "cannot be refused: whoever makes them is killed"
     )
-    prevents = f"{len(hooks)} hooks" + f"; not {', '.join(lacking)}" * bool(hooks and lacking)
+    prevents = "; ".join(
+        [f"{len(hooks)} hooks", *(f"not {h}: {lacking[h]}" for h in sorted(lacking))]
+    )
     if not hooks:
         prevents = "no program on an LSM hook can be attached: rules kill where they would prevent"
     return [

@@ -314,6 +314,7 @@ class _Watched:
                 generation=watch.engine.generation,
             )
         )
+        watch.look_at_hooks()
         watch.sessions.begin(
             self._session,
             how="run",

@@ -184,6 +184,7 @@ class Daemon:
             self._history.revoke(self._refusal)
             self._keep_connections()
             self._seek()
+            self._reloading.host = self._watch.host
             self._upkeep.tick()
         if now - self._tidied >= TIDY:
             self._tidied = now
@@ -207,6 +208,7 @@ class Daemon:
                 generation=engine.generation,
             )
         )
+        self._watch.look_at_hooks()
         if left := left_out(engine.compiled):
             self._watch.say(frames.Notice(subject="policy", text=left))
         frozen = self._left_frozen()
@@ -335,7 +337,8 @@ class Daemon:
         before, there = self._watch.host, probes.attach_connect(config.cgroup)
         if not there and not before.cgroup:
             return
-        text = f"{config.cgroup or 'the cgroup2 hierarchy'} was made anew: connections are refused"
+        what = "was made anew, or programs were detached from it"
+        text = f"{config.cgroup or 'the cgroup2 hierarchy'} {what}: connections are refused"
         if not there:
             text = f"{config.cgroup or 'the cgroup2 hierarchy'} is gone: no connection is refused"
         self._tell(text)

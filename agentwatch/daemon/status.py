@@ -13,7 +13,7 @@ from agentwatch.compiling import left_out
 from agentwatch.control.server import Server
 from agentwatch.daemon.policy import Loaded
 from agentwatch.engine import Engine
-from agentwatch.kernel import lsm
+from agentwatch.hooks import problems
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.losses import STAGES
 from agentwatch.sessions import Session
@@ -128,9 +128,9 @@ class Status:
             found.append(f"the search for files that rules name ended {cut}: see docs/levels.md")
         if left := left_out(watch.engine.compiled):
             found.append(f"{left}: agentwatch rules check -v")
-        missing = sorted(lsm.HOOKS_NEEDED - watch.host.lsm)
-        if watch.host.lsm and missing:
-            found.append(f"this kernel lacks {', '.join(missing)}: some rules only kill")
+        found += problems(dict(watch.probes.missing))
+        if unjudged := watch.probes.counters().unjudged:
+            found.append(f"{unjudged} calls were refused: there was no memory to judge them in")
         if not watch.host.cgroup:
             found.append("connections cannot be refused here: agentwatch doctor says why")
         if policy.error:

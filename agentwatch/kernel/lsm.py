@@ -138,3 +138,12 @@ def _loaded(function: int) -> int:
 def refused(log: str) -> frozenset[str]:
     """The programs of HOOKS that a load failed for, by what libbpf said of it."""
     return frozenset(_FAILED.findall(log)) & frozenset(HOOKS)
+
+
+def reason(log: str) -> str:
+    """What the verifier objected to, in its own words: the last line before its numbers."""
+    lines = [line.strip() for line in log.splitlines()]
+    for place, line in enumerate(lines):
+        if line.startswith("processed ") and place:
+            return lines[place - 1]
+    return next((line for line in reversed(lines) if line), "it does not say why")

@@ -138,7 +138,8 @@ class Probes:
 
     identify: also put provisional tags on untagged processes whose names look like an identity's,
     and begin with looking for those that run already (`look`). loading: what was begun before; the
-    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached.
+    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached. missing: the hooks
+    that should have a program and have none, and why.
     Raises PermissionDenied without root, ProgramRefused when the kernel or its verifier refuses.
     """
 
@@ -184,15 +185,39 @@ class Probes:
             bpf.attach(name)
         threading.Thread(target=int, name="fork").start()  # and the probes know what preempts them
         self._offered = loading.hooks | loading.refused.keys()
+        self.missing = {
+            hook: "this kernel has no such hook"
+            for hook in lsm.HOOKS_NEEDED - self._offered
+            if loading.hooks
+        }
+        for hook, log in loading.refused.items():
+            self.missing[hook] = f"this kernel's verifier refuses it: {lsm.reason(log)}"
         self.hooks = frozenset(name for name in loading.hooks if self._prevents(name))
 
     def _prevents(self, hook: str) -> bool:
         """Attaches a program of the preventing tier; without it, rules are worth less."""
         try:
             self._object.attach(hook)
-        except ProgramRefused:
+        except ProgramRefused as error:
+            self.missing[hook] = error.message
             return False
         return True
+
+    def attach_again(self) -> frozenset[str]:
+        """Of what somebody has detached since: the programs that are attached again.
+
+        Those that cannot be are in `missing`, and no longer in `hooks`.
+        """
+        again = set()
+        lost = {*HOOKS, *self.hooks} - self._object.attached - self.missing.keys()
+        for name in sorted(lost):
+            try:
+                self._object.attach_again(name)
+                again.add(name)
+            except (KernelError, OSError) as error:
+                self.hooks -= {name}
+                self.missing[name] = f"it was detached: {getattr(error, 'message', error)}"
+        return frozenset(again)
 
     def _cell(self, name: str) -> memoryview:
         """A field of aw_control as one word, so that it is read and written whole."""
@@ -437,9 +462,9 @@ class Probes:
 
     def no_room(self) -> dict[str, int]:
         """How often the policy in the kernel found no room: for what it knows of a program (mark),
-        a session's project, a file system's mounts, and to judge a connect in, which it refused.
+        a session's project, a file system's mounts, and to judge a call in, which it refused.
         """
-        return {**self._policies.no_room, "connect": self.counters().unjudged}
+        return {**self._policies.no_room, "judging": self.counters().unjudged}
 
     def attached(self) -> frozenset[str]:
         """Hooks whose program is attached to what is there."""
@@ -459,7 +484,10 @@ class Probes:
         """Of the program of every hook."""
         found = {}
         for hook in (*HOOKS, *CONNECT_HOOKS, *sorted(self.hooks)):
-            info = self._object.info(hook)
+            try:
+                info = self._object.info(hook)
+            except OSError:  # somebody has closed it
+                continue
             found[hook] = ProgramStats(info.run_cnt, info.run_time_ns / 1e9, info.recursion_misses)
         return found
 

@@ -56,6 +56,21 @@ class Decision:
     crowded: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks. preventing: a hook, before anything happens. later: mask of subjects that it cannot
+    know yet, of which the probes ask again. ruled: by rules alone, not by defaults.
+    """
+
+    preventing: bool = False
+    later: int = 0
+    ruled: bool = False
+
+
+AT_THE_END = Asking()
+"""The probes at the end of a call, or once a program is in place."""
+
+
 @dataclass(slots=True)
 class Walked:
     """What the automata found. conditions: a mask; kept: offsets of lists."""
@@ -88,17 +103,18 @@ class Decider:
         subject: Subject,
         found: Walked,
         unread: int,
-        defaults: bool = True,
+        asking: Asking = AT_THE_END,
     ) -> None:
         self.words, self.subject, self.found, self.unread = words, subject, found, unread
-        self.defaults = defaults
+        self.asking = asking
         self.uncertain = subject.uncertain | unread | subject.cut << ARGS
         others = subject.agents & ~(1 << OF_NONE)
         self.agents = others or subject.agents
         self.winner = self.verdict = self.look = 0
         self.allowed = dict.fromkeys(KINDS.values(), 0)
         inet, transport = _PREVENTED
-        self.prevented = bool(subject.words & inet and subject.words & transport)
+        refused = bool(subject.words & inet and subject.words & transport)
+        self.prevented = asking.preventing or refused
         known = subject.predicates
         self.certain = known or 0
         self.possible = self._mask(words[H_ROLES_MATCH]) if known is None else known
@@ -111,7 +127,8 @@ class Decider:
             self._consider_list(offset, True)
         if self.unread:
             self._consider_list(words[H_UNREAD_EXEC + sort], False)
-        if self.defaults:
+        # What would allow it may be said of what is still to come.
+        if not self.asking.ruled and not self.asking.later:
             self._consider_defaults()
         return self._decision()
 
@@ -168,7 +185,9 @@ class Decider:
         exception = True  # whether all ops of the one that is read have held
         for op in words[rule + 5 : rule + 5 + words[rule + 4]]:
             unless = bool(op & UNLESS)
-            held = self._op(op, unless or loosens, kept)
+            held = (
+                loosens != unless if self._is_later(op) else self._op(op, unless or loosens, kept)
+            )
             if not unless:
                 if not held:
                     return False
@@ -179,6 +198,11 @@ class Decider:
                     return False
                 exception = True
         return True
+
+    def _is_later(self, op: int) -> bool:
+        """Whether it asks about what is not known yet: then nothing is denied by it."""
+        patterned = op >> 29 not in (OP_WORD, OP_PRED)
+        return patterned and bool(self.asking.later >> (op >> 24 & 7) & 1)
 
     def _op(self, op: int, loosens: bool, kept: bool) -> bool:
         kind, subject, arg = op >> 29, op >> 24 & 7, op & 0xFFFFFF

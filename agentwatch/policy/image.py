@@ -13,7 +13,9 @@ from agentwatch.errors import AgentwatchError
 from agentwatch.lineage import Actor
 from agentwatch.lineage import Image as Program
 from agentwatch.policy.deciding import (
+    AT_THE_END,
     EVERY_SUBJECT,
+    Asking,
     BelowDecider,
     Decider,
     Decision,
@@ -94,28 +96,28 @@ class Image:
     def generation(self) -> int:
         return self._words[H_GENERATION]
 
-    def decide(self, subject: Subject) -> Decision:
+    def decide(self, subject: Subject, asking: Asking = AT_THE_END) -> Decision:
         """The verdict on an event, in the kernel's own steps: by each of its names the rules, by
         the canonical one the defaults. The stricter one stands.
         """
-        found = self._decide(subject, True)
+        found = self._decide(subject, asking)
         if subject.path is None:
             return found
         for name in subject.others:
             if found.verdict == KILL:
                 break
-            other = self._decide(subject.by_name(name), False)
+            other = self._decide(subject.by_name(name), replace(asking, ruled=True))
             stricter = other.verdict and (not found.verdict or other.verdict < found.verdict)
             crowded = found.crowded or other.crowded
             found = replace(other if stricter else found, crowded=crowded)
         return found
 
-    def _decide(self, subject: Subject, defaults: bool) -> Decision:
+    def _decide(self, subject: Subject, asking: Asking) -> Decision:
         unread = unread_of(subject)
-        found = self._walk(subject)
+        found = self._walk(subject, asking.later)
         if found.crowded:
             unread = EVERY_SUBJECT
-        return Decider(self._words, subject, found, unread, defaults).decide()
+        return Decider(self._words, subject, found, unread, asking).decide()
 
     def decide_directory(self, subject: Subject) -> Decision:
         """The strictest of the rules that are about a file or a program below the directory
@@ -220,7 +222,7 @@ class Image:
         self._walk_one(subject, value, project, self._keeper(found, limit=1 << 30), cut)
         return found
 
-    def _walk(self, subject: Subject) -> Walked:
+    def _walk(self, subject: Subject, later: int) -> Walked:
         found = Walked(kept=[])
         keep = self._keeper(found)
         if subject.kinds & EXEC:
@@ -234,6 +236,8 @@ class Image:
         else:
             asked = ((ADDR, subject.addr), (PORT, subject.port), (UNIX, subject.unix))
         for number, value in asked:
+            if later >> number & 1:
+                continue
             if value is not None and (value or number == ARGS):
                 self._walk_one(number, value, subject.project, keep, subject.cut)
         return found

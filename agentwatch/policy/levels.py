@@ -153,6 +153,16 @@ def _hooks(rule: Rule, kind: str) -> frozenset[str]:
     return frozenset().union(*(_OF_OP[op] for op in ops))
 
 
+def is_hooked(host: Host, kinds: Sequence[str], op: str = "") -> bool:
+    """Whether LSM hooks are asked about an event. op: of a change that is no opening."""
+    needed = _OF_OP[op] - _OPENING if op else frozenset[str]().union(*map(_hooks_of, kinds))
+    return bool(needed) and needed <= host.lsm
+
+
+def _hooks_of(kind: str) -> frozenset[str]:
+    return _OPENING if kind == "change" else _HOOKS.get(kind, frozenset())
+
+
 def _too_early(rule: Rule) -> bool:
     matches = (rule.match, *(match for _, match in rule.unless))
     return any(one.field in _TOO_EARLY for match in matches for one in match.conditions)
@@ -182,13 +192,37 @@ def refusal(
         if rule.without_hook
         else f"for rule {rule.id} this host's setting is"
     )
-    why = ""
-    if rule.on == ("connect",) and host.cgroup:
-        why = f" ({engine or _unprevented(rule.match)})".replace(".)", ")")
+    why = engine or _why_not(rule, host)
+    why = f" ({why.rstrip('.')})" if why else ""
     return (
         f"{who} `without_hook: refuse`, and {', '.join(rule.on)} cannot be prevented "
         f"here{why}: write `without_hook: kill` or `alert`"
     )
+
+
+def insists(rule: Rule, host: Host, without_hook: str) -> bool:
+    """Whether a rule must be prevented, and may be: who decides it is all that is in question."""
+    return refusal(rule, host, without_hook, NO_POLICY) is not None and prevents(rule, host, "")
+
+
+def _why_not(rule: Rule, host: Host) -> str:
+    """Why the kernel does not refuse what a rule denies though it could refuse something; or ""."""
+    for kind in rule.on:
+        if _hooked(rule, kind, host) or _cgroup_alone(rule, kind, host):
+            continue
+        if missing := _missing(rule, kind, host):
+            return missing
+        if kind == "connect" and host.cgroup:
+            return _unprevented(rule.match)
+        if kind == "exec" and host.lsm:
+            return "what it says of arguments is known for sure only when the program is in place"
+    return ""
+
+
+def _missing(rule: Rule, kind: str, host: Host) -> str:
+    """Which hooks are not there that others are; or ""."""
+    missing = sorted(_hooks(rule, kind) - host.lsm) if host.lsm else []
+    return f"this kernel lacks {', '.join(missing)}" if missing else ""
 
 
 _KERNEL = {
@@ -216,20 +250,23 @@ _KERNEL = {
 }
 """By kind: the level of a kill by the probes, and how it comes about."""
 
-_REFUSED_BY_HOOK = {
+REFUSED = {
     "exec": "The kernel refuses the exec with EPERM",
     "read": "The kernel refuses the open with EPERM",
     "open": "The kernel refuses the open with EPERM",
     "change": "The kernel refuses the call with EPERM: nothing is changed",
     "connect": "The kernel refuses the connection with EPERM before anything is sent",
 }
+_BY_ARGUMENTS = (
+    "Where the kernel can read the caller's arguments it refuses the exec with EPERM; else it "
+    "kills the process before the new program runs an instruction"
+)
 _AFTER = (
     "The engine kills the process milliseconds after the effect, by the names the call was given"
 )
 _CHANGES_TOO = (
     "; for what is no opening (rename, delete and the like) the engine kills it milliseconds after"
 )
-PREVENTED = "The kernel refuses the connection with EPERM before anything is sent"
 REFUSED_TOO = "; TCP and UDP it refuses before anything is sent, which is `prevents`"
 _OTHERS_TOO = "; that is so of TCP and UDP, and who connects by another protocol is "
 _REFUSED = frozenset({"tcp", "udp"})  # what cgroup programs are asked about
@@ -308,24 +345,24 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     kills = rule.action == "kill" or without_hook != "alert"
     if _hooked(rule, kind, host):
         ends = ", and kills the process" if rule.action == "kill" else ""
-        return Level("prevents", reason=_REFUSED_BY_HOOK[kind] + ends)
+        return Level("prevents", reason=REFUSED[kind] + ends)
     if kind == "connect" and host.cgroup and _is_refused(rule.match):
         ends = ", and kills the process" if rule.action == "kill" else ""
         if _by_other_protocols(rule.match):
             ends += _OTHERS_TOO + ("killed after" if kills else "recorded only")
-        return Level("prevents", reason=PREVENTED + ends)
+        return Level("prevents", reason=REFUSED["connect"] + ends)
     if not kills:
         return Level("detects", reason=_alert_reason(rule, "enforce").rstrip("."))
     name, reason = _KERNEL[kind]
+    missing = _missing(rule, kind, host)
     if kind == "change" and not _opens(rule.match):
-        return Level(name, reason=_AFTER)
+        return Level(name, reason=_AFTER + f"; {missing}" * bool(missing))
     if kind == "change" and not _only_opens(rule.match):
         reason += _CHANGES_TOO
-    if kind == "exec" and host.lsm and _too_early(rule):
-        reason += "; its arguments are not known before"
-    elif host.lsm:
-        missing = sorted(_hooks(rule, kind) - host.lsm)
-        reason += f"; this kernel lacks {', '.join(missing)}" * bool(missing)
+    if missing:
+        reason += f"; {missing}"
+    elif kind == "exec" and rule.action == "deny" and _hooks(rule, kind) <= host.lsm:
+        reason = _BY_ARGUMENTS
     if kind == "connect" and host.cgroup and _may_be_refused(rule.match):
         reason += REFUSED_TOO
     return Level(name, reason=reason)

@@ -12,7 +12,8 @@ struct ask {
 	u32 kinds, words, unread, uncertain;
 	u32 sort, lists, known, subject;
 	u32 symbol, in_project, name_len, cwd_len;
-	u32 slot, repeat, below, pad;
+	u32 slot, repeat, below, preventing;
+	u32 later, ruled;
 	u32 others_len[2];
 	/* The answer. */
 	u64 found[3];
@@ -60,6 +61,9 @@ static __always_inline void put(struct ask *ask, struct aw_walk *walk, struct aw
 	question->lists = ask->lists;
 	question->kinds = ask->kinds;
 	question->below = ask->below;
+	question->preventing = ask->preventing;
+	question->later = ask->later;
+	question->ruled = ask->ruled;
 	question->words = ask->words;
 	question->unread = ask->unread;
 	question->uncertain = ask->uncertain;

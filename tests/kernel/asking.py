@@ -13,7 +13,7 @@ from pathlib import Path
 from agentwatch import abi
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import ArrayMap, Object
-from agentwatch.policy.deciding import unread_of
+from agentwatch.policy.deciding import AT_THE_END, Asking, unread_of
 from agentwatch.policy.image import Decision
 from agentwatch.policy.subjects import EXEC, FILE, OPENING, UNIX, Subject
 
@@ -49,7 +49,9 @@ class Ask(ctypes.Structure):
         ("slot", _U32),
         ("repeat", _U32),
         ("below", _U32),
-        ("pad", _U32),
+        ("preventing", _U32),
+        ("later", _U32),
+        ("ruled", _U32),
         ("others_len", _U32 * 2),
         ("found", _U64 * 3),
         ("left", _U64),
@@ -124,19 +126,21 @@ class KernelWalker:
         walking = self._object.map("walking")
         walking.update(bytes(4), bytes(len(walking.lookup(bytes(4)) or b"")))
 
-    def decide(self, subject: Subject, slot: int = 0) -> Decision:
+    def decide(self, subject: Subject, slot: int = 0, asking: Asking = AT_THE_END) -> Decision:
         """As Image.decide; argv that is cut must be whole pages. Raises AssertionError when the
         walker leaves something behind.
         """
-        return self._decide(subject, slot, False)
+        return self._decide(subject, slot, False, asking)
 
     def decide_directory(self, subject: Subject, slot: int = 0) -> Decision:
         """As Image.decide_directory."""
-        return self._decide(subject, slot, True)
+        return self._decide(subject, slot, True, AT_THE_END)
 
-    def _decide(self, subject: Subject, slot: int, below: bool) -> Decision:
+    def _decide(self, subject: Subject, slot: int, below: bool, asking: Asking) -> Decision:
         self._fill(subject, slot, 1)
         self._ask.below = below
+        self._ask.preventing, self._ask.ruled = asking.preventing, asking.ruled
+        self._ask.later = asking.later
         self._object.run("ask")
         assert self._ask.left == 0, "conditions of this event are left for the next"
         assert self._ask.generation, "no policy answered"
@@ -156,6 +160,7 @@ class KernelWalker:
     def _fill(self, subject: Subject, slot: int, repeat: int) -> None:
         ask = self._ask
         ask.slot, ask.repeat, ask.below = slot, repeat, 0
+        ask.preventing = ask.later = ask.ruled = 0
         ask.kinds, ask.words, ask.agents = subject.kinds, subject.words, subject.agents
         ask.uncertain = subject.uncertain
         ask.in_project = subject.project is not None

@@ -170,14 +170,14 @@ def test_a_connection_that_cannot_be_judged_is_refused(law: Law) -> None:
         server.setblocking(False)
         address = server.getsockname()
         law.rule(("connect", "{addr: 192.0.2.1}", "deny"))
-        before = law.probes.no_room()["connect"]
+        before = law.probes.no_room()["judging"]
         with no_piece_left(law.probes):
             assert law.record(lambda: tell(attempts(address))).told == (errno.EPERM,)
             assert untouched(server)
-            assert law.probes.no_room()["connect"] == before + 1
+            assert law.probes.no_room()["judging"] == before + 1
             assert law.recorder.record(lambda: tell(attempts(address))).told == (0,)
             law.probes.withdraw()
             assert law.record(lambda: tell(attempts(address))).told == (0,)
-        assert law.probes.no_room()["connect"] == before + 1
+        assert law.probes.no_room()["judging"] == before + 1
         law.rule(("connect", "{addr: 192.0.2.1}", "deny"))
         assert law.record(lambda: tell(attempts(address))).told == (0,)

@@ -34,13 +34,14 @@ class Tally:
     rules: int = 0
 
 
-def compiled_of(ruleset: Ruleset, size: int = LARGEST) -> Compiled:
+def compiled_of(ruleset: Ruleset, size: int = LARGEST, lsm: bool = False) -> Compiled:
     return compile_policy(
         ruleset,
         mode=MODE,
         without_hook=WITHOUT_HOOK,
         agents=BITS,
         prevents=True,
+        lsm=lsm,
         generation=1,
         size=size,
     )

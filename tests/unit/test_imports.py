@@ -30,7 +30,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     ("kernel",),
     ("admission", "aside", "backfill", "enforcement", "holding", "inforce", "testing"),
     ("beginning", "sessions"),
-    ("losses", "recognition"),
+    ("hooks", "losses", "recognition"),
     ("watch",),
     ("measure", "run"),
     ("daemon",),

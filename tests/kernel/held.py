@@ -1,0 +1,49 @@
+"""What of BPF a process holds: the descriptors of a program and of its link, by their numbers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentwatch.kernel.libbpf import ProgramInfo, calls
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Descriptors of another process. id: of the link."""
+
+    program: int
+    link: int
+    id: int
+
+
+def held(pid: int, name: str) -> Held:
+    """Of the program of a name, as far as the kernel keeps it: 15 characters. Needs root."""
+    programs, links = {}, {}
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        told = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        if "prog_id" in told and _name(int(told["prog_id"])) == name[:15]:
+            (links if "link_id" in told else programs)[int(path.name)] = told
+    ((program, _),), ((link, told),) = programs.items(), links.items()
+    return Held(program, link, int(told["link_id"]))
+
+
+def detach(link: int) -> None:
+    """BPF_LINK_DETACH of a link by its id. Raises OSError."""
+    fd = calls().bpf_link_get_fd_by_id(link)
+    try:
+        if fd < 0 or calls().bpf_link_detach(fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _name(program: int) -> str:
+    info, fd = ProgramInfo(), calls().bpf_prog_get_fd_by_id(program)
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    assert not calls().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+    os.close(fd)
+    return bytes(info.name).decode()

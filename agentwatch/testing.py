@@ -95,22 +95,23 @@ class Records:
         *,
         process: ProcessKey | None = None,
         base: str = "/",
+        view: str = "",
         found: str = "",
         result: int = 0,
         mode: int = 0,
         flags: int = 0,
         unresolved: int = 0,
     ) -> bytes:
-        """path, new_path: as asked, from `base`; of a symbolic link, new_path is its text. found:
-        what path leads to, where a link in it was followed.
+        """path, new_path: as asked, from `base`; of a symbolic link, new_path is its text. view:
+        `base` as the process sees it. found: what path leads to, where a link in it was followed.
         """
         number = next(number for number, word in decoding.OPS.items() if word == op)
         values = {"op": number, "result": result, "mode": mode, "unresolved": unresolved}
         values["flags"] = flags | (0 if result < 0 else abi.FLAG_BASE)
         names = {"asked": path, "new_asked": new_path}
-        if result >= 0:
+        if result >= 0 or flags & abi.FLAG_HOOK:
             begins = "" if base == "/" else base
-            names |= {"path": begins, "found": found}
+            names |= {"path": begins, "view": view, "found": found}
             names["new"] = begins if new_path and op != "symlink" else ""
             values["new_dev"] = int(bool(new_path) and op != "symlink")
         encoded = {name: os.fsencode(text) for name, text in names.items()}

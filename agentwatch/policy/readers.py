@@ -368,7 +368,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
             patterns.WORD,
             _connect_word(lambda event: _FAMILIES.get(event.family, str(event.family))),
         ),
-        "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix)),
+        "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix), of_file=True),
         "peer": FieldType(patterns.WORD, _peer),
         "new_path": FieldType(patterns.PATH, _new_path),
         "source": FieldType(patterns.PATH, _mounted(lambda event: event.source)),

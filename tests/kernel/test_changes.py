@@ -176,7 +176,7 @@ def test_a_task_with_a_root_of_its_own_names_files_below_it(
         os.unlink("/x")
 
     (event,) = recorder.record(act).changes
-    assert event.path == str(place / "x")
+    assert (event.path, event.view) == (str(place / "x"), "/x")
 
 
 def test_a_name_that_cannot_be_read_or_is_too_long_is_unresolved(

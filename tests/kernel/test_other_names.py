@@ -391,6 +391,24 @@ def test_a_denied_program_does_not_run_by_another_name(
     assert (event.path, event.view, event.known) == expected
 
 
+def test_a_change_by_a_descriptor_has_every_name_of_its_file(
+    law: Law, place: Path, denied: Path
+) -> None:
+    """Of a hard link in a root of its own: canonical, as it is seen there, and as it is known."""
+    os.link(denied, place / "own" / "innocent")
+    law.rule(("read", f'{{path: "{denied}"}}', "kill"))
+    know(law)
+
+    def act() -> None:
+        held = os.open(place / "own" / "innocent", os.O_WRONLY)
+        os.chroot(place / "own")
+        os.fchmod(held, 0o640)
+
+    (event,) = law.record(act).changes
+    assert (event.op, event.path) == ("chmod", f"{place}/own/innocent")
+    assert (event.view, event.known) == ("/innocent", str(denied))
+
+
 def test_more_mounts_than_are_walked_are_unresolved(
     recorder: Recorder, place: Path, denied: Path
 ) -> None:

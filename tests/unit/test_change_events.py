@@ -20,7 +20,7 @@ from agentwatch.testing import Records
 from tests.unit.small import HERE, KEY, actor, engine, ran, rule
 
 HOST = Host(boot_id="boot", name="box", offset=1_700_000_000_000_000_000)
-ENOENT = 2
+EPERM, ENOENT = 1, 2
 
 
 def decoded(*arguments: Any, **options: Any) -> Change:
@@ -53,9 +53,23 @@ def test_a_name_begins_where_the_kernel_says(asked: str, path: str) -> None:
 
 
 def test_a_link_that_was_followed_makes_two_names() -> None:
-    """path is where it leads, view what was written."""
+    """path is where it leads, written what the call said."""
     event = decoded("delete", "link/x", base="/srv", found="/srv/real/x")
     assert (event.path, event.written) == ("/srv/real/x", "/srv/link/x")
+
+
+def test_a_name_has_the_view_of_the_directory_it_begins_in() -> None:
+    """Below a root of its own: what the call said, as its process sees it, beside the others."""
+    event = decoded("delete", "/link/x", base="/jail", view="/", found="/jail/real/x")
+    assert (event.path, event.view, event.written) == ("/jail/real/x", "/link/x", "/jail/link/x")
+    assert decoded("delete", "x", base="/srv", view="/srv").others == ()
+
+
+def test_what_a_hook_refused_has_its_names() -> None:
+    """Those that would have been used: nothing happened to them."""
+    event = decoded("delete", "/x", flags=abi.FLAG_HOOK, result=-EPERM, base="/srv/x", view="/x")
+    assert (event.path, event.view, event.refused) == ("/srv/x", "/x", True)
+    assert kinds_of(event) == ()
 
 
 def test_both_names_of_a_rename_are_there() -> None:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from agentwatch.events import Event
+from agentwatch.events import Change, Connect, Event
 from agentwatch.lineage import Image
 from agentwatch.policy.image import Image as PolicyImage
 from agentwatch.policy.subjects import subject_of
 from agentwatch.rules.model import Default, Place, Rule
 from tests.rules.judging import compiled_of
-from tests.unit.small import actor, engine, match, opened, ran, rule
+from tests.unit.small import KEY, actor, engine, match, opened, ran, rule
 
 HERE = Place("rules.yaml", 1, 1)
 OTHERS = ({"view": "/secret/key"}, {"known": "/secret/key"}, {"view": "/x", "known": "/secret/key"})
@@ -35,6 +35,39 @@ def test_a_rule_on_another_name_kills(others: dict[str, str]) -> None:
         event = replace(make("/own/key"), **others)
         assert verdicts(event, rule("kill", on=on, path="/secret/**")) == ("kill", 1)
         assert verdicts(event, rule("kill", on=on, path="/elsewhere/**")) == ("none", 0)
+
+
+def test_a_rule_on_another_name_of_a_change_kills() -> None:
+    """By the first name and by the second, and no exception or allowance rests on one of them."""
+    event = Change(time=1, process=KEY, session=KEY, op="rename", path="/own/a", new_path="/own/b")
+    names = ("view", "known", "written", "new_view", "new_known", "new_written")
+    by = engine(rule("kill", on="change", path="/secret/**"))
+    spared = engine(
+        replace(
+            rule("kill", on="change", path="/own/**"), unless=(("mine", match(path="/secret/**")),)
+        )
+    )
+    for name in names:
+        one = replace(event, **{name: "/secret/key"})
+        assert by.judge(one, actor()).response == "kill"
+        assert spared.judge(one, actor()).response == "kill"
+    assert by.judge(event, actor()).response == "none"
+
+
+def test_a_rule_on_another_name_of_a_socket_kills() -> None:
+    """As the process sees it, below a root of its own; an exception does not rest on that."""
+    event = Connect(
+        time=1, process=KEY, session=KEY, family=1, protocol="unix", unix="/jail/s", view="/s",
+        from_socket=True,
+    )  # fmt: skip
+    assert verdicts(event, rule("kill", on="connect", unix="/s")) == ("kill", 1)
+    assert verdicts(event, rule("kill", on="connect", unix="/other")) == ("none", 0)
+    spared = replace(
+        rule("kill", on="connect", unix="/jail/**"), unless=(("mine", match(unix="/s")),)
+    )
+    assert verdicts(event, spared) == ("kill", 1)
+    on_view = replace(rule("kill", on="connect", unix="/s"), unless=(("mine", match(unix="/s")),))
+    assert verdicts(event, on_view) == ("kill", 1)
 
 
 @pytest.mark.parametrize("others", OTHERS)

@@ -74,6 +74,8 @@ class Losses:
         if skipped.get("process_fork"):
             for one in self._probes.reconcile():
                 self._sessions.join(one)
+        if skipped.get("process_exit"):
+            self._probes.sweep_mirror()
         return any(skipped.get(hook) for hook in _TREE)
 
     def _losers(self) -> Iterator[tuple[Session, str]]:

@@ -19,12 +19,14 @@ RUNS = 1000
 FEW = 200
 DELETERS = 10  # of one session: the breaker allows twenty kills in ten seconds
 FILES = 2000
+PAUSE = 5  # s, for the engine to have read of all that was made
 AGENTWATCH = REPOSITORY / ".venv" / "bin" / "agentwatch"
 DELETES = """\
 import os, time
 for run in range({deleters}):
     for number in range({files}):
         open(f"{place}/kept/{{number}}", "w").close()
+    time.sleep({pause})
     pid = os.fork()
     if pid == 0:
         for number in range({files}):
@@ -35,7 +37,6 @@ for run in range({deleters}):
         os._exit(0)
     status = os.waitpid(pid, 0)[1]
     print(len(os.listdir("{place}/kept")), status & 127, flush=True)
-    time.sleep(1)
 """
 RULE = """\
 schema: agentwatch/v1
@@ -152,7 +153,7 @@ def _deletes(place: Path) -> str:
     """By `agentwatch run`: without hooks it is the engine who kills for a deletion."""
     (place / "kept").mkdir()
     (place / "kept.yaml").write_text(RULE.format(place=place))
-    script = DELETES.format(place=place, deleters=DELETERS, files=FILES)
+    script = DELETES.format(place=place, deleters=DELETERS, files=FILES, pause=PAUSE)
     done = subprocess.run(
         [AGENTWATCH, "run", f"--rules={place}/kept.yaml", f"--journal={place}/journal", "--",
          "/usr/bin/python3", "-c", script],

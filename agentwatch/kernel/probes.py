@@ -455,6 +455,16 @@ class Probes:
             found += abi.processes(self._object.iterate("reconcile"))
         return found
 
+    def sweep_mirror(self) -> None:
+        """Removes what skipped runs of the exit probe left: who gets such a pid would be taken for
+        a process that is gone. Listed before it is asked who runs: what is new meanwhile stays.
+        """
+        listed = list(self._mirror.keys(4))
+        running = {one.pid.to_bytes(4, "little") for one in self.tagged()}
+        for key in listed:
+            if key not in running:
+                self._mirror.delete(key)
+
     # What there is to know.
 
     def counters(self) -> abi.Counters:

@@ -161,4 +161,7 @@ def test_what_was_known_of_a_program_loosens_nothing_that_follows_it(
         wait.write_text("go\n")
         child.finish()
         assert child.told == (0, 1, 0, 1)
+        execs = [event.path for event in law.recorder.recording(child).execs]
+    assert str(other) not in execs
+    assert execs.count(str(trusted)) == 2
     assert made.exists()

@@ -19,6 +19,7 @@ from agentwatch.cli.rules_reading import (
     near,
     output_option,
     paths_argument,
+    say_untried,
 )
 from agentwatch.engine import Engine, Explanation, RuleTrace
 from agentwatch.errors import UsageError
@@ -100,6 +101,7 @@ def explain(
     if output == "json":
         click.echo(as_json(shown if len(shown) > 1 else shown[0]))
         return
+    say_untried(output)
     elsewhere = _home_elsewhere(values, ruleset)
     for number, one in enumerate(shown):
         if len(shown) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,6 +83,13 @@ def refuse(error: RuleErrors, output: str) -> NoReturn:
 def host_here() -> levels.Host:
     """What this host's kernel can do: what nothing can be known of without root, it cannot."""
     return levels.Host(lsm.programs(), cgroup=cgroup_root() is not None)
+
+
+def say_untried(output: str) -> None:
+    """That this host may prevent more than is said, where that could not be tried."""
+    if output == "text" and os.geteuid() != 0 and lsm.listed():
+        text = "what BPF LSM refuses here is known to root only: sudo agentwatch rules list"
+        click.echo(f"agentwatch: {text}", err=True)
 
 
 class Worth:

@@ -38,6 +38,7 @@ def _show(check: Check) -> None:
 
 
 _BOOT = "boot a kernel with CONFIG_BPF_LSM=y and bpf in its lsm= list, see `lsm list`"
+_FEWER = "agentwatch rules list says which rules are worth less without, and why"
 
 
 def _programs() -> list[Check]:
@@ -49,20 +50,18 @@ def _programs() -> list[Check]:
         return [Check("programs", False, error.message, error.remedy, needed=True)]
     attached = probes.attached()
     refuses = probes.attach_connect(None)
-    hooks, lacking = probes.hooks, probes.missing
+    hooks, lacking = probes.hooks, sorted(probes.missing.items())
     probes.close()
     says = (
         "can be refused by address"
         if refuses
         else "cannot be refused: whoever makes them is killed"
     )
-    prevents = "; ".join(
-        [f"{len(hooks)} hooks", *(f"not {h}: {lacking[h]}" for h in sorted(lacking))]
-    )
-    if not hooks:
+    prevents = "; ".join([f"{len(hooks)} hooks", *(f"not {h}: {why}" for h, why in lacking)])
+    if not hooks and not lacking:
         prevents = "no program on an LSM hook can be attached: rules kill where they would prevent"
     return [
-        Check("prevention", bool(hooks) and not lacking, prevents, _BOOT),
+        Check("prevention", bool(hooks) and not lacking, prevents, _FEWER if hooks else _BOOT),
         Check("programs", attached >= set(HOOKS), ", ".join(HOOKS), needed=True),
         Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
     ]

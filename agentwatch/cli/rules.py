@@ -28,7 +28,7 @@ from agentwatch.cli.rules_reading import (
     output_option,
     paths_argument,
     read,
-    untried,
+    say_untried,
 )
 from agentwatch.cli.rules_show import fields, schema, show
 from agentwatch.compiling import left_out
@@ -210,6 +210,7 @@ def list_(paths: tuple[Path, ...], output: str, mode: str) -> None:
         click.echo(as_json(rows))
         return
     _show_rules(rows)
+    say_untried(output)
 
 
 def _show_rules(rows: list[dict[str, Any]]) -> None:
@@ -232,8 +233,6 @@ def _show_rules(rows: list[dict[str, Any]]) -> None:
         below = " " * len(head)
         click.echo(textwrap.fill(reason, 80, initial_indent=head, subsequent_indent=below))
     click.echo("As compiled here; `agentwatch status` has what is in force.")
-    if said := untried():
-        click.echo(said, err=True)
 
 
 def _reasons(rows: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from agentwatch.cli.rules_reading import (
     near,
     output_option,
     paths_argument,
+    say_untried,
 )
 from agentwatch.engine import Engine, Explanation, RuleTrace
 from agentwatch.errors import UsageError
@@ -91,15 +92,12 @@ def explain(
         answer = worth.kernel(made.event, made.actor)
         shown[-1]["kernel"] = worth.words(answer) if answer else ""
         shown[-1] |= _as_for_event(shown[-1], made.kind, answer, values.get("proto", ""))
-        if (
-            answer is not None
-            and answer.refused
-            and not (shown[-1]["rule"] or shown[-1]["default"])
-        ):
-            shown[-1] |= _as_moved(worth.rule(answer), engine.ruleset)
+        if answer is not None and answer.refused and found.verdict.response != "kill":
+            shown[-1] |= _as_moved(shown[-1], worth.rule(answer), engine.ruleset)
     if output == "json":
         click.echo(as_json(shown if len(shown) > 1 else shown[0]))
         return
+    say_untried(output)
     elsewhere = _home_elsewhere(values, ruleset)
     for number, one in enumerate(shown):
         if len(shown) > 1:
@@ -133,8 +131,10 @@ def _as_for_event(
     return {"reason": shown["reason"].replace(levels.REFUSED_TOO, "")}
 
 
-def _as_moved(rule: str, ruleset: Ruleset) -> dict[str, Any]:
-    """A rename or link that no rule matches, of what some rule is about by its name."""
+def _as_moved(shown: dict[str, Any], rule: str, ruleset: Ruleset) -> dict[str, Any]:
+    """A rename or link that no rule denies, of what some rule is about by its name."""
+    if shown["rule"] == rule:  # a deny that would only alert where nothing refuses it
+        return {}
     found = next(one for one in ruleset.rules if one.id == rule)
     text = "What is moved would take along what this rule is about."
     return {"action": "deny", "response": "deny", "rule": rule, "because": found.because} | {

@@ -86,11 +86,11 @@ def host_here() -> levels.Host:
     return levels.Host(lsm.programs(), cgroup=cgroup_root() is not None)
 
 
-def untried() -> str:
-    """What is to be said of levels where nothing of this kernel could be tried; "" with root."""
-    if os.geteuid() == 0:
-        return ""
-    return "Without root no hook can be tried: what a kernel with BPF LSM prevents is not shown."
+def say_untried(output: str) -> None:
+    """That this host may prevent more than is said, where that could not be tried."""
+    if output == "text" and os.geteuid() != 0 and lsm.listed():
+        text = "what BPF LSM refuses here is known to root only: sudo agentwatch rules list"
+        click.echo(f"agentwatch: {text}", err=True)
 
 
 class Worth:

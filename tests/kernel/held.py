@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def held(pid: int, name: str) -> Held:
     """Of the program of a name, as far as the kernel keeps it: 15 characters. Needs root."""
     programs, links = {}, {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        told = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        lines: list[str] = []
+        with suppress(FileNotFoundError):  # it was there for a moment
+            lines = path.read_text().splitlines()
+        told = dict(line.split(":", 1) for line in lines if ":" in line)
         if "prog_id" in told and _name(int(told["prog_id"])) == name[:15]:
             (links if "link_id" in told else programs)[int(path.name)] = told
     ((program, _),), ((link, told),) = programs.items(), links.items()

@@ -204,7 +204,8 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 		return;
 	}
 	which = call->kind - CALL_RENAME;
-	barrier_var(which); /* so that the check is of what is used: 6.1 forgets others that are equal */
+	barrier_var(
+		which); /* so that the check is of what is used: 6.1 forgets others that are equal */
 	if (which >= CALLS - CALL_RENAME)
 		return;
 	how = &change_calls[which];

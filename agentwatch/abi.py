@@ -18,7 +18,7 @@ from agentwatch.events import ProcessKey
 
 ABI = 4
 
-FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE = 1, 2, 3, 4, 5, 6, 7
+FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE, MOUNT = 1, 2, 3, 4, 5, 6, 7, 8
 KINDS = 16
 KIND_NAMES: Mapping[int, str] = MappingProxyType(
     {
@@ -29,6 +29,7 @@ KIND_NAMES: Mapping[int, str] = MappingProxyType(
         CONNECT: "connect",
         SYN: "syn",
         CHANGE: "change",
+        MOUNT: "mount",
     }
 )
 
@@ -59,6 +60,7 @@ UNRESOLVED_NEW_ASKED = 0x40
 
 OP_CREATE, OP_TRUNCATE, OP_RENAME, OP_LINK, OP_SYMLINK, OP_DELETE = 1, 2, 3, 4, 5, 6
 OP_CHMOD, OP_CHOWN, OP_XATTR, OP_MKDIR, OP_RMDIR = 7, 8, 9, 10, 11
+OP_MOUNT, OP_MOVE, OP_REMOUNT, OP_UMOUNT, OP_USERNS = 12, 13, 14, 15, 16
 
 STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
 
@@ -238,6 +240,26 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
             ("path", "view", "asked", "new", "new_view", "new_asked"),
             base=HEADER,
         ),
+        MOUNT: Layout(
+            "aw_mounting",
+            (
+                ("result", "s32"),
+                ("op", "u32"),
+                ("path_dev", "u32"),
+                ("source_dev", "u32"),
+                ("mount_flags", "u32"),
+                ("path_len", "u16"),
+                ("asked_len", "u16"),
+                ("source_len", "u16"),
+                ("source_asked_len", "u16"),
+                ("view_len", "u16"),
+                ("source_view_len", "u16"),
+                ("fstype_len", "u16"),
+                ("pad", "bytes6"),
+            ),
+            ("path", "view", "asked", "source", "source_view", "source_asked", "fstype"),
+            base=HEADER,
+        ),
         CONNECT: (
             _connect := Layout(
                 "aw_connect",
@@ -276,7 +298,7 @@ MARK = Layout(
     (("agents", "u64"), ("predicates", "u64*3"), ("generation", "u32"), ("pad", "u32")),
 )
 PROJECT = Layout("aw_project", (("len", "u32"), ("pad", "u32"), ("path", f"bytes{PROJECT_MAX}")))
-MOUNT = Layout(
+MOUNTED = Layout(
     "aw_mount",
     (
         ("root_len", "u32"),
@@ -355,7 +377,7 @@ MAP_VALUES = (
     TAG,
     MARK,
     PROJECT,
-    MOUNT,
+    MOUNTED,
     ORIGIN,
     PROCESS,
     COUNTERS,
@@ -459,8 +481,8 @@ def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
         kept.append((root, point))
         if not root:  # the whole file system: the others are never tried
             break
-    filled = b"".join(MOUNT.struct.pack(len(r), len(p), r, p) for r, p in kept)
-    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNT.size * MOUNTS, b"\0")
+    filled = b"".join(MOUNTED.struct.pack(len(r), len(p), r, p) for r, p in kept)
+    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNTED.size * MOUNTS, b"\0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from agentwatch.admission import Admitted
 from agentwatch.cli import wants_colour
 from agentwatch.compiling import compile_here
 from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
-from agentwatch.events import Change, Event
+from agentwatch.events import Change, Event, Mount
 from agentwatch.kernel import lsm
 from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.probes import Sizes
@@ -111,7 +111,8 @@ class Worth:
         found = admission.decided(self.compiled, image, event, actor)
         if found is None or not found.verdict:
             return ""
-        if found.verdict == LOOK or isinstance(event, Change):  # which the probes only tell of
+        told = isinstance(event, Change | Mount)  # the probes of the signal tier judge none
+        if found.verdict == LOOK or told:
             return "it has the engine decide"
         rule = self.compiled.rules[found.rule - 1]
         who = rule.rule or f"the default of {rule.agent} for {rule.kind}"

@@ -61,6 +61,7 @@ from agentwatch.policy.subjects import (
     EXE,
     EXEC,
     FILE,
+    MOUNT,
     OPENING,
     PORT,
     UNIX,
@@ -205,7 +206,7 @@ class Image:
                 (EXE, subject.path),
                 (CWD, subject.cwd),
             )
-        elif subject.kinds & OPENING:
+        elif subject.kinds & (OPENING | MOUNT):
             asked = ((FILE, subject.path),)
         else:
             asked = ((ADDR, subject.addr), (PORT, subject.port), (UNIX, subject.unix))

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from agentwatch.events import Change, Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.index import Value
-from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, NamedConnect, Ptrace, Signal
 
 Values: TypeAlias = tuple[Value, ...]
 Reader: TypeAlias = Callable[[Event, Actor], Values | None]
@@ -70,6 +70,8 @@ def kinds_of(event: Event) -> tuple[str, ...]:
         return ("exec",) if event.result == 0 else ()
     if isinstance(event, Change):
         return ("change",) if event.result >= 0 and not event.anonymous else ()
+    if isinstance(event, Mount):
+        return ("mount",) if event.result >= 0 else ()
     if type(event) in _ONE_KIND:
         return _ONE_KIND[type(event)]
     if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
@@ -86,11 +88,17 @@ _OPEN_KINDS = {
 }
 _ONE_KIND: Mapping[type[Event], tuple[str, ...]] = {
     Listen: ("listen",),
-    Mount: ("mount",),
     Ptrace: ("ptrace",),
     Signal: ("signal",),
 }
-KIND_SETS = (("exec",), ("connect",), ("change",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
+KIND_SETS = (
+    ("exec",),
+    ("connect",),
+    ("change",),
+    ("mount",),
+    *_OPEN_KINDS.values(),
+    *_ONE_KIND.values(),
+)
 """Every answer of kinds_of but ()."""
 
 
@@ -106,10 +114,13 @@ def views(event: Event) -> tuple[Event, ...]:
 
 
 def as_asked(event: Event) -> tuple[Event, ...]:
-    """A change under the names that its caller gave, where they are others than those of `views`.
+    """A change or mount under the names that its caller gave, where they are others than those of
+    `views`.
 
     Rules judge it under these too; a default does not, for what it is about has its name.
     """
+    if isinstance(event, Mount):
+        return (replace(event, path=event.view),) if event.view else ()
     if not isinstance(event, Change):
         return ()
     found = [replace(event, path=event.view)] if event.view else []
@@ -175,7 +186,7 @@ def _access(event: Event, actor: Actor) -> Values | None:
 
 
 def _op(event: Event, actor: Actor) -> Values | None:
-    if isinstance(event, Change):
+    if isinstance(event, Change | Mount):
         return (event.op,)
     if not isinstance(event, Open):
         return ()
@@ -233,7 +244,13 @@ def _signal(event: Event, actor: Actor) -> Values | None:
 
 def _mounted(word: Callable[[Mount], str]) -> Reader:
     """A field of a mount; there may be none."""
-    return lambda event, actor: (word(event),) if isinstance(event, Mount) and word(event) else ()
+
+    def read(event: Event, actor: Actor) -> Values | None:
+        if "source" in event.unresolved:
+            return None
+        return (word(event),) if isinstance(event, Mount) and word(event) else ()
+
+    return read
 
 
 def _chosen(event: Event, actor: Actor) -> Values | None:
@@ -347,7 +364,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix)),
         "peer": FieldType(patterns.WORD, _peer),
         "new_path": FieldType(patterns.PATH, _new_path),
-        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source)),
+        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source), _chosen),
         "fstype": FieldType(patterns.WORD, _mounted(lambda event: event.fstype)),
         "target.exe": FieldType(patterns.PATH, _target),
         "signal": FieldType(patterns.WORD, _signal),

@@ -51,7 +51,10 @@ def fresh() -> int:
 
 
 def attach(tree: int, point: Path) -> int:
-    return call(MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(point), F_EMPTY_PATH)
+    """Mounts it; the descriptor, which would keep the mount busy, is closed."""
+    found = call(MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(point), F_EMPTY_PATH)
+    os.close(tree)
+    return found
 
 
 def umount(point: Path) -> int:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def points(place: Path) -> dict[str, Path]:
     """Directories to mount on."""
-    found = {name: place / name for name in ("source", "one", "two", "three")}
+    found = {name: place / name for name in ("source", "first", "second", "third")}
     for path in found.values():
         path.mkdir()
     return found
@@ -163,13 +163,14 @@ time.sleep(20)
 """
 
 
-def test_the_engine_kills_for_a_mount(launcher: Launcher, points: dict[str, Path]) -> None:
+def test_the_engine_kills_for_a_mount(
+    agentwatch: Path, place: Path, points: dict[str, Path]
+) -> None:
     """Where no hook refuses it: after the mount, with the rule and its level in the record."""
-    rules = launcher.place / "rules.yaml"
-    rules.write_text(LAW.format(path=points["two"]))
-    places = (str(points["one"]), str(points["two"]))
-    outcome = launcher.run("--rules", str(rules), "--", PYTHON, "-c", SCRIPT, *places)
-    assert outcome.code == 128 + signal.SIGKILL
+    (place / "mount.yaml").write_text(LAW.format(path=points["second"]))
+    launch = Launcher(agentwatch, place, options=[f"--rules={place}/mount.yaml"])
+    outcome = launch(PYTHON, "-c", SCRIPT, str(points["first"]), str(points["second"]))
+    assert (outcome.code, outcome.out) == (137, f"{points['first']}\n{points['second']}\n")
     (verdict,) = outcome.frames(Verdict)
     assert (verdict.rule, verdict.kind, verdict.level) == ("test.mount", "mount", "kills-after")
-    assert verdict.what == f"mount none -> {points['two']}"
+    assert (verdict.what, verdict.by) == (f"mount none -> {points['second']}", "engine")

@@ -18,7 +18,7 @@ from agentwatch.events import ProcessKey
 
 ABI = 4
 
-FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE = 1, 2, 3, 4, 5, 6, 7
+FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE, MOUNT = 1, 2, 3, 4, 5, 6, 7, 8
 KINDS = 16
 KIND_NAMES: Mapping[int, str] = MappingProxyType(
     {
@@ -29,6 +29,7 @@ KIND_NAMES: Mapping[int, str] = MappingProxyType(
         CONNECT: "connect",
         SYN: "syn",
         CHANGE: "change",
+        MOUNT: "mount",
     }
 )
 
@@ -59,6 +60,7 @@ UNRESOLVED_NEW_ASKED = 0x40
 
 OP_CREATE, OP_TRUNCATE, OP_RENAME, OP_LINK, OP_SYMLINK, OP_DELETE = 1, 2, 3, 4, 5, 6
 OP_CHMOD, OP_CHOWN, OP_XATTR, OP_MKDIR, OP_RMDIR = 7, 8, 9, 10, 11
+OP_MOUNT, OP_MOVE, OP_REMOUNT, OP_UMOUNT, OP_USERNS = 12, 13, 14, 15, 16
 
 STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
 
@@ -256,6 +258,42 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
             ),
             base=HEADER,
         ),
+        MOUNT: Layout(
+            "aw_mounting",
+            (
+                ("result", "s32"),
+                ("op", "u32"),
+                ("path_dev", "u32"),
+                ("source_dev", "u32"),
+                ("mount_flags", "u32"),
+                ("path_len", "u16"),
+                ("asked_len", "u16"),
+                ("source_len", "u16"),
+                ("source_asked_len", "u16"),
+                ("view_len", "u16"),
+                ("source_view_len", "u16"),
+                ("known_len", "u16"),
+                ("source_known_len", "u16"),
+                ("found_len", "u16"),
+                ("source_found_len", "u16"),
+                ("fstype_len", "u16"),
+                ("pad", "bytes6"),
+            ),
+            (
+                "path",
+                "view",
+                "known",
+                "asked",
+                "source",
+                "source_view",
+                "source_known",
+                "source_asked",
+                "fstype",
+                "found",
+                "source_found",
+            ),
+            base=HEADER,
+        ),
         CONNECT: (
             _connect := Layout(
                 "aw_connect",
@@ -294,7 +332,7 @@ MARK = Layout(
     (("agents", "u64"), ("predicates", "u64*3"), ("generation", "u32"), ("pad", "u32")),
 )
 PROJECT = Layout("aw_project", (("len", "u32"), ("pad", "u32"), ("path", f"bytes{PROJECT_MAX}")))
-MOUNT = Layout(
+MOUNTED = Layout(
     "aw_mount",
     (
         ("root_len", "u32"),
@@ -379,7 +417,7 @@ MAP_VALUES = (
     TAG,
     MARK,
     PROJECT,
-    MOUNT,
+    MOUNTED,
     FILE_KEY,
     KNOWN,
     ORIGIN,
@@ -485,8 +523,8 @@ def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
         kept.append((root, point))
         if not root:  # the whole file system: the others are never tried
             break
-    filled = b"".join(MOUNT.struct.pack(len(r), len(p), r, p) for r, p in kept)
-    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNT.size * MOUNTS, b"\0")
+    filled = b"".join(MOUNTED.struct.pack(len(r), len(p), r, p) for r, p in kept)
+    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNTED.size * MOUNTS, b"\0")
 
 
 def file_key(dev: int, inode: int) -> bytes:

@@ -11,7 +11,18 @@ from typing import Any
 
 from agentwatch import abi
 from agentwatch.abi import Layout
-from agentwatch.events import NO_PROCESS, Change, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.events import (
+    NO_PROCESS,
+    Change,
+    Connect,
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Mount,
+    Open,
+    ProcessKey,
+)
 
 Name = Callable[[int, bytes], str]
 """(kernel dev_t, path from the root of its file system) -> the canonical name."""
@@ -44,6 +55,11 @@ OPS: Mapping[int, str] = MappingProxyType(
         abi.OP_XATTR: "xattr",
         abi.OP_MKDIR: "mkdir",
         abi.OP_RMDIR: "rmdir",
+        abi.OP_MOUNT: "mount",
+        abi.OP_MOVE: "move",
+        abi.OP_REMOUNT: "remount",
+        abi.OP_UMOUNT: "umount",
+        abi.OP_USERNS: "userns",
     }
 )
 """By abi.OP_*: the word that rules have for it."""
@@ -164,6 +180,37 @@ def _change(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str
     )
 
 
+def _mount(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    unresolved: frozenset[str] = common.get("unresolved", frozenset())
+    if unresolved:  # source is the second name that a record can have
+        words = {"new_path": "source", "new_asked": "source"}
+        unresolved = frozenset(words.get(word, word) for word in unresolved)
+        if v["flags"] & abi.FLAG_BASE and "asked" in unresolved:
+            unresolved |= {"path"}
+        common["unresolved"] = unresolved
+    done = v["result"] >= 0 or common["refused"]
+    point = _NOT_CHANGED
+    source = os.fsdecode(s["source_asked"])
+    if done and (s["path"] or v["path_dev"]):
+        point = _changed(v, s, ("path_dev", "path", "", "asked"), name)
+    if done and (s["source"] or v["source_dev"]):
+        names = ("source_dev", "source", "source_", "source_asked")
+        source = _changed(v, s, names, name).path
+    return Mount(
+        op=OPS.get(v["op"], str(v["op"])),
+        path=point.path,
+        source=source,
+        fstype=os.fsdecode(s["fstype"]),
+        asked=os.fsdecode(s["asked"]),
+        view=point.view,
+        known=point.known,
+        written=point.written,
+        result=v["result"],
+        flags=v["mount_flags"],
+        **common,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Changed:
     """A name of a change, and the others that it has."""
@@ -242,6 +289,7 @@ _DECODERS = {
     abi.EXIT: _exit,
     abi.OPEN: _open,
     abi.CHANGE: _change,
+    abi.MOUNT: _mount,
     abi.CONNECT: _connect_event,
     abi.SYN: _connect_event,
 }

@@ -18,7 +18,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi, decoding
-from agentwatch.events import Change, Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
 from agentwatch.policy.compiler import Compiled
@@ -37,6 +37,7 @@ _RECORDS = {
     "change": (abi.OPEN, abi.CHANGE),
     "open": (abi.OPEN,),
     "connect": (abi.CONNECT, abi.SYN),
+    "mount": (abi.MOUNT,),
 }
 _DEFAULT_BECAUSE = {
     "exec": "No rule allows {agent} to run this program.",
@@ -455,8 +456,8 @@ def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:
 
 def _kind_judged(event: Event, rule: Rule | None) -> str:
     """The kind of event that a verdict of the kernel is about: what came of it is the worst."""
-    if isinstance(event, Change):
-        return "change"
+    if isinstance(event, Change | Mount):
+        return "change" if isinstance(event, Change) else "mount"
     if isinstance(event, Open):
         changes = event.changes and (rule is None or not {"change", "open"}.isdisjoint(rule.on))
         return "change" if changes else "read"

@@ -187,6 +187,42 @@ class Change(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mount(Event):
+    """A mount, or what lets somebody make one. op: mount (something is at `path` that was not: a
+    file system, a directory, a tree that open_tree made), move (a mount, or the root: pivot_root),
+    remount (flags and options, how mounts spread), umount, userns (a user namespace, which has no
+    path). result: 0, or -errno.
+
+    path: the mount point; "" when the call failed, for then only `asked` is known, and of
+    pivot_root at its end. source: what is mounted, a name where the kernel has it, else the text
+    that the call was given; "" for none. fstype: the type of the file system, "" where the call
+    needs none. asked, view, known, written: as of a Change, which has the same said of its names.
+    """
+
+    op: str = "mount"
+    path: str = ""
+    source: str = ""
+    fstype: str = ""
+    asked: str = ""
+    view: str = ""
+    known: str = ""
+    written: str = ""
+    result: int = 0
+    flags: int = 0
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the mount point is called."""
+        return _others(self.view, self.known, self.written)
+
+    @property
+    def what(self) -> str:
+        """The operation and its names: mount tmpfs -> /mnt, umount /mnt, userns."""
+        names = (self.source, self.path or self.asked)
+        return f"{self.op} {' -> '.join(filter(None, names))}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connect(Event):
     """connect(2) at its end, or, with `syn`, the first packet of a TCP connection.
 

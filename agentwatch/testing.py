@@ -117,6 +117,28 @@ class Records:
         encoded = {name: os.fsencode(text) for name, text in names.items()}
         return self._record(abi.CHANGE, process, values, encoded)
 
+    def mount(
+        self,
+        op: str,
+        path: str,
+        source: str = "",
+        fstype: str = "",
+        *,
+        process: ProcessKey | None = None,
+        found: str = "",
+        result: int = 0,
+        flags: int = 0,
+        unresolved: int = 0,
+    ) -> bytes:
+        """path, source: as asked; path is absolute, "" of a user namespace. found: as of change."""
+        number = next(number for number, word in decoding.OPS.items() if word == op)
+        values = {"op": number, "result": result, "unresolved": unresolved}
+        based = bool(path) and result >= 0
+        values |= {"flags": flags | abi.FLAG_BASE * based, "path_dev": int(based)}
+        names = {"asked": path, "source_asked": source, "fstype": fstype, "found": found}
+        encoded = {name: os.fsencode(text) for name, text in names.items()}
+        return self._record(abi.MOUNT, process, values, encoded)
+
     def connect(
         self,
         addr: str,

@@ -23,7 +23,7 @@ from agentwatch.freezer import Freezer
 from agentwatch.holding import Holding
 from agentwatch.hooks import Hooks
 from agentwatch.inforce import InForce
-from agentwatch.kernel.links import Links
+from agentwatch.kernel.links import LOOKED_UP, Links
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Lineage
 from agentwatch.losses import Losses
@@ -47,7 +47,7 @@ SLICE = 0.010  # s of a step, and a batch more, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
 SETTLE = 2.0  # s that handling what a policy's swap waits for may take
 SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
-_SHOWN = frozenset({abi.CONNECT, abi.SYN, abi.CHANGE})
+_SHOWN = frozenset({abi.CONNECT, abi.SYN, abi.CHANGE, abi.MOUNT})
 
 
 class Sink(Protocol):
@@ -288,13 +288,13 @@ class Watch:
         return len(lifecycle) + len(activity)
 
     def _looked_up(self, activity: list[memoryview]) -> list[memoryview]:
-        """With the links in names of changes followed: what is judged is what is kept."""
+        """With the links in names followed that calls were given: what is judged is kept."""
         self._links.forget()
         kinds = [abi.peek(record)[1] for record in activity]
-        if abi.CHANGE not in kinds:
+        if LOOKED_UP.isdisjoint(kinds):
             return activity
         for place, kind in enumerate(kinds):
-            if kind == abi.CHANGE:
+            if kind in LOOKED_UP:
                 try:
                     activity[place] = self._links.looked_up(activity[place])
                 except Exception as error:  # as with those of the other ring

@@ -25,6 +25,7 @@
 #define AW_KIND_CONNECT 5
 #define AW_KIND_SYN 6
 #define AW_KIND_CHANGE 7 /* of names and attributes: what no open does */
+#define AW_KIND_MOUNT 8	 /* and of who may mount: user namespaces */
 #define AW_KINDS 16	 /* room in the counters; kind 0 is never used */
 
 /* aw_header.flags */
@@ -55,7 +56,7 @@
 #define AW_UNRESOLVED_NEW_PATH 0x20
 #define AW_UNRESOLVED_NEW_ASKED 0x40
 
-/* aw_change.op */
+/* aw_change.op, aw_mounting.op */
 #define AW_OP_CREATE 1
 #define AW_OP_TRUNCATE 2
 #define AW_OP_RENAME 3
@@ -67,6 +68,11 @@
 #define AW_OP_XATTR 9
 #define AW_OP_MKDIR 10
 #define AW_OP_RMDIR 11
+#define AW_OP_MOUNT 12 /* something is there that was not */
+#define AW_OP_MOVE 13  /* ... and was elsewhere before */
+#define AW_OP_REMOUNT 14
+#define AW_OP_UMOUNT 15
+#define AW_OP_USERNS 16 /* of no path */
 
 /* aw_exec.stdin_kind */
 #define AW_STDIN_NULL 0 /* /dev/null, or closed */
@@ -179,6 +185,28 @@ struct aw_change { /* new_*: of rename, link; of a symbolic link its text as new
 	__u16 new_known_len;
 	__u16 found_len; /* bytes; what the name led to: put in by whoever reads the record */
 	__u16 new_found_len;
+};
+
+/* The first fields are where those of aw_change are. */
+struct aw_mounting { /* source: what is mounted, where the kernel has it; source_asked: its text */
+	struct aw_header header;
+	__s32 result;
+	__u32 op;	/* AW_OP_* */
+	__u32 path_dev; /* kernel dev_t of the mount point's file system */
+	__u32 source_dev;
+	__u32 mount_flags; /* as asked: MS_*, MNT_*, CLONE_NEWUSER */
+	__u16 path_len;	   /* bytes; from the root of its file system; 0: not known, or none */
+	__u16 asked_len;
+	__u16 source_len;
+	__u16 source_asked_len;
+	__u16 view_len; /* as of a change */
+	__u16 source_view_len;
+	__u16 known_len;
+	__u16 source_known_len;
+	__u16 found_len;
+	__u16 source_found_len;
+	__u16 fstype_len;
+	__u8 pad[6];
 };
 
 struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */

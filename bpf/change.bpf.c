@@ -15,7 +15,7 @@ struct change_call { /* arguments by their number, NONE where the call has none 
 	u8 pad;
 };
 
-static const struct change_call change_calls[CALLS - CALL_RENAME] = {
+static const struct change_call change_calls[CALL_MOUNT - CALL_RENAME] = {
 	/* op, fd, asked, new_fd, new_asked, mode, flags */
 	{AW_OP_RENAME, NONE, 0, NONE, 1, NONE, NONE},
 	{AW_OP_RENAME, 0, 1, 2, 3, NONE, NONE}, /* and renameat2 */
@@ -206,7 +206,7 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 	which = call->kind - CALL_RENAME;
 	/* So that the check is of what is used: 6.1 forgets others that are equal. */
 	barrier_var(which);
-	if (which >= CALLS - CALL_RENAME)
+	if (which >= CALL_MOUNT - CALL_RENAME)
 		return;
 	how = &change_calls[which];
 	change = &record->change;

@@ -50,9 +50,12 @@ static __always_inline void changed_ask(struct aw_record *record, struct aw_walk
 {
 	struct aw_question *question = &walk->question;
 	struct aw_other_name *others = question->others;
-	const struct aw_change *change = &record->change;
+	const struct aw_change *change = &record->change; /* or a mounting: see mount.bpf.c */
 	u32 at = sizeof(*change), len = change->path_len, dev = change->path_dev;
 	u32 bit = AW_UNRESOLVED_PATH;
+
+	if (record->header.kind == AW_KIND_MOUNT)
+		at = sizeof(record->mounting);
 
 	others[0].len = change->view_len;
 	others[1].len = change->known_len;

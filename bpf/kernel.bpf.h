@@ -47,9 +47,18 @@ struct hlist_bl_node {
 	struct hlist_bl_node *next, **pprev;
 };
 
+struct file_system_type {
+	const char *name;
+};
+
+struct fs_context {
+	struct dentry *root;
+};
+
 struct super_block {
 	u32 s_dev;
 	unsigned long s_magic;
+	struct file_system_type *s_type;
 	struct dentry *s_root;
 };
 
@@ -150,8 +159,8 @@ struct task_struct {
 	struct list_head thread_node;
 	struct signal_struct *signal;
 	struct files_struct *files;
-	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
+	struct fs_struct *fs;
 	struct mm_struct *mm;
 };
 
@@ -238,6 +247,7 @@ struct bpf_iter__task {
 #define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
 #define FMODE_EXEC 0x20
+#define FMODE_NEED_UNMOUNT (1 << 28)
 #define FMODE_NOACCOUNT (1 << 29)
 #define RENAME_EXCHANGE 2
 #define PROT_EXEC 4
@@ -269,6 +279,16 @@ struct bpf_iter__task {
 #define AT_FDCWD -100
 #define AT_REMOVEDIR 0x200
 #define AT_EMPTY_PATH 0x1000
+#define MOVE_MOUNT_F_EMPTY_PATH 0x04
+#define MOVE_MOUNT_T_EMPTY_PATH 0x40
+#define FSCONFIG_CMD_RECONFIGURE 7
+#define MS_REMOUNT 32
+#define MS_BIND 4096
+#define MS_MOVE 8192
+#define MS_PROPAGATION (1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
+#define MS_MGC_VAL 0xC0ED0000
+#define MS_MGC_MSK 0xFFFF0000
+#define CLONE_NEWUSER 0x10000000
 #define EINPROGRESS 115
 #define MINORBITS 20
 

@@ -14,6 +14,7 @@ struct aw_record {
 		struct aw_open open;
 		struct aw_connect connect;
 		struct aw_change change;
+		struct aw_mounting mounting;
 	};
 	char room[AW_DATA_MAX];
 };
@@ -41,6 +42,8 @@ struct aw_record {
 #define AW_CHANGE 4
 #define AW_OPEN 8
 #define AW_CONNECT 16
+#define AW_MOUNT 32
+#define AW_RULE_KINDS 6
 
 /* Words that are always known, as bits. Those of a file and those of a program share some. */
 #define AW_WORD_READ 0x000001
@@ -57,6 +60,11 @@ struct aw_record {
 #define AW_WORD_XATTR 0x000800
 #define AW_WORD_MKDIR 0x001000
 #define AW_WORD_RMDIR 0x002000
+#define AW_WORD_MOUNT 0x004000
+#define AW_WORD_MOVE 0x008000
+#define AW_WORD_REMOUNT 0x010000
+#define AW_WORD_UMOUNT 0x020000
+#define AW_WORD_USERNS 0x040000
 #define AW_WORD_STDIN 0x000020 /* and the four above it, by AW_STDIN_* */
 #define AW_WORD_ANONYMOUS 0x000400
 #define AW_WORD_NAMED 0x000800
@@ -103,7 +111,7 @@ struct aw_answered {
 
 /* Which lists are considered. */
 #define AW_LISTS_EXEC 0
-#define AW_LISTS_OPEN 1
+#define AW_LISTS_OPEN 1 /* and mounts */
 #define AW_LISTS_CONNECT 2
 
 struct aw_question {
@@ -167,7 +175,7 @@ struct aw_machine {
 	u32 verdict, kinds, carved, through;
 	u32 best, looked, look, defaults;
 	u64 agents;
-	u64 allowed[5]; /* agents, by kind */
+	u64 allowed[AW_RULE_KINDS]; /* agents, by kind */
 };
 
 /* What an LSM hook leaves for the end of the call it was in. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * open, connect and changes, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
+ * open, connect, changes and mounts, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
  * the registers, what the kernel read from the caller's memory is still mapped, the result and the
  * kernel's own objects are known, and calls through the 32-bit entry come by too. It costs calls that
  * are none of ours a few ns more than per-call tracepoints would, and needs no tracefs
@@ -356,6 +356,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	}
 	if (call.kind == CALL_CONNECT)
 		connect_end(task, &subject, &call);
+	else if (call.kind >= CALL_MOUNT)
+		mount_end(task, &subject, &call);
 	else if (call.kind >= CALL_RENAME)
 		change_end(task, &subject, &call);
 	else if (call.kind != CALL_EXECVE && call.kind != CALL_EXECVEAT)

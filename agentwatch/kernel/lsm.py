@@ -44,6 +44,12 @@ HOOKS = (
     "lsm_unix_stream_connect",
     "lsm_unix_may_send",
     "lsm_socket_create",
+    "lsm_sb_mount",
+    "lsm_move_mount",
+    "lsm_sb_pivotroot",
+    "lsm_sb_remount",
+    "lsm_sb_umount",
+    "lsm_userns_create",
 )
 """Programs, each of the hook behind its prefix."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentwatch.events import Change, Event, Exec
+from agentwatch.events import Change, Event, Exec, Mount
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.deciding import Asking
 from agentwatch.policy.image import DENY, KILL, LOOK, Decision, Image
-from agentwatch.policy.readers import kinds_of, views
+from agentwatch.policy.readers import by_other_name, kinds_of, views
 from agentwatch.policy.subjects import ARGS, Subject, subject_of
 
 _MOVES = frozenset({"rename", "link"})
@@ -39,17 +39,18 @@ def answer(
     compiled: Compiled, image: Image, event: Event, actor: Actor, host: levels.Host
 ) -> Answer | None:
     """What becomes of an event; None of one that the kernel does not see."""
-    seen = views(event)
+    seen = tuple(one for one in views(event) if not by_other_name(one))  # decide asks about those
     subjects = [
         subject_of(one, actor, compiled.agents, image.predicates_for(actor)) for one in seen
     ]
     known = [one for one in subjects if one is not None]
     if len(known) < len(seen):
         return None
-    if levels.is_hooked(host, kinds_of(event), event.op if isinstance(event, Change) else ""):
+    op = event.op if isinstance(event, Change | Mount) else ""
+    if levels.is_hooked(host, kinds_of(event), op):
         return _by_hook(image, event, known)
     found = _strictest([image.decide(one) for one in known])
-    if isinstance(event, Change) and found.verdict:  # which the probes only tell of
+    if op and found.verdict:  # by the probes, which judge none of these
         return Answer(Decision(LOOK, found.rule, found.crowded))
     return Answer(found, found.verdict == DENY)
 

@@ -30,6 +30,7 @@ from agentwatch.policy.subjects import (
     FILE,
     IN_PROJECT,
     KINDS,
+    LISTS,
     OF_NONE,
     OPENING,
     PORT,
@@ -121,7 +122,7 @@ class Decider:
 
     def decide(self) -> Decision:
         kinds, words = self.subject.kinds, self.words
-        sort = 0 if kinds & EXEC else 1 if kinds & OPENING else 2
+        sort = next(place for place, sorts in enumerate(LISTS) if kinds & sorts)
         self._consider_list(words[H_BASE_EXEC + sort], False)
         for offset in self.found.kept or ():
             self._consider_list(offset, True)

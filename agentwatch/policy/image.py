@@ -65,6 +65,7 @@ from agentwatch.policy.subjects import (
     EXE,
     EXEC,
     FILE,
+    MOUNT,
     OPENING,
     PORT,
     UNIX,
@@ -231,7 +232,7 @@ class Image:
                 (EXE, subject.path),
                 (CWD, subject.cwd),
             )
-        elif subject.kinds & OPENING:
+        elif subject.kinds & (OPENING | MOUNT):
             asked = ((FILE, subject.path),)
         else:
             asked = ((ADDR, subject.addr), (PORT, subject.port), (UNIX, subject.unix))

@@ -112,6 +112,16 @@ _HOOKS = {
     "exec": frozenset({"lsm_bprm_check_security", "lsm_mmap_file", "lsm_file_mprotect"}),
     "read": _OPENING,
     "open": _OPENING,
+    "mount": frozenset(
+        {
+            "lsm_sb_mount",
+            "lsm_move_mount",
+            "lsm_sb_pivotroot",
+            "lsm_sb_remount",
+            "lsm_sb_umount",
+            "lsm_userns_create",
+        }
+    ),
     "connect": frozenset(
         {
             "lsm_socket_connect",
@@ -140,22 +150,38 @@ _OF_OP = {
 }
 """The same, by `op` of a change."""
 
+_OF_MOUNT = {
+    "mount": frozenset({"lsm_sb_mount", "lsm_move_mount"}),
+    "move": frozenset({"lsm_sb_mount", "lsm_move_mount", "lsm_sb_pivotroot"}),
+    "remount": frozenset({"lsm_sb_mount", "lsm_sb_remount"}),
+    "umount": frozenset({"lsm_sb_umount"}),
+    "userns": frozenset({"lsm_userns_create"}),
+}
+"""The same, by `op` of a mount."""
+
 _TOO_EARLY = frozenset({"args", "argv", "argc"})
 """What is not known of an exec before the new program is in place."""
 
 
 def _hooks(rule: Rule, kind: str) -> frozenset[str]:
     """The hooks that refuse what a rule denies of a kind."""
-    if kind != "change":
+    if kind not in ("change", "mount"):
         return _HOOKS.get(kind, frozenset())
-    asked = [set(one.values) for one in rule.match.conditions if one.field == "op"]
-    ops = set.intersection(*asked) if asked else set(_OF_OP)
-    return frozenset().union(*(_OF_OP[op] for op in ops))
+    hooks = _OF_OP if kind == "change" else _OF_MOUNT
+    return frozenset().union(*(hooks[op] for op in _ops(rule.match) & hooks.keys()))
+
+
+def _ops(match: Match) -> frozenset[str]:
+    """The operations that can fulfil a match, of whatever kind."""
+    asked = [set(one.values) for one in match.conditions if one.field == "op"]
+    return frozenset(set.intersection(*asked) if asked else (*_OF_OP, *_OF_MOUNT))
 
 
 def is_hooked(host: Host, kinds: Sequence[str], op: str = "") -> bool:
-    """Whether LSM hooks are asked about an event. op: of a change that is no opening."""
-    needed = _OF_OP[op] - _OPENING if op else frozenset[str]().union(*map(_hooks_of, kinds))
+    """Whether LSM hooks are asked about an event. op: of a mount, or of what is no opening."""
+    needed = frozenset[str]().union(*map(_hooks_of, kinds))
+    if op:
+        needed = (_OF_OP | _OF_MOUNT)[op] - _OPENING
     return bool(needed) and needed <= host.lsm
 
 
@@ -242,6 +268,10 @@ _KERNEL = {
         "The kernel kills the process at the end of the call that opens the file; what was opened "
         "for writing may have been created or emptied by then",
     ),
+    "mount": (
+        "kills-after",
+        "The engine kills the process milliseconds after the call, by the names it was given",
+    ),
     "connect": (
         "kills-after",
         "The kernel kills the process in the call that connects, before it can send anything; "
@@ -255,6 +285,7 @@ REFUSED = {
     "read": "The kernel refuses the open with EPERM",
     "open": "The kernel refuses the open with EPERM",
     "change": "The kernel refuses the call with EPERM: nothing is changed",
+    "mount": "The kernel refuses the call with EPERM: nothing is mounted",
     "connect": "The kernel refuses the connection with EPERM before anything is sent",
 }
 _BY_ARGUMENTS = (
@@ -267,6 +298,7 @@ _AFTER = (
 _CHANGES_TOO = (
     "; for what is no opening (rename, delete and the like) the engine kills it milliseconds after"
 )
+_UNASKED = "; about mount_setattr, a `remount`, it asks nobody: the engine "
 REFUSED_TOO = "; TCP and UDP it refuses before anything is sent, which is `prevents`"
 _OTHERS_TOO = "; that is so of TCP and UDP, and who connects by another protocol is "
 _REFUSED = frozenset({"tcp", "udp"})  # what cgroup programs are asked about
@@ -345,6 +377,8 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     kills = rule.action == "kill" or without_hook != "alert"
     if _hooked(rule, kind, host):
         ends = ", and kills the process" if rule.action == "kill" else ""
+        if kind == "mount" and "remount" in _ops(rule.match):
+            ends += _UNASKED + ("kills for it" if kills else "records it") + " milliseconds after"
         return Level("prevents", reason=REFUSED[kind] + ends)
     if kind == "connect" and host.cgroup and _is_refused(rule.match):
         ends = ", and kills the process" if rule.action == "kill" else ""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from agentwatch.events import Change, Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.index import Value
-from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, NamedConnect, Ptrace, Signal
 
 Values: TypeAlias = tuple[Value, ...]
 Reader: TypeAlias = Callable[[Event, Actor], Values | None]
@@ -74,6 +74,8 @@ def kinds_of(event: Event) -> tuple[str, ...]:
         return ("exec",) if event.result == 0 else ()
     if isinstance(event, Change):
         return ("change",) if event.result >= 0 and not event.anonymous else ()
+    if isinstance(event, Mount):
+        return ("mount",) if event.result >= 0 else ()
     if type(event) in _ONE_KIND:
         return _ONE_KIND[type(event)]
     if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
@@ -90,12 +92,21 @@ _OPEN_KINDS = {
 }
 _ONE_KIND: Mapping[type[Event], tuple[str, ...]] = {
     Listen: ("listen",),
-    Mount: ("mount",),
     Ptrace: ("ptrace",),
     Signal: ("signal",),
 }
-KIND_SETS = (("exec",), ("connect",), ("change",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
+KIND_SETS = (
+    ("exec",),
+    ("connect",),
+    ("change",),
+    ("mount",),
+    *_OPEN_KINDS.values(),
+    *_ONE_KIND.values(),
+)
 """Every answer of kinds_of but ()."""
+
+
+_Named = Exec | Open | Change | Mount | Connect
 
 
 def views(event: Event) -> tuple[Event, ...]:
@@ -104,9 +115,9 @@ def views(event: Event) -> tuple[Event, ...]:
     So a rule on either name finds it, and what loosens must cover both. A file with other names
     than its canonical one is judged under those as well, and by them nothing is loosened.
     """
-    if by_other_name(event) or not isinstance(event, Exec | Open | Change | Connect):
+    if by_other_name(event) or not isinstance(event, _Named):
         return (event,)
-    ones: tuple[Exec | Open | Change | Connect, ...] = (event,)
+    ones: tuple[_Named, ...] = (event,)
     if isinstance(event, Change):
         other = event.new_path not in ("", event.path) or "new_path" in event.unresolved
         ones = (event, _second(event)) if other else (event,)
@@ -117,12 +128,12 @@ def by_other_name(event: Event) -> bool:
     """Whether `views` gave the event another name than the canonical one."""
     if isinstance(event, Connect):
         return bool(event.view) and event.view == event.unix
-    if not isinstance(event, Exec | Open | Change):
+    if not isinstance(event, Exec | Open | Change | Mount):
         return False
     return bool(event.view) and event.view == event.path
 
 
-def _by_others(event: Exec | Open | Change | Connect) -> Iterator[Event]:
+def _by_others(event: _Named) -> Iterator[Event]:
     if isinstance(event, Connect):
         yield from (replace(event, unix=name, view=name) for name in event.others)
     elif "path" not in event.unresolved:
@@ -193,7 +204,7 @@ def _access(event: Event, actor: Actor) -> Values | None:
 
 
 def _op(event: Event, actor: Actor) -> Values | None:
-    if isinstance(event, Change):
+    if isinstance(event, Change | Mount):
         return (event.op,)
     if not isinstance(event, Open):
         return ()
@@ -251,7 +262,13 @@ def _signal(event: Event, actor: Actor) -> Values | None:
 
 def _mounted(word: Callable[[Mount], str]) -> Reader:
     """A field of a mount; there may be none."""
-    return lambda event, actor: (word(event),) if isinstance(event, Mount) and word(event) else ()
+
+    def read(event: Event, actor: Actor) -> Values | None:
+        if "source" in event.unresolved:
+            return None
+        return (word(event),) if isinstance(event, Mount) and word(event) else ()
+
+    return read
 
 
 def _chosen(event: Event, actor: Actor) -> Values | None:
@@ -371,7 +388,7 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
         "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix), of_file=True),
         "peer": FieldType(patterns.WORD, _peer),
         "new_path": FieldType(patterns.PATH, _new_path),
-        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source)),
+        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source), _chosen),
         "fstype": FieldType(patterns.WORD, _mounted(lambda event: event.fstype)),
         "target.exe": FieldType(patterns.PATH, _target),
         "signal": FieldType(patterns.WORD, _signal),

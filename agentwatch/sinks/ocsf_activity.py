@@ -13,6 +13,7 @@ from agentwatch.events import (
     Exec,
     Exit,
     Fork,
+    Mount,
     Open,
     ProcessKey,
     error_name,
@@ -45,6 +46,9 @@ def shape(
     if isinstance(event, Change):
         activity_id, name = _ACTIVITIES.get(event.op, (99, event.op))
         return 1001, activity_id, name, _change(event), event.result
+    if isinstance(event, Mount):
+        activity_id, name = _MOUNTS.get(event.op, (99, event.op))
+        return 1001, activity_id, name, _mount(event), event.result
     if isinstance(event, Connect):
         activity_id, name = _outcome(event.result)
         return 4001, activity_id, name, _connect(event), event.result
@@ -145,10 +149,29 @@ def _change(event: Change) -> Object:
     return found
 
 
+_MOUNTS = {"mount": (12, "Mount"), "move": (12, "Mount"), "umount": (13, "Unmount")}
+"""By operation; `unmapped` has which it was."""
+
+
+def _mount(event: Mount) -> Object:
+    """file: the mount point; of a user namespace there is none, and its name is the operation."""
+    path = event.path or event.asked or event.op
+    extra: Object = {
+        "kind": "mount",
+        "op": event.op,
+        "asked": event.asked,
+        "flags": event.flags,
+        "result": event.result,
+    }
+    extra |= {name: getattr(event, name) for name in ("source", "fstype") if getattr(event, name)}
+    extra |= _others(event)
+    return {"file": _file(path, 0 if event.op == "userns" else 2), "_extra": extra}
+
+
 _OTHERS = ("view", "known", "written", "new_view", "new_known", "new_written")
 
 
-def _others(event: Exec | Open | Change | Connect) -> Object:
+def _others(event: Exec | Open | Change | Mount | Connect) -> Object:
     """The file's other names, where it has them: as the task saw it, as rules found it, and as it
     was written where a link was followed.
     """

@@ -15,7 +15,7 @@ from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import ArrayMap, Object
 from agentwatch.policy.deciding import AT_THE_END, Asking, unread_of
 from agentwatch.policy.image import Decision
-from agentwatch.policy.subjects import EXEC, FILE, OPENING, UNIX, Subject
+from agentwatch.policy.subjects import EXEC, FILE, MOUNT, OPENING, UNIX, Subject
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_suffix(".bpf.c")
@@ -167,7 +167,7 @@ class KernelWalker:
         ask.known = subject.predicates is not None
         for place in range(3):
             ask.predicates[place] = (subject.predicates or 0) >> 64 * place & (1 << 64) - 1
-        exec_, opening = bool(subject.kinds & EXEC), bool(subject.kinds & OPENING)
+        exec_, opening = bool(subject.kinds & EXEC), bool(subject.kinds & (OPENING | MOUNT))
         ask.lists = 0 if exec_ else 1 if opening else 2
         ask.unread = unread_of(subject)
         ask.args_size = ask.name_len = ask.cwd_len = 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentwatch.events import Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Connect, Event, Exec, Mount, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.globs import ANY_COMPONENTS, ARGV, PATH, WORD, Atom, rows
@@ -36,11 +36,13 @@ HOMES = (
 )
 KINDS = (
     ("exec",), ("exec",), ("read",), ("change",), ("open",), ("read", "change"), ("connect",),
+    ("mount",),
 )  # fmt: skip
 FIELDS = {
     "exec": ("path", "args", "cwd", "stdin", "anonymous"),
     "open": ("path", "access", "op"),
     "connect": ("addr", "port", "unix", "proto", "family"),
+    "mount": ("path", "op"),
 }
 EVERY = ("process.exe", "process.args", "process.cwd", "agent")
 SUPPORTED = frozenset(sum(FIELDS.values(), EVERY))
@@ -48,7 +50,7 @@ WORDS = {
     "stdin": ("tty", "pipe", "socket", "file", "null"),
     "anonymous": ("true", "false"),
     "access": ("read", "write"),
-    "op": ("open", "create", "truncate"),
+    "op": ("open", "create", "truncate", "mount", "umount", "userns"),
     "proto": ("tcp", "udp", "unix", "icmp", "icmpv6", "sctp"),
     "family": ("inet", "inet6", "unix", "netlink", "packet", "vsock"),
     "agent": (*AGENTS, "gamma"),
@@ -115,7 +117,7 @@ class Generator:
         rules = [self._rule(i, rng.choice(kinds)) for i in range(rng.randint(1, most))]
         defaults = tuple(
             Default(rng.choice((*AGENTS, "all")), kind, rng.choice(("alert", "deny", "kill")), HERE)
-            for kind in ("exec", "read", "change", "open", "connect")
+            for kind in ("exec", "read", "change", "open", "connect", "mount")
             if rng.random() < 0.08
         )
         return Ruleset(tuple(rules), agents, defaults, homes=homes)
@@ -143,7 +145,8 @@ class Generator:
 
     def _match(self, sort: str, most: int) -> Match:
         rng = self.rng
-        first = {"exec": ("path", "args"), "open": ("path",), "connect": ("addr", "port", "unix")}
+        first = {"exec": ("path", "args"), "open": ("path",), "mount": ("path",)}
+        first["connect"] = ("addr", "port", "unix")
         fields = [rng.choice(first[sort]) if rng.random() < 0.85 else rng.choice(FIELDS[sort])]
         for _ in range(rng.randint(0, most - 1)):
             more = rng.choice((*FIELDS[sort], *EVERY))
@@ -511,9 +514,11 @@ class Generator:
 
     def _event(self, sort: str, on: Sequence[str], wanted: dict[str, object]) -> Event:
         make = {"exec": self._exec, "open": self._open, "connect": self._connect}
+        make["mount"] = self._mount
         event = make[sort](on, wanted)
         if self.rng.random() < 0.06:
-            names = {"exec": ("path", "argv", "cwd"), "open": ("path",), "connect": ("address",)}
+            names = {"exec": ("path", "argv", "cwd"), "open": ("path",), "mount": ("path",)}
+            names["connect"] = ("address",)
             event = replace(event, unresolved=frozenset({self.rng.choice(names[sort])}))
         return event
 
@@ -562,6 +567,14 @@ class Generator:
             known=known,
         )
 
+    def _mount(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
+        op = self._word_for(wanted, "op")
+        path = self._text_for(wanted, "path") or "/"
+        if self.rng.random() < 0.05:
+            path = "[0:77]" + path
+        path = "" if op == "userns" else path
+        return Mount(time=1, process=PROCESS, session=SESSION, op=op, path=path)
+
     def _connect(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
         rng = self.rng
         unix = "unix" in wanted or (not wanted and rng.random() < 0.3)
@@ -600,7 +613,7 @@ class Generator:
 
 
 def _sort(kind: str) -> str:
-    return kind if kind in ("exec", "connect") else "open"
+    return kind if kind in ("exec", "connect", "mount") else "open"
 
 
 def _escaped(text: str) -> str:
@@ -612,7 +625,9 @@ def _is_supported(rule: Rule) -> bool:
     conditions = [one for match in matches for one in match.conditions]
     kinds = set(rule.on)
     return (
-        (kinds <= {"exec"} or kinds <= {"read", "change", "open"} or kinds <= {"connect"})
+        any(
+            kinds <= sort for sort in ({"exec"}, {"read", "change", "open"}, {"connect"}, {"mount"})
+        )
         and rule.count is None
         and all(one.field in SUPPORTED and "re" not in one.modifiers for one in conditions)
     )

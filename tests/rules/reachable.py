@@ -245,7 +245,7 @@ class Reachable(Reference):
             rule
             for rule in self.rules
             if rule.action != "allow"
-            and "connect" not in rule.on
+            and {"connect", "mount"}.isdisjoint(rule.on)
             and any(one.field == "path" for one in rule.match.conditions)
             and self._may_hold(rule.match.conditions, event, actor)
             and not any(

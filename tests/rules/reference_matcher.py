@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy.globs import ANY_COMPONENTS, ARGV, PATH, WORD, Atom, Component, rows
 from agentwatch.rules.model import ACTIONS, SEVERITIES, Condition, Default, Match, Rule, Ruleset
@@ -268,6 +268,10 @@ def read(field: str, event: Event, actor: Actor, agent: str, name: str | None = 
         return _of_exec(field, event)
     if isinstance(event, Open):
         return _of_open(field, event)
+    if isinstance(event, Mount):
+        if field == "op":
+            return Read((_bytes(event.op),))
+        return _one(event, ("path",), _bytes(event.path))
     assert isinstance(event, Connect)
     return _of_connect(field, event)
 

@@ -21,7 +21,10 @@ class Held:
 
 
 def held(pid: int, name: str) -> Held:
-    """Of the program of a name, as far as the kernel keeps it: 15 characters. Needs root."""
+    """Of the program of a name, as far as the kernel keeps it: 15 characters. Needs root.
+
+    Where it was loaded more than once, of the last.
+    """
     programs, links = {}, {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         lines: list[str] = []
@@ -29,9 +32,10 @@ def held(pid: int, name: str) -> Held:
             lines = path.read_text().splitlines()
         told = dict(line.split(":", 1) for line in lines if ":" in line)
         if "prog_id" in told and _name(int(told["prog_id"])) == name[:15]:
-            (links if "link_id" in told else programs)[int(path.name)] = told
-    ((program, _),), ((link, told),) = programs.items(), links.items()
-    return Held(program, link, int(told["link_id"]))
+            which = links if "link_id" in told else programs
+            which[int(told["prog_id"])] = int(path.name), int(told.get("link_id", 0))
+    last = max(links)
+    return Held(programs[last][0], *links[last])
 
 
 def detach(link: int) -> None:

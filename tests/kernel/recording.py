@@ -26,7 +26,7 @@ from agentwatch.kernel.links import LOOKED_UP, Links
 from agentwatch.kernel.probes import Probes
 from agentwatch.mounts import Mounts
 
-PATIENCE = 30  # s that a witness may take
+PATIENCE = 120.0  # s; an emulated machine under load needs most of it
 QUIET = 0.1  # s without a record: there will be none
 RAISED = 99  # exit code of a witness whose act raised; what it was is on standard error
 

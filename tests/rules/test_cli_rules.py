@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -368,18 +367,6 @@ def test_list_in_json_has_what_is_promised(good: str) -> None:
     }
     assert reason.endswith(".")
     assert (second["on"], second["level"]) == (["read", "change"], "detects")
-
-
-def test_list_says_what_it_cannot_know_without_root(
-    good: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Levels are those of a kernel without BPF LSM then; a program that reads JSON is not told."""
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    said = "Without root no hook can be tried"
-    assert said in agentwatch("list", good).stderr
-    assert said not in agentwatch("list", "-o", "json", good).stderr
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert said not in agentwatch("list", good).stderr
 
 
 def test_list_in_observe_mode_claims_less(good: str) -> None:

@@ -101,10 +101,16 @@ def by_bind_over_an_allowed_name(place: Path) -> str:
     return f"{place}/allowed/harmless"
 
 
+def mount_tree(tree: int, onto: Path) -> None:
+    """Mounts what open_tree gave. Raises OSError."""
+    name = bytes(onto) + b"\0"
+    if call(MOVE_MOUNT, tree, b"\0", AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH):
+        raise OSError(ctypes.get_errno(), "move_mount")
+
+
 def by_moved_tree(place: Path) -> str:
     tree = call(OPEN_TREE, AT_FDCWD, bytes(place / "denied") + b"\0", OPEN_TREE_CLONE)
-    own = bytes(place / "own") + b"\0"
-    assert call(MOVE_MOUNT, tree, b"\0", AT_FDCWD, own, MOVE_MOUNT_F_EMPTY_PATH) == 0
+    mount_tree(tree, place / "own")
     return f"{place}/own/key"
 
 
@@ -137,8 +143,7 @@ def by_rename_of_the_view(place: Path) -> str:
     tree = call(OPEN_TREE, AT_FDCWD, bytes(place / "denied") + b"\0", OPEN_TREE_CLONE)
     mount(b"tmpfs", place)
     (place / "mine").mkdir()
-    mine = bytes(place / "mine") + b"\0"
-    assert call(MOVE_MOUNT, tree, b"\0", AT_FDCWD, mine, MOVE_MOUNT_F_EMPTY_PATH) == 0
+    mount_tree(tree, place / "mine")
     return f"{place}/mine/key"
 
 

@@ -87,7 +87,7 @@ def run(boot: Boot, options: list[str], prefix: str) -> Outcome:
         [str(REPOSITORY / "tests" / "vm" / "boot"), boot.kernel, command(boot, options)],
         lambda line: write(prefix + line),
         cwd=REPOSITORY,
-        env={"TIMEOUT": "900"} | os.environ | settings,
+        env={"TIMEOUT": "1800"} | os.environ | settings,
     )
 
 

@@ -224,3 +224,13 @@ static __always_inline void scratch_delete(struct task_struct *task)
 	bpf_task_storage_delete(&records, task);
 	bpf_task_storage_delete(&walks, task);
 }
+
+static __always_inline struct aw_walk *walk_of_current(void)
+{
+	return bpf_task_storage_get(&walks, bpf_get_current_task_btf(), 0, 0);
+}
+
+static __always_inline bool literal_known(const struct aw_walk *walk)
+{
+	return bpf_map_lookup_elem(&literals, walk->literal);
+}

@@ -5,7 +5,7 @@
  * tag is a process's, by tgid: there is no task storage. Memory is per CPU: tracing programs are not
  * preempted on such kernels. See docs/decisions/0014-bcc-loader.md.
  *
- * Given on the command line: RENAME_LOCK (its address or 0), OBSERVER (our own tgid), ACTIVITY_PAGES,
+ * Given on the command line: AGENTWATCH_ABI, RENAME_LOCK (its address or 0), OBSERVER (our own tgid), ACTIVITY_PAGES,
  * LIFECYCLE_PAGES. bcc rewrites what looks like a method of a map, in this file and never in a macro.
  */
 #include <linux/binfmts.h>
@@ -20,6 +20,8 @@
 #include <net/af_unix.h>
 #include <net/sock.h>
 #include "agentwatch.h"
+
+_Static_assert(AW_ABI == AGENTWATCH_ABI, "this agentwatch has the headers of another one");
 
 /* What the files for both loaders call as libbpf has it. */
 #define AW_BCC
@@ -91,7 +93,7 @@ BPF_PERCPU_ARRAY(counters, struct aw_counters, 1);
 BPF_PERCPU_ARRAY(records, struct aw_record, 1);
 BPF_PERCPU_ARRAY(walks, struct aw_walk, 1);
 BPF_F_TABLE("array", u32, struct aw_control, control, 1, BPF_F_MMAPABLE);
-BPF_ARRAY(told, struct aw_process, 1); /* of the process that the observer has asked about last */
+BPF_TABLE("lru_hash", u32, struct aw_process, told, 1024); /* what the observer has asked for */
 
 struct aw_subject {
 	struct aw_tag *tag;
@@ -775,7 +777,7 @@ static u32 call_of(u32 nr, bool compat)
 
 /*
  * The observer holds a pidfd and so asks for a process as only the kernel knows it: by the nanosecond
- * that it began. Told in `told`; tgid 0: there is none, or its last thread is gone.
+ * that it began. Told in `told`, unless its last thread is gone.
  */
 static void observe(struct task_struct *observer, u32 fd)
 {
@@ -785,30 +787,33 @@ static void observe(struct task_struct *observer, u32 fd)
 	struct aw_subject subject;
 	struct hlist_node *node;
 	struct pid *pid;
-	u32 zero = 0;
+	u32 asked;
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
 	pid = BPF_CORE_READ(file, f_inode, i_private);
 #else
 	pid = BPF_CORE_READ(file, private_data);
 #endif
+	asked = BPF_CORE_READ(pid, numbers[0].nr);
 	node = BPF_CORE_READ(pid, tasks[PIDTYPE_TGID].first);
 	task = (void *)node - offsetof(struct task_struct, pid_links[PIDTYPE_TGID]);
-	if (node && BPF_CORE_READ(task, signal, live.counter)) {
-		process.tgid = BPF_CORE_READ(task, tgid);
-		process.start = BPF_CORE_READ(task, start_boottime);
-		parent = BPF_CORE_READ(task, real_parent);
-		process.parent_tgid = BPF_CORE_READ(parent, tgid);
-		process.parent_start = BPF_CORE_READ(parent, group_leader, start_boottime);
-		process.group = BPF_CORE_READ(task, signal, pids[PIDTYPE_PGID], numbers[0].nr);
-		process.terminal = BPF_CORE_READ(task, signal, pids[PIDTYPE_SID], numbers[0].nr);
-		if (tagged(process.tgid, &subject)) {
-			process.session_start = subject.tag->session.start;
-			process.session_tgid = subject.tag->session.tgid;
-			process.state = subject.session->state;
-		}
+	if (!node || !BPF_CORE_READ(task, signal, live.counter)) {
+		told.delete(&asked);
+		return;
 	}
-	told.update(&zero, &process);
+	process.tgid = BPF_CORE_READ(task, tgid);
+	process.start = BPF_CORE_READ(task, start_boottime);
+	parent = BPF_CORE_READ(task, real_parent);
+	process.parent_tgid = BPF_CORE_READ(parent, tgid);
+	process.parent_start = BPF_CORE_READ(parent, group_leader, start_boottime);
+	process.group = BPF_CORE_READ(task, signal, pids[PIDTYPE_PGID], numbers[0].nr);
+	process.terminal = BPF_CORE_READ(task, signal, pids[PIDTYPE_SID], numbers[0].nr);
+	if (tagged(process.tgid, &subject)) {
+		process.session_start = subject.tag->session.start;
+		process.session_tgid = subject.tag->session.tgid;
+		process.state = subject.session->state;
+	}
+	told.update(&asked, &process);
 }
 
 /* Whatever of a session that is frozen or ends runs is stopped or killed as it leaves the kernel. */
@@ -896,14 +901,13 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (word->doomed && doomed.lookup(&tgid))
 		bpf_send_signal(SIGKILL);
-	if (!tagged(tgid, &subject)) {
-		if (tgid != OBSERVER)
-			return 0;
+	if (tgid == OBSERVER) {
 		bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0]);
 		if (regs.orig_ax == CALL_PIDFD_OPEN && (s64)ctx->args[1] >= 0)
 			observe(scene.task, ctx->args[1]);
-		return 0;
 	}
+	if (!tagged(tgid, &subject))
+		return 0;
 	if (word->held)
 		hold(&subject);
 	bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0]);

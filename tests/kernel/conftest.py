@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch.kernel import loading
 from agentwatch.kernel.probes import Probes
 from tests.kernel.building import build
 from tests.kernel.law import Law
@@ -36,8 +37,8 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def probes() -> Iterator[Probes]:
-    """Loaded and attached."""
-    loaded = Probes()
+    """Loaded and attached, by the loader for this kernel."""
+    loaded = loading.begin().probes()
     yield loaded
     loaded.close()
 

@@ -540,8 +540,8 @@ static void open_end(const struct scene *scene, const struct aw_subject *subject
 /* connect. */
 
 /* Where a connected unix socket's peer is bound: a file, or an abstract name, put into `user`. */
-static bool unix_peer(struct aw_record *record, struct aw_walk *walk, struct sock *sk, u32 *at,
-		      struct user_address *user, u32 *unix_len)
+static bool peer_put(struct aw_record *record, struct aw_walk *walk, struct sock *sk, u32 *at,
+		     struct user_address *user, u32 *unix_len)
 {
 	struct unix_sock *peer = (struct unix_sock *)BPF_CORE_READ((struct unix_sock *)sk, peer);
 	struct unix_address *address;
@@ -608,7 +608,7 @@ static void connect_end(const struct scene *scene, const struct aw_subject *subj
 		connect->family = family;
 		address_from_socket(connect, sk);
 	}
-	if (begun && family == AF_UNIX && unix_peer(record, walk, sk, &at, user, &unix_len))
+	if (begun && family == AF_UNIX && peer_put(record, walk, sk, &at, user, &unix_len))
 		connect->family = AF_UNIX;
 	connect->asked_len = at > RECORD_MAX - SHORT ? 0
 						     : put_unix(record, at, user->path, unix_len);

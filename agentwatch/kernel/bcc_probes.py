@@ -92,7 +92,7 @@ class BccLoading:
         wrong = next((line for line in lines if "error:" in line), lines[-1] if lines else "")
         if what in PROGRAMS:
             told = f"the kernel refused the probe {what}"
-        elif what == COMPILING:
+        elif what == COMPILING or "error:" in wrong:  # some that fail end with a fault
             told = f"bcc cannot compile the probes for this kernel ({wrong.strip()})"
         else:
             told = f"bcc ended with {self._process.returncode} ({wrong.strip()})"

@@ -89,8 +89,8 @@ def bcc_lacks() -> KernelError | None:
         )
     release = platform.release()
     given = os.environ.get("BCC_KERNEL_SOURCE")
-    place = Path(given) if given else MODULES / release / "build"
-    if KHEADERS.exists() or (place / "include").is_dir():
+    place = Path(given) if given else MODULES / release
+    if KHEADERS.exists() or any((place / name).is_dir() for name in ("include", "build/include")):
         return None
     return KernelError(
         f"the headers of this kernel are missing: {place} has none",

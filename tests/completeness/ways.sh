@@ -9,3 +9,4 @@ for program in opens execs connects; do
 	mkdir "$program.d"
 	(cd "$program.d" && "../$program")
 done
+! rmdir . 2> /dev/null

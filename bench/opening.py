@@ -38,15 +38,17 @@ class Found:
         return f"{middle:6.2f}   {low:.2f} to {high:.2f}"
 
 
-def measure(place: Workplace) -> None:
+ALL = (UNTRACED, AGAIN, TAGGED, JUDGED, BARE, BESIDE)
+
+
+def measure(place: Workplace, names: tuple[str, ...] = ALL, rounds: int = ROUNDS) -> None:
     """Alternating rounds; the order turns."""
-    found = {name: Found() for name in (UNTRACED, AGAIN, TAGGED, JUDGED, BARE, BESIDE)}
-    names = list(found)
-    for number in range(ROUNDS):
+    found = {name: Found() for name in names}
+    for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             _once(place, name, found[name])
-    _report(found)
+    _report(found, rounds)
 
 
 def _once(place: Workplace, name: str, found: Found) -> None:
@@ -68,15 +70,17 @@ def _command(place: Workplace) -> list[str]:
     return [place.program("opens"), str(PASSES), str(place.tree)]
 
 
-def _report(found: dict[str, Found]) -> None:
+def _report(found: dict[str, Found], rounds: int) -> None:
     base = found[UNTRACED]
-    say(f"open+close over 4,096 paths of eight components, {ROUNDS} rounds, medians")
+    say(f"open+close over 4,096 paths of eight components, {rounds} rounds, medians")
     say(f"  {'':36} {'ns':>6}  times   quartiles")
     for name, one in found.items():
         loss = f"   {one.lost:,} of {one.records + one.lost:,} lost" if one.records else ""
         target = f"   at most {TARGET}" if name == TAGGED else ""
         median = statistics.median(one.times)
         say(f"  {name:36} {median:6.0f} {one.against(base)}{target}{loss}")
+    if JUDGED not in found:
+        return
     say(f"  {'shipped pack / no rule on opens':36} {'':6} {found[JUDGED].against(found[TAGGED])}")
     say(f"  {'agentwatch attached / bare probe':36} {'':6} {found[BESIDE].against(found[BARE])}")
 

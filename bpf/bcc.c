@@ -48,9 +48,12 @@ _Static_assert(AW_ABI == AGENTWATCH_ABI, "this agentwatch has the headers of ano
 #define TURNS_walk_on 192   /* components of a name, all over again where a rename disturbs */
 #define TURNS_scan_byte 256 /* bytes of an exec's names */
 #define bpf_loop(turns, step, context, flags)                                                      \
-	_Pragma("clang loop unroll(disable)") for (u32 turn_ = 0; turn_ < TURNS_##step;            \
-						   turn_++) if (step(turn_, context)) break
-
+	_Pragma("clang loop unroll(disable)") for (u32 turn_ = 0; turn_ < TURNS_##step; turn_++)   \
+	{                                                                                          \
+		asm volatile("" : : "r"(context) : "memory");                                      \
+		if (step(turn_, context))                                                          \
+			break;                                                                     \
+	}
 #define barrier_var(var) asm volatile("" : "+r"(var))
 
 #define RING_LIFECYCLE 0

@@ -106,7 +106,7 @@ static __always_inline u32 rename_sequence(void)
 	return sequence;
 }
 
-#ifndef AW_BCC /* where one loop is all there is */
+#ifndef AW_BCC	 /* where one loop is all there is */
 #define WALKS 64 /* a rename anywhere on the machine disturbs one, and some rename all the time */
 
 static long walk_again(u32 index, struct walk *walk)

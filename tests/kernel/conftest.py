@@ -6,10 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from agentwatch.kernel import loading
+from agentwatch.kernel import loading, preflight
 from agentwatch.kernel.probes import Probes
 from tests.kernel.building import build
 from tests.kernel.law import Law
@@ -35,7 +36,12 @@ def place() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture(scope="module")
+def _often(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    """Anew for each module, but where a compiler makes them: in a guest that takes a minute."""
+    return "session" if preflight.loader() == "bcc" else "module"
+
+
+@pytest.fixture(scope=_often)
 def probes() -> Iterator[Probes]:
     """Loaded and attached, by the loader for this kernel."""
     loaded = loading.begin().probes()

@@ -115,6 +115,7 @@ wheel: build
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(PYTHON) -m zipfile -l dist/*.whl > build/contents
 	@grep -q '^agentwatch/data/agentwatch\.bpf\.o ' build/contents
+	@grep -q '^agentwatch/data/bpf/bcc\.c ' build/contents
 	@grep -q '^agentwatch/data/rules/.*\.yaml ' build/contents
 	@ls dist/*.whl
 .PHONY: wheel

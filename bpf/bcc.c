@@ -44,7 +44,11 @@ _Static_assert(AW_ABI == AGENTWATCH_ABI, "this agentwatch has the headers of ano
 	PICK(__VA_ARGS__, 0, INTO3, INTO2, INTO1)(to, from, __VA_ARGS__)
 #define bpf_core_field_offset(field) ((u64) & (field)) /* of fields that are compared */
 
-/* bpf_loop: as often as the verifier of an older kernel has patience for, by what is done. */
+/*
+ * bpf_loop: as often as the verifier of an older kernel has patience for, by what is done. What the turns
+ * change is kept in memory: moved from register to register before the next turn, it would have the program
+ * fall through into the loop's head, which those verifiers take for a loop of another kind.
+ */
 #define TURNS_walk_on 192   /* components of a name, all over again where a rename disturbs */
 #define TURNS_scan_byte 256 /* bytes of an exec's names */
 #define bpf_loop(turns, step, context, flags)                                                      \

@@ -20,28 +20,31 @@
 static __always_inline u32 put_name(struct aw_record *record, u32 *at, const struct name *name,
 				    const char *buffer, u32 bit)
 {
-	u64 len = PINNED(name->len), off = PINNED(*at);
+	u64 len = PINNED(name->len), off = PINNED(*at), skipped;
 	char *to = (char *)record;
 
 	if (name->failed)
 		record->header.unresolved |= bit;
-	if (!len || len > AW_PATH_MAX)
+	if (len > AW_PATH_MAX)
 		return 0;
-	buffer += AW_PATH_MAX - len;
+	len = PINNED(len); /* or both bounds become one, which older verifiers do not see through */
+	if (!len)
+		return 0;
+	skipped = PINNED((AW_PATH_MAX - len) & (AW_PATH_MAX - 1));
 	if (off <= RECORD_MAX - AW_PATH_MAX) {
-		bpf_probe_read_kernel(to + PINNED(off), len, buffer);
+		bpf_probe_read_kernel(to + PINNED(off), len, buffer + skipped);
 	} else {
 		/* Of a name that is cut, its beginning is missing: the end tells most. */
 		if (len > SHORT) {
 			record->header.unresolved |= bit;
-			buffer += len - SHORT;
+			skipped = AW_PATH_MAX - SHORT;
 			len = SHORT;
 		}
 		if (off > RECORD_MAX - SHORT) {
 			record->header.unresolved |= bit;
 			return 0;
 		}
-		bpf_probe_read_kernel(to + PINNED(off), len, buffer);
+		bpf_probe_read_kernel(to + PINNED(off), len, buffer + skipped);
 	}
 	*at += len;
 	return len;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,4 +73,4 @@ def begin(stack: ExitStack, path: Path | None, loader: str = "") -> Begun:
     if found != host:
         host = found
         admitted = admitted_here()  # there are rules that insist on being prevented
-    return Begun(settings, host, admitted, seconds, probes)
+    return Begun(settings, replace(host, lossy=probes.lossy), admitted, seconds, probes)

@@ -11,6 +11,7 @@
 #include <linux/binfmts.h>
 #include <linux/fdtable.h>
 #include <linux/fs.h>
+#include <linux/fs_context.h>
 #include <linux/fs_struct.h>
 #include <linux/mount.h>
 #include <linux/net.h>
@@ -19,6 +20,7 @@
 #include <linux/version.h>
 #include <net/af_unix.h>
 #include <net/sock.h>
+#include <uapi/linux/mount.h>
 #include "agentwatch.h"
 
 _Static_assert(AW_ABI == AGENTWATCH_ABI, "this agentwatch has the headers of another one");
@@ -58,7 +60,12 @@ _Static_assert(AW_ABI == AGENTWATCH_ABI, "this agentwatch has the headers of ano
 		if (step(turn_, context))                                                          \
 			break;                                                                     \
 	}
+#define bpf_get_current_task_btf() ((struct task_struct *)bpf_get_current_task())
 #define barrier_var(var) asm volatile("" : "+r"(var))
+
+#ifndef MS_PROPAGATION
+#define MS_PROPAGATION (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE)
+#endif
 
 #define RING_LIFECYCLE 0
 #define RING_ACTIVITY 1
@@ -76,6 +83,7 @@ struct aw_record {
 		struct aw_open open;
 		struct aw_connect connect;
 		struct aw_change change;
+		struct aw_mounting mounting;
 	};
 	char room[AW_DATA_MAX];
 };
@@ -86,7 +94,7 @@ struct aw_walk {
 	u32 size; /* of the path component that `literal` begins with */
 	u32 off;  /* where in `path` the name begins */
 	u32 disturbed, spare;
-	char address[136]; /* of a connect, as the caller wrote it */
+	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
 };
 
 /* All allocated at once: tracing programs must not allocate on these kernels. */
@@ -130,6 +138,7 @@ static void walk_up(struct walk *walk, struct dentry *dentry, struct aw_walk *in
 #include "call.bpf.c"
 #include "fill.bpf.c"
 #include "identity.bpf.c"
+#include "mounting.bpf.c"
 #pragma clang attribute pop
 
 static long walk_on(u32 turn, struct walk *walk)
@@ -139,7 +148,7 @@ static long walk_on(u32 turn, struct walk *walk)
 
 	if (!walk_step(turn, walk))
 		return 0;
-	into->spare = rename_sequence();
+	into->spare = sequence_of(rename_lock_at);
 	into->disturbed = before & 1 || before != into->spare;
 	if (!into->disturbed)
 		return 1;
@@ -156,7 +165,7 @@ static void walk_up(struct walk *walk, struct dentry *dentry, struct aw_walk *in
 	walk->into = into;
 	walk->failed = 0;
 	into->off = AW_PATH_MAX;
-	into->spare = rename_sequence();
+	into->spare = sequence_of(rename_lock_at);
 	into->disturbed = 1;
 	bpf_loop(0, walk_on, walk, 0);
 	if (into->disturbed)
@@ -172,7 +181,9 @@ BPF_PERCPU_ARRAY(made, struct call, 1);
 #define ON_RENAME 3 /* a change of two names */
 #define ON_CWD 4
 #define ON_EXEC 5
-BPF_PROG_ARRAY(on, 6);
+#define ON_MOUNT 6
+#define ON_SOURCE 7 /* of a mount */
+BPF_PROG_ARRAY(on, 8);
 
 /* What such a program has to do with. */
 struct scene {
@@ -227,9 +238,14 @@ static void doom(u32 tgid)
 		return;
 	count->mirror_full++;
 	count->doomed++;
-	word->mirror_full = word->doomed = 1;
+	word->mirror_full = 1;
+	/* Counted first: who finds the entry counts it back. */
+	__sync_fetch_and_add(&word->doomed, 1);
+	if (!doomed.insert(&tgid, &one))
+		return;
+	__sync_fetch_and_add(&word->doomed, -1);
 	/* No room even here: then at least nobody goes on making such children. */
-	if (doomed.update(&tgid, &one))
+	if (!doomed.lookup(&tgid))
 		bpf_send_signal(SIGKILL);
 }
 
@@ -356,14 +372,16 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 int process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx->args[0];
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, zero = 0;
+	struct aw_control *word = control.lookup(&zero);
 	struct aw_subject subject;
 	struct aw_exit exit = {};
 	bool known;
 
-	if (BPF_CORE_READ(task, signal, live.counter))
+	if (!word || BPF_CORE_READ(task, signal, live.counter))
 		return 0;
-	doomed.delete(&tgid);
+	if (word->doomed && !doomed.delete(&tgid))
+		__sync_fetch_and_add(&word->doomed, -1);
 	known = tagged(tgid, &subject);
 	if (known)
 		header_fill(&exit.header, &subject, AW_KIND_EXIT, sizeof(exit));
@@ -667,44 +685,51 @@ static struct change_call *change_how(const struct scene *scene)
 	return how;
 }
 
-struct given {
-	u64 asked;	/* in the caller's memory; 0: the file is the descriptor's */
-	s32 fd;		/* AT_FDCWD for none */
-	u32 bit, empty; /* empty: an empty text is the descriptor's file */
-};
-
-/* Where a name begins, put into the record: its file system. */
-static u32 change_base(const struct scene *scene, struct given *given, u16 *len)
+/* The directory that a name begins in, or the descriptor's file; false where it is gone. */
+static bool base_of(const struct scene *scene, struct given *given, struct path *path)
 {
-	struct aw_record *record = scene->record;
 	struct task_struct *task = scene->task;
-	u32 at = record->header.length;
-	struct path path = {};
 	struct file *file;
-	struct name name;
 	char first = 0;
 
-	*len = 0;
 	if (given->asked && bpf_probe_read_user(&first, 1, (void *)given->asked))
-		goto unresolved;
+		return false;
 	if (given->empty && !first)
 		given->asked = 0;
 	if (given->asked && first == '/') {
-		BPF_CORE_READ_INTO(&path, task, fs, root);
+		BPF_CORE_READ_INTO(path, task, fs, root);
 	} else if (given->fd == AT_FDCWD) {
-		BPF_CORE_READ_INTO(&path, task, fs, pwd);
+		BPF_CORE_READ_INTO(path, task, fs, pwd);
 	} else {
 		file = file_of(task, given->fd);
 		if (!file)
-			goto unresolved;
-		BPF_CORE_READ_INTO(&path, file, f_path);
+			return false;
+		BPF_CORE_READ_INTO(path, file, f_path);
 	}
-	*len = file_put(record, scene->walk, &path, &name, &at, given->bit);
-	record->header.flags |= given->asked ? AW_FLAG_BASE : name.flags;
+	return true;
+}
+
+/* Where a name begins, put into the record; its file system. base: AW_FLAG_BASE, or 0 where it ends there. */
+static u32 base_put(const struct scene *scene, const struct path *path, u32 base, u32 bit, u16 *len)
+{
+	struct aw_record *record = scene->record;
+	u32 at = record->header.length;
+	struct name name;
+
+	*len = file_put(record, scene->walk, path, &name, &at, bit);
+	record->header.flags |= base ? base : name.flags;
 	record->header.length = at;
 	return name.dev;
-unresolved:
-	record->header.unresolved |= given->bit;
+}
+
+static u32 change_base(const struct scene *scene, struct given *given, u32 bit, u16 *len)
+{
+	struct path path = {};
+
+	*len = 0;
+	if (base_of(scene, given, &path))
+		return base_put(scene, &path, given->asked ? AW_FLAG_BASE : 0, bit, len);
+	scene->record->header.unresolved |= bit;
 	return 0;
 }
 
@@ -740,9 +765,9 @@ static bool change_first(const struct scene *scene, const struct aw_subject *sub
 	given.fd = how->fd == NONE ? AT_FDCWD : arg_of(call, how->fd);
 	given.asked = how->asked == NONE ? 0 : arg_of(call, how->asked);
 	given.empty = flags & AT_EMPTY_PATH && call->kind != CALL_UNLINKAT;
-	given.bit = AW_UNRESOLVED_PATH;
 	if (call->result >= 0)
-		change->path_dev = change_base(scene, &given, &change->path_len);
+		change->path_dev =
+			change_base(scene, &given, AW_UNRESOLVED_PATH, &change->path_len);
 	change->asked_len = change_asked(scene->record, given.asked, AW_UNRESOLVED_ASKED);
 	return how->new_asked == NONE;
 }
@@ -752,13 +777,76 @@ static void change_second(const struct scene *scene)
 	struct aw_change *change = &scene->record->change;
 	const struct call *call = scene->call;
 	struct change_call *how = change_how(scene);
-	struct given given = {.bit = AW_UNRESOLVED_NEW_PATH};
+	struct given given = {};
 
 	given.fd = how->new_fd == NONE ? AT_FDCWD : arg_of(call, how->new_fd);
 	given.asked = arg_of(call, how->new_asked);
 	if (call->result >= 0 && how->op != AW_OP_SYMLINK)
-		change->new_dev = change_base(scene, &given, &change->new_len);
+		change->new_dev =
+			change_base(scene, &given, AW_UNRESOLVED_NEW_PATH, &change->new_len);
 	change->new_asked_len = change_asked(scene->record, given.asked, AW_UNRESOLVED_NEW_ASKED);
+}
+
+/* Mounts and user namespaces. */
+
+/* What was configured anew has its root alone for a name; false where nothing is told of it. */
+static bool mount_point(const struct scene *scene, struct mount_call *how, struct path *path)
+{
+	struct fs_context *configured;
+
+	if (!how->context)
+		return how->names && base_of(scene, &how->point, path);
+	configured = BPF_CORE_READ((struct file *)how->context, private_data);
+	path->dentry = BPF_CORE_READ(configured, root);
+	return path->dentry;
+}
+
+static void mount_begin(const struct scene *scene, const struct aw_subject *subject)
+{
+	struct aw_mounting *mounting = &scene->record->mounting;
+	struct mount_call *how = (struct mount_call *)scene->walk->address;
+	u64 asked;
+	u32 base;
+	struct path path = {};
+
+	__builtin_memset(mounting, 0, sizeof(*mounting));
+	header_fill(&mounting->header, subject, AW_KIND_MOUNT, sizeof(*mounting));
+	mounting->result = scene->call->result > 0 ? 0 : scene->call->result;
+	if (scene->call->compat)
+		mounting->header.flags |= AW_FLAG_COMPAT;
+	how->call = *scene->call;
+	mount_said(scene->record, scene->walk);
+	asked = how->point.asked;
+	if (mounting->result >= 0 && (how->context || how->names)) {
+		if (mount_point(scene, how, &path)) {
+			base = !how->context && how->point.asked ? AW_FLAG_BASE : 0;
+			mounting->path_dev = base_put(scene, &path, base, AW_UNRESOLVED_PATH,
+						      &mounting->path_len);
+		} else {
+			mounting->header.unresolved |= AW_UNRESOLVED_PATH;
+		}
+	}
+	mounting->asked_len = change_asked(scene->record, asked, AW_UNRESOLVED_ASKED);
+}
+
+static void mount_rest(const struct scene *scene, const struct aw_subject *subject)
+{
+	struct aw_mounting *mounting = &scene->record->mounting;
+	struct mount_call *how = (struct mount_call *)scene->walk->address;
+	u64 asked = how->source.asked;
+	u32 at;
+
+	if (mounting->result >= 0 && how->names_source)
+		mounting->source_dev = change_base(scene, &how->source, AW_UNRESOLVED_NEW_PATH,
+						   &mounting->source_len);
+	mounting->source_asked_len = change_asked(scene->record, asked, AW_UNRESOLVED_NEW_ASKED);
+	if (how->fstype) {
+		at = mounting->header.length;
+		mounting->fstype_len = put_string(scene->record, &at, (void *)how->fstype,
+						  !how->known, AW_UNRESOLVED_NEW_ASKED);
+		mounting->header.length = at;
+	}
+	record_send(RING_ACTIVITY, subject, scene->record, sizeof(*scene->record));
 }
 
 /* The end of a call. */
@@ -893,6 +981,36 @@ int on_rename(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+int on_mount(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct aw_subject subject;
+	struct scene scene;
+
+	if (!scene_set(&scene) || !tagged(bpf_get_current_pid_tgid() >> 32, &subject))
+		return 0;
+	mount_begin(&scene, &subject);
+	on.call(ctx, ON_SOURCE);
+	return 0;
+}
+
+int on_source(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct aw_subject subject;
+	struct scene scene;
+
+	if (scene_set(&scene) && tagged(bpf_get_current_pid_tgid() >> 32, &subject))
+		mount_rest(&scene, &subject);
+	return 0;
+}
+
+/* Whether a call is about mounts or user namespaces; the child of a clone passes here, too. */
+static bool mounts(const struct call *call)
+{
+	bool child = (call->kind == CALL_CLONE || call->kind == CALL_CLONE3) && !call->result;
+
+	return !child && !mounts_nothing(call);
+}
+
 #define CALL_PIDFD_OPEN 434
 
 int sys_exit(struct bpf_raw_tracepoint_args *ctx)
@@ -930,7 +1048,10 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (call->kind == CALL_CONNECT)
 		on.call(ctx, ON_CONNECT);
-	else if (call->kind >= CALL_RENAME)
+	else if (call->kind >= CALL_MOUNT) {
+		if (mounts(call))
+			on.call(ctx, ON_MOUNT);
+	} else if (call->kind >= CALL_RENAME)
 		on.call(ctx, ON_CHANGE);
 	else if (call->kind != CALL_EXECVE && call->kind != CALL_EXECVEAT)
 		on.call(ctx, ON_OPEN);

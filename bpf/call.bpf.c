@@ -40,7 +40,16 @@
 #define CALL_XATTR 32
 #define CALL_FXATTR 33
 #define CALL_XATTRAT 34
-#define CALLS 35
+/* From here on: mounts, and user namespaces, see mount.bpf.c. */
+#define CALL_MOUNT 35
+#define CALL_UMOUNT 36
+#define CALL_PIVOT_ROOT 37
+#define CALL_MOVE_MOUNT 38
+#define CALL_MOUNT_SETATTR 39
+#define CALL_FSCONFIG 40
+#define CALL_UNSHARE 41
+#define CALL_CLONE 42
+#define CALL_CLONE3 43
 
 /* clang-format off */
 /* Which numbers they have, for either entry: X(number, CALL_*). x32 has its own from 512 on. */
@@ -56,6 +65,9 @@
 	X(266, CALL_SYMLINKAT) X(268, CALL_FCHMODAT) X(304, CALL_BY_HANDLE) \
 	X(316, CALL_RENAMEAT) X(322, CALL_EXECVEAT) X(437, CALL_OPENAT2) \
 	X(452, CALL_FCHMODAT2) X(463, CALL_XATTRAT) X(466, CALL_XATTRAT) \
+	X(56, CALL_CLONE) X(155, CALL_PIVOT_ROOT) X(165, CALL_MOUNT) X(166, CALL_UMOUNT) \
+	X(272, CALL_UNSHARE) X(429, CALL_MOVE_MOUNT) X(431, CALL_FSCONFIG) \
+	X(435, CALL_CLONE3) X(442, CALL_MOUNT_SETATTR) \
 	X(520, CALL_EXECVE) X(545, CALL_EXECVEAT)
 
 #define CALLS_32(X) \
@@ -71,7 +83,10 @@
 	X(302, CALL_RENAMEAT) X(303, CALL_LINKAT) X(304, CALL_SYMLINKAT) \
 	X(306, CALL_FCHMODAT) X(342, CALL_BY_HANDLE) X(353, CALL_RENAMEAT) \
 	X(358, CALL_EXECVEAT) X(362, CALL_CONNECT) X(437, CALL_OPENAT2) \
-	X(452, CALL_FCHMODAT2) X(463, CALL_XATTRAT) X(466, CALL_XATTRAT)
+	X(452, CALL_FCHMODAT2) X(463, CALL_XATTRAT) X(466, CALL_XATTRAT) \
+	X(21, CALL_MOUNT) X(22, CALL_UMOUNT) X(52, CALL_UMOUNT) X(120, CALL_CLONE) \
+	X(217, CALL_PIVOT_ROOT) X(310, CALL_UNSHARE) X(429, CALL_MOVE_MOUNT) \
+	X(431, CALL_FSCONFIG) X(435, CALL_CLONE3) X(442, CALL_MOUNT_SETATTR)
 
 /* clang-format on */
 
@@ -168,6 +183,13 @@ struct change_call { /* arguments by their number, NONE where the call has none 
 	X(CALL_XATTR, AW_OP_XATTR, NONE, 0, NONE, NONE, NONE, NONE)                                \
 	X(CALL_FXATTR, AW_OP_XATTR, 0, NONE, NONE, NONE, NONE, NONE)                               \
 	X(CALL_XATTRAT, AW_OP_XATTR, 0, 1, NONE, NONE, NONE, 2)
+
+/* A name as a call gives it. */
+struct given {
+	u64 asked;  /* in the caller's memory; 0: the file is the descriptor's */
+	s32 fd;	    /* AT_FDCWD for none */
+	bool empty; /* an empty text is the descriptor's file */
+};
 
 /* Not by an index: older verifiers lose track of a stack read at one that varies. */
 static __always_inline u64 arg_of(const struct call *call, u8 number)

@@ -7,14 +7,7 @@
 
 #define OF_KIND(kind, op, ...) [kind - CALL_RENAME] = {op, __VA_ARGS__},
 
-static const struct change_call change_calls[CALLS - CALL_RENAME] = {CHANGE_CALLS(OF_KIND)};
-
-/* A name of a change as its call gives it. */
-struct given {
-	u64 asked;  /* in the caller's memory; 0: the file is the descriptor's */
-	s32 fd;	    /* AT_FDCWD for none */
-	bool empty; /* an empty text is the descriptor's file */
-};
+static const struct change_call change_calls[CALL_MOUNT - CALL_RENAME] = {CHANGE_CALLS(OF_KIND)};
 
 /* The directory that a name begins in, or the descriptor's file; false where it is gone. */
 static __always_inline bool given_path(struct task_struct *task, const struct given *given,
@@ -71,12 +64,17 @@ __noinline int change_base(struct aw_record *record, struct aw_walk *walk, struc
 	else
 		record->header.flags |= name.flags;
 	len = put_name(record, &at, &name, walk->path, bit);
+	others_put(record, walk, task, 0, &path, &name, record->header.length, len, &at, bit);
 	if (second) {
 		record->change.new_dev = name.dev;
 		record->change.new_len = len;
+		record->change.new_view_len = naming_of(walk)->view_len;
+		record->change.new_known_len = naming_of(walk)->known_len;
 	} else {
 		record->change.path_dev = name.dev;
 		record->change.path_len = len;
+		record->change.view_len = naming_of(walk)->view_len;
+		record->change.known_len = naming_of(walk)->known_len;
 	}
 	record->header.length = at;
 	return 0;
@@ -146,9 +144,9 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 		return;
 	}
 	which = call->kind - CALL_RENAME;
-	barrier_var(
-		which); /* so that the check is of what is used: 6.1 forgets others that are equal */
-	if (which >= CALLS - CALL_RENAME)
+	/* So that the check is of what is used: 6.1 forgets others that are equal. */
+	barrier_var(which);
+	if (which >= CALL_MOUNT - CALL_RENAME)
 		return;
 	how = &change_calls[which];
 	change = &record->change;

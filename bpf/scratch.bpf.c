@@ -14,6 +14,7 @@ struct aw_record {
 		struct aw_open open;
 		struct aw_connect connect;
 		struct aw_change change;
+		struct aw_mounting mounting;
 	};
 	char room[AW_DATA_MAX];
 };
@@ -41,6 +42,8 @@ struct aw_record {
 #define AW_CHANGE 4
 #define AW_OPEN 8
 #define AW_CONNECT 16
+#define AW_MOUNT 32
+#define AW_RULE_KINDS 6
 
 /* Words that are always known, as bits. Those of a file and those of a program share some. */
 #define AW_WORD_READ 0x000001
@@ -57,6 +60,11 @@ struct aw_record {
 #define AW_WORD_XATTR 0x000800
 #define AW_WORD_MKDIR 0x001000
 #define AW_WORD_RMDIR 0x002000
+#define AW_WORD_MOUNT 0x004000
+#define AW_WORD_MOVE 0x008000
+#define AW_WORD_REMOUNT 0x010000
+#define AW_WORD_UMOUNT 0x020000
+#define AW_WORD_USERNS 0x040000
 #define AW_WORD_STDIN 0x000020 /* and the four above it, by AW_STDIN_* */
 #define AW_WORD_ANONYMOUS 0x000400
 #define AW_WORD_NAMED 0x000800
@@ -84,6 +92,18 @@ struct aw_question_name {
 	u32 plain;   /* 1: as it is, of no file system; an empty one is none */
 };
 
+struct aw_other_name { /* complete, and in the record */
+	u32 at, len;
+};
+
+struct aw_answered {
+	u32 unread, uncertain, later; /* as it was asked */
+	u32 pad;
+	u64 argv, args, args_size;
+	u32 verdict, rule;
+	u64 found[3];
+};
+
 /* What walks the subjects. */
 #define AW_SORT_EXEC 0	  /* argv and two names */
 #define AW_SORT_NAME 1	  /* one name */
@@ -91,7 +111,7 @@ struct aw_question_name {
 
 /* Which lists are considered. */
 #define AW_LISTS_EXEC 0
-#define AW_LISTS_OPEN 1
+#define AW_LISTS_OPEN 1 /* and mounts */
 #define AW_LISTS_CONNECT 2
 
 struct aw_question {
@@ -104,16 +124,19 @@ struct aw_question {
 	u64 agents;
 	u64 predicates[4];   /* of the process; the last is never asked */
 	u32 known;	     /* 1: they are of this policy */
+	u32 other;	     /* 1: by another name than the canonical one */
 	u32 below;	     /* 1: of all that is below the directory that it names */
 	u32 preventing;	     /* 1: asked before anything happens: what is denied does not */
 	u32 later;	     /* bit per subject: not to be known yet, and asked again when it is */
 	u32 ruled;	     /* 1: by rules alone, not by what `defaults` says */
 	u32 early;	     /* tokens of argv that were read, of an exec that is still to be */
+	u32 argv_size;	     /* bytes of a pointer to one of them */
 	u64 argv;	     /* ... where its caller keeps them; 0: it has its own memory */
-	u32 argv_size, pad;  /* bytes of a pointer there */
-	u64 args, args_size; /* of a new program: in its memory */
+	u64 args, args_size; /* of a new program: in its memory; what is still to be read */
 	struct aw_session_key session;
 	struct aw_question_name names[2];
+	struct aw_other_name others[2]; /* of names[0] */
+	struct aw_answered before;	/* by the names asked about already */
 	/* The answer. */
 	u32 verdict, rule, generation;
 	u32 look;     /* 1: a name is another one than the engine's */
@@ -152,7 +175,7 @@ struct aw_machine {
 	u32 verdict, kinds, carved, through;
 	u32 best, looked, look, defaults;
 	u64 agents;
-	u64 allowed[5]; /* agents, by kind */
+	u64 allowed[AW_RULE_KINDS]; /* agents, by kind */
 };
 
 /* What an LSM hook leaves for the end of the call it was in. */
@@ -161,6 +184,13 @@ struct aw_hooked {
 	u64 file; /* that was judged */
 	u32 generation, rule, verdict;
 	u32 told; /* 1: the call was refused, and its record is out */
+};
+
+/* What the tag said of the program before, from the moment that an exec replaces it until it is judged. */
+struct aw_former {
+	u64 successor; /* aw_tag.image of the one in its place; 0: nothing is left */
+	u64 image;
+	u64 predicates[3];
 };
 
 #define AW_MEMO_TEXT 128
@@ -195,8 +225,11 @@ struct aw_walk {
 	struct aw_hooked hooked;
 	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
-	struct aw_mark mark;
-	char address[136]; /* of a connect, as the caller wrote it */
+	union {
+		struct aw_mark mark;
+		struct aw_former former; /* gone before that is needed */
+	};
+	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
 };
 
 struct {

@@ -11,7 +11,7 @@ import click
 
 from agentwatch.errors import AgentwatchError
 from agentwatch.kernel import loading as loaders
-from agentwatch.kernel import lsm, preflight
+from agentwatch.kernel import preflight
 from agentwatch.kernel.preflight import Check
 from agentwatch.kernel.probes import HOOKS, Probes
 from agentwatch.policy.levels import BCC
@@ -42,6 +42,8 @@ def _show(check: Check) -> None:
 
 _NEWER = "boot a kernel that has BTF and bpf_loop, as 5.17 and newer have"
 _BOOT = "boot a kernel with CONFIG_BPF_LSM=y and bpf in its lsm= list, see `lsm list`"
+_FEWER = "agentwatch rules list says which rules are worth less without, and why"
+_LOSSY = "this kernel skips tracing programs under load: levels that rest on them are (lossy)"
 
 
 def _programs() -> list[Check]:
@@ -60,18 +62,20 @@ def _attached(probes: Probes, decides: bool) -> list[Check]:
         probes.close()
         return [Check("prevention", False, f"{BCC}: rules kill after", _NEWER), programs]
     refuses = probes.attach_connect(None)
-    hooks, lacking = probes.hooks, sorted(lsm.HOOKS_NEEDED - probes.hooks)
+    lossy = probes.lossy
+    hooks, lacking = probes.hooks, sorted(probes.missing.items())
     probes.close()
     says = (
         "can be refused by address"
         if refuses
         else "cannot be refused: whoever makes them is killed"
     )
-    prevents = f"{len(hooks)} hooks" + f"; not {', '.join(lacking)}" * bool(hooks and lacking)
-    if not hooks:
+    prevents = "; ".join([f"{len(hooks)} hooks", *(f"not {h}: {why}" for h, why in lacking)])
+    if not hooks and not lacking:
         prevents = "no program on an LSM hook can be attached: rules kill where they would prevent"
     return [
-        Check("prevention", bool(hooks) and not lacking, prevents, _BOOT),
+        Check("prevention", bool(hooks) and not lacking, prevents, _FEWER if hooks else _BOOT),
         programs,
+        Check("skipping", not lossy, _LOSSY if lossy else "no probe is skipped under load"),
         Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
     ]

@@ -27,7 +27,16 @@ HOOKS: Mapping[str, str] = MappingProxyType(
 )
 """By program: its raw tracepoint."""
 
-GOING_ON = ("on_open", "on_connect", "on_change", "on_rename", "exec_cwd", "exec_rest")
+GOING_ON = (
+    "on_open",
+    "on_connect",
+    "on_change",
+    "on_rename",
+    "exec_cwd",
+    "exec_rest",
+    "on_mount",
+    "on_source",
+)
 """Programs that go on where one of those ends, in the order of their numbers in bpf/bcc.c."""
 
 PROGRAMS = (*HOOKS, *GOING_ON)

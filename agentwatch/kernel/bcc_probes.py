@@ -27,6 +27,7 @@ from agentwatch.kernel.policies import Policies
 from agentwatch.kernel.preflight import bcc_lacks
 from agentwatch.kernel.probes import Probes, ProgramStats, Sizes, need_root
 from agentwatch.kernel.ringbuf import Ring
+from agentwatch.known import File
 from agentwatch.mounts import Mounts
 from agentwatch.policy.levels import BCC
 
@@ -144,6 +145,8 @@ class _NoPolicies(Policies):
 
     def set_mounts(self, table: Mounts) -> None: ...
 
+    def set_known(self, files: Iterable[File]) -> None: ...
+
     def attach_connect(self, cgroup: Path | None) -> bool:
         return False
 
@@ -190,6 +193,7 @@ class BccProbes(Probes):
         self._lock = threading.Lock()
         self._policies = _NoPolicies()
         self._offered = self.hooks = frozenset()
+        self.missing = {}
         self.lifecycle = Ring(found["lifecycle"], sizes.lifecycle)
         self.activity = Ring(found["activity"], sizes.activity)
 
@@ -199,6 +203,10 @@ class BccProbes(Probes):
             programs.update(_word(number), _word(self._found[name]))
         for name, tracepoint in HOOKS.items():
             self._links.append(attach_raw(name, tracepoint, self._found[name]))
+
+    def attach_again(self) -> frozenset[str]:
+        """Nothing: what is on a raw tracepoint nobody else can detach."""
+        return frozenset()
 
     # Tags and sessions.
 

@@ -36,12 +36,13 @@ def place() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def _often(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
-    """Anew for each module, but where a compiler makes them: in a guest that takes a minute."""
-    return "session" if preflight.loader() == "bcc" else "module"
+def _how_long(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    """One load for all modules where it takes an emulated machine a tenth of its boot."""
+    slow = "lsm" in config.getoption("-m") or preflight.loader() == "bcc"
+    return "session" if slow else "module"
 
 
-@pytest.fixture(scope=_often)
+@pytest.fixture(scope=_how_long)
 def probes() -> Iterator[Probes]:
     """Loaded and attached, by the loader for this kernel."""
     loaded = loading.begin().probes()

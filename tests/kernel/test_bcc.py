@@ -35,8 +35,10 @@ def headers(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     unpacked = subprocess.run(unpack, check=True, stdout=subprocess.PIPE, text=True, timeout=300)
     sources = Path(unpacked.stdout.strip()) / "usr" / "src"
     place = tmp_path_factory.mktemp("headers")
+    leave = shutil.ignore_patterns("scripts", "tools")  # links that both have
     for kind in ("common", "amd64"):  # of this one, what is generated
-        shutil.copytree(next(sources.glob(f"*-{kind}")), place, symlinks=True, dirs_exist_ok=True)
+        source = next(sources.glob(f"*-{kind}"))
+        shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True, ignore=leave)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BCC_KERNEL_SOURCE", str(place))
         yield place

@@ -95,6 +95,7 @@ struct aw_walk {
 	u32 off;  /* where in `path` the name begins */
 	u32 disturbed, spare;
 	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
+	char said[120] __attribute__((aligned(8)));    /* by a mount */
 };
 
 /* All allocated at once: tracing programs must not allocate on these kernels. */
@@ -804,7 +805,7 @@ static bool mount_point(const struct scene *scene, struct mount_call *how, struc
 static void mount_begin(const struct scene *scene, const struct aw_subject *subject)
 {
 	struct aw_mounting *mounting = &scene->record->mounting;
-	struct mount_call *how = (struct mount_call *)scene->walk->address;
+	struct mount_call *how = (struct mount_call *)scene->walk->said;
 	u64 asked;
 	u32 base;
 	struct path path = {};
@@ -832,7 +833,7 @@ static void mount_begin(const struct scene *scene, const struct aw_subject *subj
 static void mount_rest(const struct scene *scene, const struct aw_subject *subject)
 {
 	struct aw_mounting *mounting = &scene->record->mounting;
-	struct mount_call *how = (struct mount_call *)scene->walk->address;
+	struct mount_call *how = (struct mount_call *)scene->walk->said;
 	u64 asked = how->source.asked;
 	u32 at;
 

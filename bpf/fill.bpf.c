@@ -213,10 +213,11 @@ static __always_inline u32 address_from_user(struct aw_connect *connect, const s
 static __always_inline u32 put_unix(struct aw_record *record, u64 at, const char *path, u64 len)
 {
 	char *to = (char *)record;
-	u64 kept = len = PINNED(len);
+	u64 kept;
 
 	if (!len || len > UNIX_PATH_MAX || at > RECORD_MAX - SHORT)
 		return 0;
+	kept = len = PINNED(len); /* so that what is masked below is what is read */
 	if (path[0]) {
 		long end = bpf_probe_read_kernel_str(to + at, len & 127, path);
 
@@ -229,6 +230,7 @@ static __always_inline u32 put_unix(struct aw_record *record, u64 at, const char
 	}
 	if (kept > UNIX_PATH_MAX)
 		return 0;
+	kept = PINNED(kept);
 	bpf_probe_read_kernel(to + at, kept & 127, path);
 	return kept;
 }

@@ -46,7 +46,7 @@ static __noinline int mount_configured(struct aw_record *record, struct aw_walk 
 /* What the call said, into the record, whose length grows with it. */
 static __always_inline void mount_given(struct aw_record *record, struct aw_walk *walk)
 {
-	struct mount_call *how = (struct mount_call *)walk->address;
+	struct mount_call *how = (struct mount_call *)walk->said;
 	u64 asked = how->point.asked, source = how->source.asked;
 	struct aw_mounting *mounting = &record->mounting;
 	bool done = mounting->result >= 0;
@@ -95,7 +95,7 @@ static __always_inline void mount_end(struct task_struct *task, const struct aw_
 	mounting->result = call->result;
 	if (call->compat)
 		mounting->header.flags |= AW_FLAG_COMPAT;
-	((struct mount_call *)walk->address)->call = *call;
+	((struct mount_call *)walk->said)->call = *call;
 	mount_said(record, walk);
 	mount_given(record, walk);
 	record_send(&activity, RING_ACTIVITY, subject, record, sizeof(*record), &mounting->result);

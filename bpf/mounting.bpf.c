@@ -25,8 +25,8 @@ static __always_inline u64 clone_flags(const struct call *call)
 }
 
 /*
- * What a call says. Kept in aw_walk.address: of the stack, 6.1 counts what all functions of a chain of
- * calls have.
+ * What a call says. Kept in aw_walk.said: of the stack, 6.1 counts what all functions of a chain of
+ * calls have, and aw_walk.address is where other names are worked out.
  */
 struct mount_call {
 	struct call call;
@@ -88,8 +88,8 @@ __noinline int mount_said(struct aw_record *record, struct aw_walk *walk)
 	if (!record || !walk)
 		return 0;
 	mounting = &record->mounting;
-	how = (struct mount_call *)walk->address;
-	_Static_assert(sizeof(*how) <= sizeof(walk->address), "mount_call");
+	how = (struct mount_call *)walk->said;
+	_Static_assert(sizeof(*how) <= sizeof(walk->said), "mount_call");
 	call = &how->call;
 	__builtin_memset((void *)how + sizeof(*call), 0, sizeof(*how) - sizeof(*call));
 	how->point.fd = how->source.fd = AT_FDCWD;

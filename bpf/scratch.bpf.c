@@ -230,6 +230,7 @@ struct aw_walk {
 		struct aw_former former; /* gone before that is needed */
 	};
 	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
+	char said[120] __attribute__((aligned(8)));    /* by a mount, while its names are walked */
 };
 
 struct {

@@ -56,8 +56,8 @@ def test_rules_list_claims_nothing_of_the_kernel(agentwatch: Path) -> None:
 
 
 def test_the_probes_tell_what_the_core_loaders_tell(repository: Path) -> None:
-    """The same tests of opens, execs, connects, changes and families, by the same witnesses."""
-    names = ("open", "exec", "connect", "changes", "names", "compat", "family")
+    """The same tests of all that is told of opens, changes and mounts, by the same witnesses."""
+    names = ("open", "exec", "connect", "changes", "names", "mounts", "compat", "family")
     files = [repository / "tests" / "kernel" / f"test_{name}.py" for name in names]
     tests(repository, "-m", "root", *files)
 

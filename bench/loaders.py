@@ -1,6 +1,7 @@
 """Both loaders side by side: how long until the probes are attached, and what memory that takes.
 
-Where the kernel takes bcc's alone, also what open+close costs there: else `open` has that.
+Where the kernel takes bcc's alone, also what open+close costs there, and beside what bcc's own
+opensnoop does: else `open` has that.
 """
 
 from __future__ import annotations
@@ -61,4 +62,5 @@ def measure(place: Workplace) -> None:
                 median = statistics.median(one[name] for one in times)
                 say(f"  {loader:6} {name:8} {median:8.2f} {unit}")
     if preflight.loader() == "bcc":
-        opening.measure(place, (opening.UNTRACED, opening.AGAIN, opening.TAGGED), OPENING)
+        compared = (opening.UNTRACED, opening.AGAIN, opening.TAGGED, opening.OPENSNOOP)
+        opening.measure(place, compared, OPENING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ TARGET = 1.7
 
 UNTRACED, AGAIN = "untraced", "untraced again (A/A)"
 TAGGED, JUDGED = "tagged, no rule on opens", "tagged, shipped pack"
+OPENSNOOP = "untagged, what bcc's opensnoop does"
 BARE, BESIDE = "untagged, a bare probe on sys_exit", "untagged, agentwatch attached"
 
 
@@ -60,7 +62,8 @@ def _once(place: Workplace, name: str, found: Found) -> None:
         found.records += journal.records
         found.lost += journal.lost
         return
-    beside = {BARE: _bare_probe, BESIDE: _attached}.get(name, nullcontext)
+    others = {BARE: _bare_probe, BESIDE: _attached, OPENSNOOP: _opensnoop}
+    beside = others.get(name, nullcontext)
     with beside(place):
         made = subprocess.run(_command(place), check=True, stdout=subprocess.PIPE, text=True)
     found.times.append(float(made.stdout))
@@ -104,3 +107,15 @@ def _attached(place: Workplace) -> Iterator[None]:
         yield
     finally:
         watched.stop()
+
+
+@contextmanager
+def _opensnoop(place: Workplace) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.opensnoop"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as snoop:
+        try:
+            if snoop.stdout is None or not snoop.stdout.readline():
+                raise RuntimeError("what opensnoop does cannot be done here: is tracefs mounted?")
+            yield
+        finally:
+            snoop.kill()

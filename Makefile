@@ -11,11 +11,11 @@ pytest  = $(BIN)/pytest $(PYTEST)
 # The tests that need root run in a mount namespace of their own with tracefs, securityfs and bpffs.
 as_root = $(SUDO) tests/with-kernel-mounts
 rooted  = $(as_root) $(pytest) -p no:cacheprovider
-guests  = vm or lsm or without_lsm
+guests  = vm or lsm or without_lsm or bcc
 
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
-               packaging/apt/source tests/completeness/work.sh \
+               packaging/apt/source tests/completeness/work.sh tests/completeness/ways.sh \
                tests/completeness/pip.sh tests/completeness/npm.sh tests/packs/inside.sh \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
@@ -120,6 +120,7 @@ wheel: build
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(PYTHON) -m zipfile -l dist/*.whl > build/contents
 	@grep -q '^agentwatch/data/agentwatch\.bpf\.o ' build/contents
+	@grep -q '^agentwatch/data/bpf/bcc\.c ' build/contents
 	@grep -q '^agentwatch/data/rules/.*\.yaml ' build/contents
 	@ls dist/*.whl
 .PHONY: wheel

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import ConfigErrors
-from agentwatch.kernel.probes import Loading, Probes
+from agentwatch.kernel import loading as loaders
+from agentwatch.kernel.probes import Probes
 
 if TYPE_CHECKING:  # imported when the kernel has begun
     from agentwatch.admission import Admitted
@@ -35,24 +36,22 @@ class Begun:
     probes: Probes
 
 
-def begin(stack: ExitStack, path: Path | None) -> Begun:
-    """As a configuration says (config.load). Raises AgentwatchError.
+def begin(stack: ExitStack, path: Path | None, loader: str = "") -> Begun:
+    """As a configuration says (config.load). loader: see kernel.loading. Raises AgentwatchError.
 
     stack: closes the probes, and what has become of them where they could not be had.
     """
     closing = stack.enter_context(ExitStack())
-    loading = Loading()
+    loading = loaders.begin(loader)
     closing.callback(loading.close)
     from agentwatch import config
     from agentwatch.admission import admit
     from agentwatch.engine import Engine
-    from agentwatch.kernel.policies import cgroup_root
-    from agentwatch.policy.levels import Host
     from agentwatch.rules.model import Ruleset
 
     settings, host, began = (
         config.load(path),
-        Host(loading.hooks, cgroup=cgroup_root() is not None),
+        loaders.expected(loading),
         time.monotonic(),
     )
 
@@ -67,10 +66,10 @@ def begin(stack: ExitStack, path: Path | None) -> Begun:
     if wrong:
         raise ConfigErrors(wrong)
     seconds = time.monotonic() - began
-    probes = Probes(identify=True, loading=loading)
+    probes = loading.probes(identify=True)
     closing.callback(probes.close)
     probes.set_literals(Engine(Ruleset((), agents)).literals())
-    found = Host(probes.hooks, host.cgroup and probes.attach_connect(settings.cgroup))
+    found = loaders.found(host, probes, settings.cgroup)
     if found != host:
         host = found
         admitted = admitted_here()  # there are rules that insist on being prevented

@@ -23,7 +23,12 @@ from agentwatch.policy.levels import LEVELS  # noqa: E402
 from tests.vm.boots import AT_ONCE, BOOTS, Boot  # noqa: E402
 
 DOCUMENT = REPOSITORY / "docs" / "levels.md"
-SUITES = {"bookworm": "Debian 12", "trixie": "Debian 13", "sid": "Debian unstable"}
+SUITES = {
+    "bullseye-security": "Debian 11",
+    "bookworm": "Debian 12",
+    "trixie": "Debian 13",
+    "sid": "Debian unstable",
+}
 OTHER = "other"
 HEAD = "| kernel | distribution | BPF LSM | " + " | ".join(f"`{level}`" for level in LEVELS) + " |"
 RULE = "|---" * (3 + len(LEVELS)) + "|"

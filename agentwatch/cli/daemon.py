@@ -36,8 +36,11 @@ def daemon(path: Path | None) -> None:
             begun = begin(stack, path)
             from agentwatch.daemon import Daemon  # 0.1 s, in which agents are tagged already
             from agentwatch.notify import Notifier
+            from agentwatch.sinks import journald
+            from agentwatch.sinks.host import read_boot_id
 
-            running = Daemon(stack, begun, Notifier(), _tell)
+            log = journald.here(read_boot_id())
+            running = Daemon(stack, begun, Notifier(), _tell, log)
         except ProgramRefused as error:
             from agentwatch.kernel.preflight import explain
 

@@ -19,9 +19,10 @@ from agentwatch.config.values import (
     Address,
     Quantity,
     absolute,
-    address,
     file_path,
+    group,
     is_directory,
+    metrics,
     socket_path,
 )
 from agentwatch.errors import ConfigErrors
@@ -112,8 +113,9 @@ def _config(file: Path, root: Table, report: Report) -> Config:
         cgroup=_unless(section, "cgroup", "root", _cgroup, None),
         journal=_journal(journal),
         jsonl=_unless(section, "jsonl", "off", file_path, None),
-        metrics=_unless(section, "metrics", "off", address, default.metrics),
+        metrics=_metrics(section, default.metrics),
         socket=_value(section, "socket", socket_path, default.socket),
+        group=_unless(section, "group", "none", group, None),
         breaker=_breaker(breaker),
         path=file,
         places=tuple(
@@ -142,6 +144,14 @@ def _unless(
     if isinstance(node, Text) and node.value == word:
         return None
     return _value(section, key, reader, default)
+
+
+def _metrics(section: Section, default: Address | Path | None) -> Address | Path | None:
+    node = section.get("metrics")
+    text = as_text(node, section.report, quote("metrics")) if node is not None else None
+    if text is None:
+        return default
+    return None if text.value == "off" else metrics(text, section.report, quote("metrics"))
 
 
 def _part(section: Section, key: str, kind: type[Journal] | type[Breaker]) -> Section:

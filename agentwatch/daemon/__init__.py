@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import grp
 import os
 import resource
 import select
@@ -48,10 +49,14 @@ from agentwatch.notify import Notifier
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
+from agentwatch.sinks.journald import Journald
 from agentwatch.sinks.jsonl import Findings, JsonLines
+from agentwatch.sinks.textfile import TextFile
 from agentwatch.watch import Watch
 
 TIDY = 60.0  # s between two looks at what of the journal is to be kept
+ANCHOR = 600.0  # s between two times that journald is told where the chain stands
+FIRST_ANCHOR = 5.0  # s after the start
 REVOKE = 1.0  # s between two looks at who may not read events any more
 SWITCH = 0.001  # s that a reload's thread may keep the interpreter from the loop
 RULES_NAMED = 8  # of those that are gone
@@ -62,7 +67,7 @@ class Daemon:
     """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError.
 
     begun: how far it is; its probes are whoever loaded them's to close. tell: where a line goes
-    for whoever looks at the daemon's own terminal.
+    for whoever looks at the daemon's own terminal. journald: where there is no such terminal.
     """
 
     def __init__(
@@ -71,12 +76,14 @@ class Daemon:
         begun: Begun,
         notifier: Notifier,
         tell: Callable[[str | AgentwatchError], None] = lambda text: None,
+        journald: Journald | None = None,
     ) -> None:
         config, probes = begun.config, begun.probes
         self.config, self._notifier, self._host = config, notifier, begun.host
         self._refusing = begun.host.cgroup  # connections, from the start
         self._stop = ""
-        self._tell = tell
+        self._tell, self._journald = (journald.tell if journald else tell), journald
+        self._group = grp.getgrnam(config.group).gr_gid if config.group else None
         self._refused: AgentwatchError | None = None
         _raise_limits()
         sys.setswitchinterval(SWITCH)
@@ -96,7 +103,7 @@ class Daemon:
         room = probes.policy_room
         loaded = compiled(begun.config, begun.admitted, begun.seconds, self._host, room)
         mounts = Mounts.read()
-        self._journal = _journal(config, mounts)
+        self._journal = _journal(config, mounts, self._group)
         stack.callback(self._close_journal)
         self._denials, self._tally = Denials(), Tally()
         self._freezer = Freezer.open(config.cgroup)
@@ -135,11 +142,13 @@ class Daemon:
             Status(self._watch, self._server, self._policy, this_host()),
             self._ask_reload,
             self._upkeep.pause,
+            self._group,
         )
         self._apply(loaded, self._findings_of(config))
         self._serve_metrics(stack)
         self._revoked = self._fed = time.monotonic()
         self._tidied = -TIDY  # at once: a daemon may not live for long
+        self._anchored = time.monotonic() - ANCHOR + FIRST_ANCHOR
 
     # The loop.
 
@@ -186,6 +195,9 @@ class Daemon:
         if now - self._tidied >= TIDY:
             self._tidied = now
             self._watch.written(self._journal.tidy)
+        if self._journald is not None and now - self._anchored >= ANCHOR:
+            self._anchored = now
+            self._journald.anchor(self._journal.directory.name, self._journal.head)
         interval = self._notifier.watchdog_interval()
         if interval is not None and now - self._fed >= interval:
             self._fed = now
@@ -269,6 +281,9 @@ class Daemon:
         left = f"; the sessions of {pids} go on unwatched" if pids else ""
         self._tell(f"stopped: {self._stop}{left}")
         self._watch.say(frames.Stop(reason=self._stop))
+        if self._journald is not None:
+            self._watch.written(self._journal.flush)
+            self._journald.anchor(self._journal.directory.name, self._journal.head)
 
     def _headline(self) -> str:
         counts = (len(self._watch.engine.ruleset.rules), len(self._watch.sessions))
@@ -461,7 +476,7 @@ class Daemon:
         """Where findings go by a configuration: the file that is open, or another one."""
         if self._findings is not None and config.jsonl == self._findings.path:
             return self._findings
-        return Findings(config.jsonl, this_host()) if config.jsonl else None
+        return Findings(config.jsonl, this_host(), self._group) if config.jsonl else None
 
     def _apply(self, loaded: Loaded, findings: Findings | None) -> None:
         """What of the configuration is not the engine's."""
@@ -477,7 +492,8 @@ class Daemon:
             self._close_findings()
             self._findings = findings
         jsonl = [JsonLines(findings, watch.say)] if findings else []
-        watch.sinks = (self._denials, self._tally, self._feed, *jsonl)
+        journald = [self._journald] if self._journald else []
+        watch.sinks = (self._denials, self._tally, self._feed, *jsonl, *journald)
 
     def _serve_metrics(self, stack: ExitStack) -> None:
         if self.config.metrics is None:
@@ -488,8 +504,11 @@ class Daemon:
             self._tally,
             self._desk,
         )
-        server = metrics.serve(self.config.metrics.host, self.config.metrics.port, take)
-        stack.callback(server.close)
+        where = self.config.metrics
+        if isinstance(where, Path):
+            stack.callback(TextFile(where, lambda: metrics.page(take())).close)
+        else:
+            stack.callback(metrics.serve(where.host, where.port, take).close)
 
     def _desk(self) -> Desk:
         server = self._server
@@ -531,13 +550,14 @@ def _identities(loaded: Loaded) -> object:
     return loaded.engine.ruleset.agents, loaded.config.agents
 
 
-def _journal(config: Config, mounts: Mounts) -> Journal:
+def _journal(config: Config, mounts: Mounts, group: int | None) -> Journal:
     keep = config.journal
     return Journal.open(
         Path(keep.dir),
         name="daemon",
         boot_id=read_boot_id(),
         mounts=mounts,
+        group=group,
         segment_bytes=keep.segment_bytes,
         fsync=keep.fsync,
         keep_bytes=keep.keep_bytes,

@@ -157,6 +157,9 @@ MEANT: list[tuple[str, Config]] = [
     ("cgroup: root", Config()),
     ("jsonl: off", Config()),
     ("metrics: off", Config(metrics=None)),
+    ("metrics: /x/agentwatch.prom", Config(metrics=Path("/x/agentwatch.prom"))),
+    ("group: none", Config()),
+    ("group: adm", Config(group="adm")),
     ("metrics: localhost:0", Config(metrics=Address("localhost", 0))),
     ("metrics: 0.0.0.0:65535", Config(metrics=Address("0.0.0.0", 65535))),
     ("journal: {}", Config()),
@@ -286,6 +289,14 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ]),
     ("jsonl: /proc", [
         '1:8: AW514: "jsonl" must name a file, and "/proc" is a directory; add the file\'s name',
+    ]),
+    ("metrics: /x/agentwatch.txt", [
+        '1:10: AW207: "metrics": node_exporter reads files called *.prom, '
+        'and "/x/agentwatch.txt" is none; rename it',
+    ]),
+    ("group: no-such-group", [
+        '1:8: AW514: "group": there is no group "no-such-group"; '
+        "make it with groupadd --system, or write none",
     ]),
     ("metrics: 9477", [f'1:10: AW207: "metrics" cannot be "9477"; {ADDRESS}']),
     ("metrics: :9477", [f'1:10: AW207: "metrics" cannot be ":9477"; {ADDRESS}']),
@@ -477,10 +488,12 @@ OTHER = {
     "jsonl": Config(jsonl=Path("/x")),
     "metrics": Config(metrics=None),
     "socket": Config(socket=Path("/x")),
+    "group": Config(group="adm"),
     "breaker.kills": Config(breaker=Breaker(kills=1)),
     "breaker.within": Config(breaker=Breaker(within=1)),
 }
-LATER = {key for key in OTHER if key.startswith("journal.")} | {"cgroup", "metrics", "socket"}
+LATER = {key for key in OTHER if key.startswith("journal.")}
+LATER |= {"cgroup", "metrics", "socket", "group"}
 
 
 def test_every_key_can_change() -> None:

@@ -94,7 +94,7 @@ def test_the_reference_says_what_a_reload_applies() -> None:
     assert set(re.findall("`([a-z_]+)`", later)) == set(NEEDS_RESTART)
     assert set(re.findall("`([a-z_]+)`", now)) == top - set(NEEDS_RESTART)
     head = INSTALLED.read_text()[:800].replace("\n# ", " ")
-    assert "cgroup, journal, metrics and socket need a restart" in head
+    assert "cgroup, journal, metrics, socket and group need a restart" in head
 
 
 def test_keys_are_those_of_the_parts() -> None:

@@ -28,6 +28,8 @@ COMMANDS = {
     "events": ("events:events", "Show what agents did, and what was said about it."),
     "rules": ("rules:rules", "Check, test, list and explain rule files."),
     "journal": ("journal:journal", "Verify and export the journal."),
+    "bugreport": ("bugreport:bugreport", "Collect what whoever helps needs to know; no secrets."),
+    "completion": ("completion:completion", "Print the completion of bash, zsh or fish."),
     "version": ("", "Print the version."),
 }
 HIDDEN = {"watch-for": "run:watch_for", "excerpt": "excerpt:excerpt"}

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """`make vm`: boots kernels, two at a time, runs their tests inside, and says how each boot ended.
 
-KERNEL, PREEMPT and LSM in the environment ask for one boot; without KERNEL it is every boot of the
+KERNEL, PREEMPT, LSM and INIT in the environment ask for one boot; without KERNEL it is every boot of the
 table. Arguments are pytest's. Each line of a guest comes with the name of its boot in front.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from tests.kernel import building
 from tests.tiers import Outcome, summarise, watch, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-MARKED = re.compile(r"\bmark\.(?:vm|lsm|without_lsm)\b")
+MARKED = re.compile(r"\bmark\.(?:vm|lsm|without_lsm|service)\b")
 AT_ONCE = 2  # each takes two threads of the machine and 3 GB
 NOTHING_SELECTED = 5  # pytest's exit status
 
@@ -30,13 +31,15 @@ NOTHING_SELECTED = 5  # pytest's exit status
 class Boot:
     """A start of a kernel. preempt, lsm: of its command line, "" for what tests/vm/boot gives.
 
-    again: another boot of the table runs what need not run twice on this kernel.
+    again: another boot of the table runs what need not run twice on this kernel. init: systemd as
+    process 1, for what is about the service.
     """
 
     kernel: str
     preempt: str = ""
     lsm: str = ""
     again: bool = False
+    init: str = ""
 
     @property
     def bpf(self) -> bool:
@@ -47,11 +50,13 @@ class Boot:
     def name(self) -> str:
         """As tests/vm/boot says it: "7.2-full"."""
         without = "" if self.bpf else "without-bpf"
-        return "-".join(part for part in (self.kernel, self.preempt, without) if part)
+        return "-".join(part for part in (self.kernel, self.preempt, without, self.init) if part)
 
     @property
     def marks(self) -> str:
         """The tests that run in it, for pytest's -m."""
+        if self.init:
+            return "service"
         chosen = "(vm or lsm)" if self.bpf else "without_lsm"
         return f"{chosen} and not once" if self.again else chosen
 
@@ -61,6 +66,7 @@ BOOTS = (
     Boot("7.2"),
     Boot("6.12"),
     Boot("6.1"),
+    Boot("6.1", again=True, init="systemd"),
     Boot("7.2", preempt="full", again=True),
     Boot("6.12", preempt="full", again=True),
     Boot("6.1", preempt="full", again=True),
@@ -81,13 +87,15 @@ def command(boot: Boot, options: list[str]) -> str:
 
 def run(boot: Boot, options: list[str], prefix: str) -> Outcome:
     """Boot it, pass its lines on as they come, count its tests."""
-    settings = {"PREEMPT": boot.preempt, "LSM": boot.lsm}
+    settings = {"PREEMPT": boot.preempt, "LSM": boot.lsm, "INIT": boot.init}
+    if boot.init:
+        subprocess.run([REPOSITORY / "tests" / "vm" / "packages"], check=True)
     return watch(
         boot.name,
         [str(REPOSITORY / "tests" / "vm" / "boot"), boot.kernel, command(boot, options)],
         lambda line: write(prefix + line),
         cwd=REPOSITORY,
-        env={"TIMEOUT": "900"} | os.environ | settings,
+        env={"TIMEOUT": "1800" if boot.init else "900"} | os.environ | settings,
     )
 
 
@@ -103,11 +111,12 @@ def run_all(boots: tuple[Boot, ...], options: list[str]) -> int:
 
 def asked(settings: Mapping[str, str]) -> tuple[Boot, ...]:
     """The boots of this run."""
-    kernel, preempt, lsm = (settings.get(name, "") for name in ("KERNEL", "PREEMPT", "LSM"))
+    names = ("KERNEL", "PREEMPT", "LSM", "INIT")
+    kernel, preempt, lsm, init = (settings.get(name, "") for name in names)
     if kernel:
-        return (Boot(kernel, preempt, lsm),)
-    if preempt or lsm:
-        sys.exit("PREEMPT and LSM go with KERNEL; without it, make vm boots all there are")
+        return (Boot(kernel, preempt, lsm, init=init),)
+    if preempt or lsm or init:
+        sys.exit("PREEMPT, LSM and INIT go with KERNEL; without it, make vm boots all there are")
     return BOOTS
 
 

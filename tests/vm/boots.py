@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """`make vm`: boots kernels, two at a time, runs their tests inside, and says how each boot ended.
 
-KERNEL, PREEMPT, LSM and INIT in the environment ask for one boot; without KERNEL it is every boot of the
-table. Arguments are pytest's. Each line of a guest comes with the name of its boot in front.
+KERNEL, PREEMPT, LSM and INIT in the environment ask for one boot; without KERNEL it is every one
+of the table. Arguments are pytest's. Each line of a guest has the name of its boot in front.
 """
 
 from __future__ import annotations

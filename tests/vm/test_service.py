@@ -1,4 +1,4 @@
-"""The package on a machine that systemd runs: installed, at work, killed, exchanged, and gone again.
+"""The package where systemd runs: installed, at work, killed, exchanged, and gone again.
 
 The tests are one story, in order: each begins where the one before has left the machine.
 """
@@ -224,8 +224,10 @@ def test_prometheus_scrapes_it(agent: Agent) -> None:
 
     until(lambda: asked('up{job="agentwatch"}') == 1, "up")
     until(lambda: asked("agentwatch_enforcing") == 1, "enforcing")
+    decisions = 'sum(agentwatch_decisions_total{rule="service.secret"})'
+    before = asked(decisions)
     until(
-        lambda: asked('sum(agentwatch_decisions_total{rule="service.secret"})') > before >= 0,
+        lambda: asked(decisions) > before >= 0,
         "more",
     )
     assert asked('agentwatch_sessions{agent="stub-service",state="running"}') >= 1

@@ -258,6 +258,9 @@ def write_failed(path: Path, error: OSError) -> JournalError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space; what waits is written as soon as there is room"
         return JournalError(f"no room for the journal in {path}: {error.strerror}", remedy)
+    if error.errno == errno.EROFS:
+        remedy = "mount it read-write; a service's own view is widened by ReadWritePaths="
+        return JournalError(f"{path} cannot be written: {error.strerror}", remedy)
     return JournalError(
         f"the journal in {path} cannot be written: {error.strerror}",
         "name another: `journal.dir` in the configuration, --journal of run",

@@ -124,6 +124,7 @@ class Daemon:
         stack.callback(self._watch.close)
         self._feed = Feed(self._journal, self._watch.sessions)
         self._findings: Findings | None = None
+        self._lines: JsonLines | None = None
         stack.callback(self._close_findings)
         now = time.time_ns()
         self._policy = Policy(loaded, now, now)
@@ -491,9 +492,9 @@ class Daemon:
         if findings is not self._findings:
             self._close_findings()
             self._findings = findings
-        jsonl = [JsonLines(findings, watch.say)] if findings else []
-        journald = [self._journald] if self._journald else []
-        watch.sinks = (self._denials, self._tally, self._feed, *jsonl, *journald)
+            self._lines = JsonLines(findings, watch.say) if findings else None
+        told = [sink for sink in (self._lines, self._journald) if sink is not None]
+        watch.sinks = (self._denials, self._tally, self._feed, *told)
 
     def _serve_metrics(self, stack: ExitStack) -> None:
         if self.config.metrics is None:
@@ -513,7 +514,11 @@ class Daemon:
     def _desk(self) -> Desk:
         server = self._server
         accepted = not self._policy.error
-        return Desk(len(server), server.subscribers, self._feed.dropped, accepted)
+        lost = {
+            "jsonl": self._lines.missing if self._lines else 0,
+            "journald": self._journald.dropped if self._journald else 0,
+        }
+        return Desk(len(server), server.subscribers, self._feed.dropped, accepted, lost)
 
     # Ends.
 

@@ -35,6 +35,7 @@ FULL = Snapshot(
     control_connections=1,
     control_subscribers=1,
     control_dropped_frames=0,
+    findings_lost={"jsonl": 0, "journald": 2},
     loop_turn_seconds=TIMES,
     build=("0.1.0",),
 )

@@ -23,7 +23,7 @@ import pytest
 pytestmark = pytest.mark.service
 
 PACKAGES = Path(__file__).resolve().parents[2] / ".cache" / "vm" / "packages"
-PATIENCE = 480  # s that anything may take: the machine is emulated
+PATIENCE = 240  # s that anything may take: the machine is emulated
 HEAD = r"daemon:\d+:[0-9a-f]{64}"
 STUB = Path("/srv/bin/stub-service")
 SECRET = Path("/srv/secret")
@@ -60,7 +60,7 @@ def said(*command: str | Path, code: int | None = 0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=4 * PATIENCE,
         env=environment,
     )
     assert code is None or ran.returncode == code, f"{command}: {ran.returncode}\n{ran.stdout}"

@@ -51,7 +51,22 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
+BTF = Path("/sys/kernel/btf/vmlinux")
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+
+
+class OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts of bpf/libbpf.h, as far as btf_custom_path."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("unused", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
+    )
 
 
 class ProgramInfo(ctypes.Structure):
@@ -259,7 +274,11 @@ class Object:
         self._open()
 
     def _open(self) -> None:
-        self._object = calls().bpf_object__open_file(os.fsencode(self._path), None)
+        # A type that this kernel does not have would be looked for in its modules as well, by calls
+        # that take CAP_SYS_ADMIN; none of ours is a module's, so libbpf is told where to look.
+        options = OpenOptions(ctypes.sizeof(OpenOptions), btf_custom_path=os.fsencode(BTF))
+        path = os.fsencode(self._path)
+        self._object = calls().bpf_object__open_file(path, ctypes.byref(options))
         if not self._object:
             raise self._refused(f"{self._path.name} cannot be opened")
         self.programs = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -149,6 +150,11 @@ class Place:
         return self.directory / "journal"
 
     @property
+    def pins(self) -> Path:
+        """Where what outlives its daemons is; bpffs takes no dot."""
+        return Path("/sys/fs/bpf") / self.unique
+
+    @property
     def config(self) -> Path:
         return self.directory / "agentwatch.yaml"
 
@@ -271,6 +277,7 @@ class Place:
         for path, _, _ in os.walk(self.cgroup, topdown=False):
             until(partial(_removed, Path(path)), f"the end of {path}")
         self.supervisor.close()
+        shutil.rmtree(self.pins, ignore_errors=True)
 
 
 def _removed(cgroup: Path) -> bool:
@@ -288,7 +295,12 @@ class Daemon:
         self._said = place["said"].open("w+")
         self.process = subprocess.Popen(
             [*prefix, str(place.agentwatch), "daemon", "--config", str(place.config)],
-            env={**kept, "NOTIFY_SOCKET": str(place.supervisor.path), **env},
+            env={
+                **kept,
+                "NOTIFY_SOCKET": str(place.supervisor.path),
+                "AGENTWATCH_PINS": str(place.pins),
+                **env,
+            },
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=self._said,

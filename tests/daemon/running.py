@@ -184,6 +184,11 @@ class Place:
             assert not daemon.gone, daemon.err
         return daemon
 
+    @property
+    def latest(self) -> Daemon:
+        """That was started last."""
+        return self._daemons[-1]
+
     # Agents, and others.
 
     def program(self, name: str) -> Path:

@@ -74,9 +74,9 @@ def lay_down(place: Place, port: int) -> None:
     shutil.copy("/bin/true", place["canary"])
 
 
-def load(place: Place, port: int, daemon: Daemon, rounds: int = ROUNDS) -> Load:
+def load(place: Place, port: int, daemon: Daemon, rounds: int = ROUNDS, pause: float = 0.0) -> Load:
     """It runs, and is a session of the daemon's, and judged by the kernel."""
-    line = f"exec {sys.executable} {TRYING} {place.directory} {port}"
+    line = f"exec {sys.executable} {TRYING} {place.directory} {port} {pause}"
     started = Load(place, port, place.agent(line))
     daemon.session(started.process.pid)
     started.rounds(rounds)

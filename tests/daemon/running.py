@@ -27,10 +27,11 @@ from agentwatch.events import NO_PROCESS, Event
 from agentwatch.sinks.frames import Frame
 from agentwatch.sinks.reader import Entry, read
 from agentwatch.sinks.verify import ChainReport, verify
+from tests.conftest import GUEST
 from tests.kernel.launching import eventually
 
 NOBODY = 65534
-PATIENCE = 60  # s that anything may take
+PATIENCE = 240 if GUEST.exists() else 60  # s that anything may take
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
 OneFrame = TypeVar("OneFrame", bound=Frame)

@@ -1,17 +1,19 @@
 """Tries denied things until it is told to stop, then says what became of them.
 
-usage: trying.py DIRECTORY PORT. DIRECTORY has `key` and `canary`; `stop` there ends it, `tried`
-grows by a byte with each round. Each try is a process of its own: on the signal tier it dies of it.
-Told on one line: by kind, tries, and how many were let through, as the program itself has seen it.
+usage: trying.py DIRECTORY PORT PAUSE. DIRECTORY has `key` and `canary`; `stop` there ends it,
+`tried` grows by a byte with each round; PAUSE s are between two. Each try is a process of its own:
+on the signal tier it dies of it. Told on one line: by kind, tries, and how many were let through,
+as the program itself has seen it.
 """
 
 import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
-place, port = Path(sys.argv[1]), int(sys.argv[2])
+place, port, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 KINDS = ("open", "exec", "connect")
 tries, through = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
 
@@ -53,4 +55,5 @@ while not (place / "stop").exists():
         through[kind] += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 1
     with open(place / "tried", "a") as file:
         file.write(".")
+    time.sleep(pause)
 print(json.dumps({"tries": tries, "through": through}), flush=True)

@@ -37,6 +37,8 @@ class Losses:
         # What nobody has told since a daemon before this one was there is still to be told.
         self._seen = told.counters if told else probes.counters()
         self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
+        if not probes.keeping.inherited:
+            self.told()
 
     def check(self) -> bool:
         """Looks at every counter; whether forks or execs may have been missed since last time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -128,7 +128,7 @@ def status(socket: Path, pins: Path, output: str) -> None:
         value = ask(socket, "status")
     except NotRunningError:
         with quiet_pipe():
-            _show_kept(pins)
+            _show_kept(pins, output)
         raise
     with quiet_pipe():
         if output == "json":
@@ -150,15 +150,18 @@ def _show(found: Status, colour: bool) -> None:
         name = row.name
 
 
-def _show_kept(root: Path) -> None:
+def _show_kept(root: Path, output: str) -> None:
     """What goes on without a daemon, if that may be looked at."""
     from agentwatch.kernel.pins import sets
 
-    for one in sets(root):
-        state = one.state()
+    states = [one.state() for one in sets(root)]
+    if output == "json":
+        show_json({"pid": 0, "kept": [asdict(state) for state in states]})
+        return
+    for state in states:
         policy = f"by policy {state.policy}" if state.policy else "by no policy"
         has = f"{many(state.programs, 'program')}, {many(state.sessions, 'session')}"
-        click.echo(f"the kernel goes on {policy}, and nobody listens: {has} in {one.path}")
+        click.echo(f"the kernel goes on {policy}, and nobody listens: {has} in {root / state.name}")
 
 
 def _line(name: str, text: str, fg: str | None) -> None:

@@ -72,6 +72,7 @@ class Keeping:
         self.agents: tuple[str, ...] = ()
         self.rules: Mapping[int, Sequence[Decided]] = {}
         self._blobs: dict[str, Blob] = {}
+        self._misses: Mapping[str, int] = {}  # that a daemon before this one has told
         self._slots: dict[int, int] = {}  # of policies: their maps' descriptors
         self._set_of: Set | None = None
         if pins is not None:
@@ -97,6 +98,7 @@ class Keeping:
             self.rules = {int(n): tuple(Decided(*map(str, r)) for r in of) for n, of in rows}
         with suppress(KeyError, TypeError, ValueError):
             self.told = _told(told)
+            self._misses = self.told.misses
 
     @property
     def in_force(self) -> int:
@@ -226,8 +228,8 @@ class Keeping:
         skipped = unread = 0
         for instance in into.instances:
             if instance != pins.instance:
-                misses, told = into.misses(instance), self.told.misses if self.told else {}
-                skipped += sum(max(n - told.get(name, 0), 0) for name, n in misses.items())
+                misses = into.misses(instance).items()
+                skipped += sum(max(n - self._misses.get(name, 0), 0) for name, n in misses)
                 into.release(instance)
         for one in pins.foreign:
             unread += one.unread()

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -364,8 +365,41 @@ def test_a_frozen_session_stays_frozen(place: Place) -> None:
     until(lambda: size(place["count"]) > before, "it goes on")
 
 
-def test_losses_are_told_once(place: Place, port: int) -> None:
-    """What a dead daemon had told is not told again by the next one."""
+FLOOD = """
+import os
+for _ in range({count}):
+    os.close(os.open("{file}", os.O_RDONLY))
+"""
+
+
+def test_what_found_no_room_meanwhile_is_counted_once(place: Place) -> None:
+    """A flood without a daemon: each open is in the journal or in a gap; later daemons add none."""
+    count, flooded = 250_000, place["other"]
+    daemon = place.start()
+    place["flood.py"].write_text(FLOOD.format(count=count, file=flooded))
+    agent = place.agent(f"read line; exec {sys.executable} {place['flood.py']}")
+    daemon.session(agent.pid)
+    kill(daemon)
+    cue(agent)
+    assert agent.wait(PATIENCE) == 0
+    daemon = place.start()
+    (gap,) = [one for one in place.awaited(Gap) if one.stage == "ring"]
+    until(lambda: place.of_session(SessionEnd, agent.pid), "the end of the session")
+    for _ in range(2):
+        kill(daemon)
+        daemon = place.start()
+    assert daemon.stop() == 0
+    told = [one.count for one in place.frames(Gap)]
+    assert told == [gap.count]
+    opens = sum(1 for one in place.events(Open) if one.path == str(flooded))
+    assert 0 < opens < count
+    # What Python itself opens, too, may be among what was lost.
+    assert count <= opens + gap.count <= count + 2000
+    assert f" {gap.count} were lost" in unattended(place)[0]
+
+
+def test_losses_are_not_told_where_there_are_none(place: Place, port: int) -> None:
+    """Two deaths under load: no gap."""
     working = load(place, port, place.start())
     for _ in range(2):
         kill(place.latest)

@@ -271,6 +271,7 @@ TAG = Layout(
     (("since", "u64"), ("agents", "u64"), ("image", "u64"), ("predicates", "u64*3")),
     base=SESSION_KEY,
 )
+_IMAGE = next(field.offset for field in TAG.fields if field.name == "image")
 MARK = Layout(
     "aw_mark",
     (("agents", "u64"), ("predicates", "u64*3"), ("generation", "u32"), ("pad", "u32")),
@@ -346,6 +347,9 @@ CONTROL = Layout(
         ("next", "u32"),
         ("refusing", "u32"),
         ("preemption", "u32"),
+        ("recorder", "u32"),
+        ("listened", "u64"),
+        ("published", "u32"),
         ("pad", "u32"),
     ),
 )
@@ -446,6 +450,17 @@ def project(path: bytes) -> bytes | None:
     if len(path) > PROJECT_MAX:
         return None
     return PROJECT.struct.pack(len(path), 0, path)
+
+
+def path_of_project(value: bytes) -> bytes:
+    """The other way round."""
+    length, _, path = PROJECT.struct.unpack(value)
+    return bytes(path[:length])
+
+
+def image_of_tag(value: bytes) -> int:
+    """ns of the exec that made what a tag's process runs, or of its fork."""
+    return int.from_bytes(value[_IMAGE : _IMAGE + 8], "little")
 
 
 def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -209,7 +209,11 @@ class Daemon:
         self.began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.process = subprocess.Popen(
             [*wrapper, AGENTWATCH, "daemon", "--config", config],
-            env={**os.environ, "NOTIFY_SOCKET": str(place.top / "notify")},
+            env={
+                **os.environ,
+                "NOTIFY_SOCKET": str(place.top / "notify"),
+                "AGENTWATCH_PINS": "/sys/fs/bpf/agentwatch-bench",
+            },
             stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
         )  # fmt: skip
         self.ready = place.wait_for_ready(self.process, knocking)

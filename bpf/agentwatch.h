@@ -300,6 +300,9 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 next;	   /* ... of the next one: an exec leaves a mark for it as well */
 	__u32 refusing;	   /* 1: programs that refuse connections are attached */
 	__u32 preemption;  /* of tracing programs, found at the first fork: AW_PREEMPTION_* */
+	__u32 recorder;	   /* instance whose tracing programs act, see maps.bpf.c */
+	__u64 listened;	   /* ns, CLOCK_BOOTTIME: what was recorded before was read by a daemon */
+	__u32 published;   /* generation of the last policy there was */
 	__u32 pad;
 };
 

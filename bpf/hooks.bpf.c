@@ -33,7 +33,7 @@ static __always_inline int hook_begin(struct hooked *hooked, u16 kind, u32 lists
 	struct pt_regs *regs;
 	int asking;
 
-	if (!tagged(task, &hooked->subject))
+	if (is_early() || !tagged(task, &hooked->subject))
 		return HOOK_NOBODY;
 	if (!scratch_get(task, &hooked->record, &hooked->walk, kind)) {
 		if (!hooked->subject.session->agents ||

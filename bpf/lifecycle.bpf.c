@@ -102,6 +102,8 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 {
 	struct aw_subject subject;
 
+	if (!is_recorder())
+		return 0;
 	if (!control.preemption)
 		preemption_note();
 	if (!tagged(parent, &subject)) {
@@ -123,7 +125,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	struct aw_subject subject;
 	u32 tgid = task->tgid;
 
-	if (BPF_CORE_READ(task, signal, live.counter))
+	if (!is_recorder() || BPF_CORE_READ(task, signal, live.counter))
 		return 0;
 	if (control.doomed)
 		bpf_map_delete_elem(&doomed, &tgid);
@@ -323,9 +325,12 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	struct aw_walk *walk;
 	struct aw_exec *exec;
 	struct task_struct *leader = task->group_leader;
-	bool known = tagged_below(task, leader, &subject), candidate;
+	bool known, candidate;
 	u32 at = sizeof(*exec), names;
 
+	if (!is_recorder())
+		return 0;
+	known = tagged_below(task, leader, &subject);
 	if (!known && !control.identify)
 		return 0;
 	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC))

@@ -21,6 +21,7 @@ from agentwatch.rules.diagnostics import render
 COMMANDS = {
     "run": ("run:run", "Run a command as an agent: watched, and stopped by the rules."),
     "daemon": ("daemon:daemon", "Watch every agent on this machine; what systemd runs."),
+    "release": ("release:release", "End what the kernel goes on with, without a daemon."),
     "status": ("status:status", "Show what the daemon watches, and how it is."),
     "agents": ("agents:agents", "List the agents at work; tag, freeze, thaw and kill them."),
     "why": ("why:why", "Show what was denied, because of what, and what to do instead."),

@@ -11,6 +11,7 @@ import click
 
 from agentwatch.beginning import begin
 from agentwatch.cli import report
+from agentwatch.cli.asking import pins_option
 from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
 
 CONFIG = "/etc/agentwatch/agentwatch.yaml"
@@ -24,7 +25,8 @@ CONFIG = "/etc/agentwatch/agentwatch.yaml"
     type=click.Path(path_type=Path, readable=False),  # whether it is readable, we say ourselves
     help=f"The configuration.  [default: {CONFIG}, if there is one]",
 )
-def daemon(path: Path | None) -> None:
+@pins_option
+def daemon(path: Path | None, pins: Path) -> None:
     """Watch every agent on this machine, those that run already included, until told to stop."""
     if os.geteuid() != 0:
         raise PermissionDenied(
@@ -33,7 +35,7 @@ def daemon(path: Path | None) -> None:
     gc.disable()  # next to all that a start makes is kept; the daemon enables it when that is done
     with ExitStack() as stack:
         try:
-            begun = begin(stack, path)
+            begun = begin(stack, path, pins)
             from agentwatch.daemon import Daemon  # 0.1 s, in which agents are tagged already
             from agentwatch.notify import Notifier
             from agentwatch.sinks import journald

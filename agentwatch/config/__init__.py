@@ -36,6 +36,7 @@ __all__ = ["DEFAULT", "KEYS", "Address", "Audit", "Breaker", "Config", "Journal"
 DEFAULT = Path("/etc/agentwatch/agentwatch.yaml")
 AUDITS = ("all", "findings")
 ON_LOSS = ("log", "freeze", "kill")
+ON_EXIT = ("keep", "release")
 CODES = {
     "AW511": "a number out of its bounds",
     "AW512": "a path that is not written from / on, or is too long",
@@ -110,6 +111,7 @@ def _config(file: Path, root: Table, report: Report) -> Config:
         audit=audit,
         without_hook=section.word("without_hook", WITHOUT_HOOK, default.without_hook),
         on_loss=section.word("on_loss", ON_LOSS, default.on_loss),
+        on_exit=section.word("on_exit", ON_EXIT, default.on_exit),
         cgroup=_unless(section, "cgroup", "root", _cgroup, None),
         journal=_journal(journal),
         jsonl=_unless(section, "jsonl", "off", file_path, None),

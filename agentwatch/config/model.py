@@ -72,6 +72,7 @@ class Config:
     audit: Audit = Audit()
     without_hook: str = "kill"
     on_loss: str = "log"
+    on_exit: str = "release"
     cgroup: Path | None = None
     journal: Journal = Journal()
     jsonl: Path | None = None

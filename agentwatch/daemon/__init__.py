@@ -38,6 +38,7 @@ from agentwatch.daemon.policy import Loaded, Reloading, Result, compiled
 from agentwatch.daemon.remembered import Remembered
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
+from agentwatch.daemon.succession import Succession
 from agentwatch.daemon.upkeep import Upkeep
 from agentwatch.daemon.verbs import Verbs
 from agentwatch.engine import Engine
@@ -46,6 +47,7 @@ from agentwatch.freezer import Freezer
 from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
+from agentwatch.policy.subjects import AgentBits
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
@@ -81,6 +83,7 @@ class Daemon:
         config, probes = begun.config, begun.probes
         self.config, self._notifier, self._host = config, notifier, begun.host
         self._refusing = begun.host.cgroup  # connections, from the start
+        self._untried = not begun.tested
         self._stop = ""
         self._tell, self._journald = (journald.tell if journald else tell), journald
         self._group = grp.getgrnam(config.group).gr_gid if config.group else None
@@ -100,8 +103,15 @@ class Daemon:
             self._rules_gone,
         )
         self._upkeep.took(config)
-        room = probes.policy_room
-        loaded = compiled(begun.config, begun.admitted, begun.seconds, self._host, room)
+        loaded = compiled(
+            begun.config,
+            begun.admitted,
+            begun.seconds,
+            self._host,
+            probes.policy_room,
+            agents=AgentBits(probes.keeping.agents),
+            generation=probes.keeping.generation,
+        )
         mounts = Mounts.read()
         self._journal = _journal(config, mounts, self._group)
         stack.callback(self._close_journal)
@@ -132,6 +142,7 @@ class Daemon:
         stack.callback(self._history.close)
         self._remembered = Remembered(config.socket, read_boot_id())
         self._forgetful = False
+        self._succession = Succession(self._watch, self._say)
         self._audit = Audit(self._watch.say)
         self._verbs = Verbs(
             self._watch,
@@ -161,7 +172,10 @@ class Daemon:
             self._watch.register(self._poller)
             self._begin()
             # Agents are watched from here on; whether the rules pass their own tests is known soon.
-            self._watch.aside.do(self._try_rules, self._tried)
+            if self._untried:
+                self._watch.aside.do(self._try_rules, self._tried)
+            else:
+                self._tried(None)
             while not self._stop:
                 self._turn(wake)
             self._notifier.stopping(self._stop)
@@ -220,11 +234,13 @@ class Daemon:
         )
         if left := left_out(engine.compiled):
             self._watch.say(frames.Notice(subject="policy", text=left))
-        frozen = self._left_frozen()
-        self._watch.recognition.resume(self._remembered.read())
+        frozen, remembered = self._left_frozen(), self._remembered.read()
+        self._succession.begin(remembered)
+        self._watch.recognition.resume(remembered)
         self._watch.recognition.search()
         self._freeze_again(frozen)
         self._watch.step()
+        self._succession.end()
         gc.freeze()  # as _keep, which would walk it all: a start leaves little to be collected
         gc.enable()
 
@@ -244,12 +260,18 @@ class Daemon:
             self._tell(f"watching: {self._headline()}; `agentwatch status` tells more")
         else:
             self._refused, self._stop = refused, refused.message
+            self._succession.keep = False  # nothing of it was in force before us
 
     def _left_frozen(self) -> set[int]:
         """Processes that a daemon which is gone had frozen: stopped by signal now."""
         if self._freezer is None:
             return set()
         return {pid for left in self._freezer.recover(_stop) for pid in left.pids}
+
+    def _say(self, subject: str, text: str) -> None:
+        """In the journal and on the daemon's terminal."""
+        self._tell(text)
+        self._watch.say(frames.Notice(subject=subject, text=text))
 
     def _freeze_again(self, pids: set[int]) -> None:
         """What was frozen does not go on because somebody starts the daemon anew."""
@@ -274,13 +296,15 @@ class Daemon:
     def _end(self) -> None:
         """What is watched goes on unwatched, and the journal says so."""
         self._watch.catch_up(1.0)
+        kept = self._succession.leave(self.config.on_exit)
         for session in self._watch.sessions:
-            text = "the daemon stops: from here on it is not watched"
+            text = f"the daemon stops: from here on {kept or 'it is not watched'}"
             self._watch.say(frames.Notice(subject="release", text=text, session=session.key))
         self._remember()
         pids = ", ".join(str(one.key.pid) for one in self._watch.sessions)
-        left = f"; the sessions of {pids} go on unwatched" if pids else ""
-        self._tell(f"stopped: {self._stop}{left}")
+        left = f"; the sessions of {pids} go on unwatched" if pids and not kept else ""
+        going = f"; {kept}: `agentwatch release` ends that" if kept else left
+        self._tell(f"stopped: {self._stop}{going}")
         self._watch.say(frames.Stop(reason=self._stop))
         if self._journald is not None:
             self._watch.written(self._journal.flush)

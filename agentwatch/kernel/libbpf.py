@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_map__name": (c_char_p, [c_void_p]),
+    "bpf_map__type": (c_int, [c_void_p]),
+    "bpf_map__key_size": (c_uint32, [c_void_p]),
+    "bpf_map__map_flags": (c_uint32, [c_void_p]),
+    "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
+    "bpf_obj_pin": (c_int, [c_int, c_char_p]),
+    "bpf_obj_get": (c_int, [c_char_p]),
     "bpf_map__fd": (c_int, [c_void_p]),
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__value_size": (c_uint32, [c_void_p]),
@@ -109,6 +118,30 @@ class ProgramInfo(ctypes.Structure):
         ("run_cnt", c_uint64),
         ("recursion_misses", c_uint64),
     )
+
+
+class _MapInfo(ctypes.Structure):
+    """struct bpf_map_info of linux/bpf.h, as far as map_flags."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What two maps have in common of which one can stand for the other. type: BPF_MAP_TYPE_*."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
 
 
 class _CgroupLink(ctypes.Structure):
@@ -206,6 +239,36 @@ def possible_cpus() -> int:
 def _error(what: str) -> OSError:
     code = ctypes.get_errno()
     return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def shape(fd: int) -> Shape:
+    """Of a map that there is. Raises OSError for what is none."""
+    info, size = _MapInfo(), c_uint32(ctypes.sizeof(_MapInfo))
+    if calls().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+        raise _error("map info")
+    return Shape(info.type, info.key_size, info.value_size, info.max_entries, info.map_flags)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Keeps a map, a program or a link, whoever has it open. Raises OSError."""
+    if calls().bpf_obj_pin(fd, os.fsencode(path)):
+        raise _error(f"{path}: pin")
+
+
+def pinned(path: Path) -> int:
+    """The descriptor of what is pinned there. Raises OSError."""
+    fd = int(calls().bpf_obj_get(os.fsencode(path)))
+    if fd < 0:
+        raise _error(str(path))
+    return fd
+
+
+def program_info(program: int) -> ProgramInfo:
+    """Of a program's descriptor. Raises OSError."""
+    info, size = ProgramInfo(), c_uint32(ctypes.sizeof(ProgramInfo))
+    if calls().bpf_obj_get_info_by_fd(program, ctypes.byref(info), ctypes.byref(size)):
+        raise _error("program info")
+    return info
 
 
 class Map:
@@ -352,6 +415,35 @@ class Object:
 
         self._adjust(adjustment)
 
+    def shapes(self) -> dict[str, Shape]:
+        """Every map by the name it has in the object, as it is made unless another is reused."""
+        lib, found = calls(), {}
+        for name in self._map_names():
+            one = self._map(name)
+            found[name] = Shape(
+                lib.bpf_map__type(one),
+                lib.bpf_map__key_size(one),
+                lib.bpf_map__value_size(one),
+                lib.bpf_map__max_entries(one),
+                lib.bpf_map__map_flags(one),
+            )
+        return found
+
+    def _map_names(self) -> Iterator[str]:
+        at = calls().bpf_object__next_map(self._object, None)
+        while at:
+            yield calls().bpf_map__name(at).decode()
+            at = calls().bpf_object__next_map(self._object, at)
+
+    def reuse(self, name: str, fd: int) -> None:
+        """Takes a map that there is, of the same shape, in place of one of its own."""
+
+        def adjustment() -> None:
+            if calls().bpf_map__reuse_fd(self._map(name), fd):
+                raise _error(f"map {name}: reuse")
+
+        self._adjust(adjustment)
+
     def load(self) -> None:
         """Raises ProgramRefused with what libbpf and the verifier say of a second try."""
         self._lib.listen(False)
@@ -424,6 +516,14 @@ class Object:
             return 0
         return int(info.cgroup_id)
 
+    def program(self, name: str) -> int:
+        """The descriptor of a loaded program."""
+        return int(calls().bpf_program__fd(self.programs[name]))
+
+    def link(self, name: str) -> int:
+        """The descriptor of an attached program's link."""
+        return int(calls().bpf_link__fd(self._links[name]))
+
     def detach(self, name: str) -> None:
         """A second time does nothing."""
         link = self._links.pop(name, None)
@@ -464,12 +564,7 @@ class Object:
 
     def info(self, name: str) -> ProgramInfo:
         """Statistics of a loaded program. run_cnt grows only while kernel.bpf_stats_enabled."""
-        info = ProgramInfo()
-        size = c_uint32(ctypes.sizeof(info))
-        fd = calls().bpf_program__fd(self.programs[name])
-        if calls().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-            raise _error(f"program {name}: info")
-        return info
+        return program_info(self.program(name))
 
     def close(self) -> None:
         """Detaches and unloads everything; a second call does nothing."""

@@ -23,6 +23,7 @@ agents: [claude-code, codex]
 audit: {{default: findings, claude-code: all}}
 without_hook: refuse
 on_loss: freeze
+on_exit: keep
 cgroup: {here}/cgroup
 journal:
   dir: {here}/journal
@@ -72,6 +73,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         audit=Audit("findings", (("claude-code", "all"),)),
         without_hook="refuse",
         on_loss="freeze",
+        on_exit="keep",
         cgroup=here / "cgroup",
         journal=Journal(here / "journal", 3 << 19, 10 << 30, 90, 0.25),
         jsonl=here / "findings.jsonl",
@@ -479,6 +481,7 @@ OTHER = {
     "audit": Config(audit=Audit("findings")),
     "without_hook": Config(without_hook="alert"),
     "on_loss": Config(on_loss="kill"),
+    "on_exit": Config(on_exit="keep"),
     "cgroup": Config(cgroup=Path("/x")),
     "journal.dir": Config(journal=Journal(dir=Path("/x"))),
     "journal.segment_bytes": Config(journal=Journal(segment_bytes=1 << 20)),

@@ -101,6 +101,11 @@ vm: build test-packages
 	@$(PYTHON) -m tests.vm.boots $(PYTEST) $(if $(TEST),-k "$(TEST)")
 .PHONY: vm
 
+##: levels: the table of docs/levels.md, from a boot of each kernel and from this one (root)
+levels: build test-packages
+	@$(SUDO) $(BIN)/python tests/vm/levels.py
+.PHONY: levels
+
 ##: demo: an agent at work, live, and what happens when it breaks a rule (root)
 demo: build
 	@$(SUDO) demo/run

@@ -16,9 +16,9 @@ from typing import Any
 from agentwatch.errors import RecordError
 from agentwatch.events import ProcessKey
 
-ABI = 4
+ABI = 5
 
-FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE = 1, 2, 3, 4, 5, 6, 7
+FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE, MOUNT = 1, 2, 3, 4, 5, 6, 7, 8
 KINDS = 16
 KIND_NAMES: Mapping[int, str] = MappingProxyType(
     {
@@ -29,6 +29,7 @@ KIND_NAMES: Mapping[int, str] = MappingProxyType(
         CONNECT: "connect",
         SYN: "syn",
         CHANGE: "change",
+        MOUNT: "mount",
     }
 )
 
@@ -59,6 +60,7 @@ UNRESOLVED_NEW_ASKED = 0x40
 
 OP_CREATE, OP_TRUNCATE, OP_RENAME, OP_LINK, OP_SYMLINK, OP_DELETE = 1, 2, 3, 4, 5, 6
 OP_CHMOD, OP_CHOWN, OP_XATTR, OP_MKDIR, OP_RMDIR = 7, 8, 9, 10, 11
+OP_MOUNT, OP_MOVE, OP_REMOUNT, OP_UMOUNT, OP_USERNS = 12, 13, 14, 15, 16
 
 STDIN_NULL, STDIN_TTY, STDIN_PIPE, STDIN_SOCKET, STDIN_FILE = range(5)
 
@@ -71,6 +73,7 @@ PATH_MAX = 4096
 ARGV_MAX = 4096
 DATA_MAX = 7808
 LITERAL_MAX = 64
+KNOWN_MAX = 248
 PROJECT_MAX = 1016
 ROOT_MAX = 64
 POINT_MAX = 192
@@ -200,9 +203,10 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("stdin_kind", "u8"),
                 ("pad", "u8"),
                 ("view_len", "u16"),
-                ("pad2", "bytes4"),
+                ("known_len", "u16"),
+                ("pad2", "bytes2"),
             ),
-            ("path", "asked", "cwd", "view", "argv"),
+            ("path", "asked", "cwd", "view", "known", "argv"),
             base=HEADER,
         ),
         EXIT: Layout("aw_exit", (("status", "s32"), ("pad", "u32")), base=HEADER),
@@ -215,9 +219,10 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("path_len", "u16"),
                 ("asked_len", "u16"),
                 ("view_len", "u16"),
-                ("pad", "bytes6"),
+                ("known_len", "u16"),
+                ("pad", "bytes4"),
             ),
-            ("path", "view", "asked"),
+            ("path", "view", "known", "asked"),
             base=HEADER,
         ),
         CHANGE: Layout(
@@ -234,8 +239,59 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                 ("new_asked_len", "u16"),
                 ("view_len", "u16"),
                 ("new_view_len", "u16"),
+                ("known_len", "u16"),
+                ("new_known_len", "u16"),
+                ("found_len", "u16"),
+                ("new_found_len", "u16"),
             ),
-            ("path", "view", "asked", "new", "new_view", "new_asked"),
+            (
+                "path",
+                "view",
+                "known",
+                "asked",
+                "new",
+                "new_view",
+                "new_known",
+                "new_asked",
+                "found",
+                "new_found",
+            ),
+            base=HEADER,
+        ),
+        MOUNT: Layout(
+            "aw_mounting",
+            (
+                ("result", "s32"),
+                ("op", "u32"),
+                ("path_dev", "u32"),
+                ("source_dev", "u32"),
+                ("mount_flags", "u32"),
+                ("path_len", "u16"),
+                ("asked_len", "u16"),
+                ("source_len", "u16"),
+                ("source_asked_len", "u16"),
+                ("view_len", "u16"),
+                ("source_view_len", "u16"),
+                ("known_len", "u16"),
+                ("source_known_len", "u16"),
+                ("found_len", "u16"),
+                ("source_found_len", "u16"),
+                ("fstype_len", "u16"),
+                ("pad", "bytes6"),
+            ),
+            (
+                "path",
+                "view",
+                "known",
+                "asked",
+                "source",
+                "source_view",
+                "source_known",
+                "source_asked",
+                "fstype",
+                "found",
+                "source_found",
+            ),
             base=HEADER,
         ),
         CONNECT: (
@@ -249,11 +305,11 @@ LAYOUTS: Mapping[int, Layout] = MappingProxyType(
                     ("protocol", "u16"),
                     ("path_len", "u16"),
                     ("asked_len", "u16"),
-                    ("pad", "u16"),
+                    ("view_len", "u16"),
                     ("path_dev", "u32"),
-                    ("pad2", "u32"),
+                    ("pad", "u32"),
                 ),
-                ("path", "asked"),
+                ("path", "asked", "view"),
                 base=HEADER,
             )
         ),
@@ -276,8 +332,18 @@ MARK = Layout(
     "aw_mark",
     (("agents", "u64"), ("predicates", "u64*3"), ("generation", "u32"), ("pad", "u32")),
 )
+FORMER = Layout(
+    "aw_former",
+    (
+        ("successor", "u64"),
+        ("image", "u64"),
+        ("predicates", "u64*3"),
+        ("instance", "u32"),
+        ("pad", "u32"),
+    ),
+)
 PROJECT = Layout("aw_project", (("len", "u32"), ("pad", "u32"), ("path", f"bytes{PROJECT_MAX}")))
-MOUNT = Layout(
+MOUNTED = Layout(
     "aw_mount",
     (
         ("root_len", "u32"),
@@ -285,6 +351,12 @@ MOUNT = Layout(
         ("root", f"bytes{ROOT_MAX}"),
         ("point", f"bytes{POINT_MAX}"),
     ),
+)
+
+FILE_KEY = Layout("aw_file_key", (("dev", "u32"), ("pad", "u32"), ("inode", "u64")))
+KNOWN = Layout(
+    "aw_known",
+    (("len", "u16"), ("versioned", "u16"), ("generation", "u32"), ("path", f"bytes{KNOWN_MAX}")),
 )
 
 
@@ -346,11 +418,11 @@ CONTROL = Layout(
         ("in_force", "u32"),
         ("next", "u32"),
         ("refusing", "u32"),
+        ("known", "u32"),
         ("preemption", "u32"),
         ("recorder", "u32"),
-        ("listened", "u64"),
         ("published", "u32"),
-        ("pad", "u32"),
+        ("listened", "u64"),
     ),
 )
 MAP_VALUES = (
@@ -358,8 +430,11 @@ MAP_VALUES = (
     SESSION,
     TAG,
     MARK,
+    FORMER,
     PROJECT,
-    MOUNT,
+    MOUNTED,
+    FILE_KEY,
+    KNOWN,
     ORIGIN,
     PROCESS,
     COUNTERS,
@@ -474,8 +549,22 @@ def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
         kept.append((root, point))
         if not root:  # the whole file system: the others are never tried
             break
-    filled = b"".join(MOUNT.struct.pack(len(r), len(p), r, p) for r, p in kept)
-    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNT.size * MOUNTS, b"\0")
+    filled = b"".join(MOUNTED.struct.pack(len(r), len(p), r, p) for r, p in kept)
+    return struct.pack("<II", len(kept), partial) + filled.ljust(MOUNTED.size * MOUNTS, b"\0")
+
+
+def file_key(dev: int, inode: int) -> bytes:
+    """The key of a file in the map of those that are known. dev: kernel dev_t."""
+    return FILE_KEY.struct.pack(dev, 0, inode)
+
+
+def known(path: bytes, generation: int | None) -> bytes | None:
+    """What such a file is called. generation: of its inode, None where that is not known. None
+    where the name is too long for the kernel.
+    """
+    if len(path) > KNOWN_MAX:
+        return None
+    return KNOWN.struct.pack(len(path), generation is not None, generation or 0, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
     closed |= {"read", "change"} if "open" in closed else set()
     insisting = _insisting(loaded.ruleset, host, without_hook)
     for rule in loaded.ruleset.rules:
-        engine = insisting.get(rule.id, levels.NO_POLICY)
+        engine = insisting.get(rule.id, "")
         reason = levels.refusal(rule, host, without_hook, engine)
         if reason:
             report.error("AW310", rule.place, reason)
@@ -151,11 +151,7 @@ def _weigh(loaded: Loaded, host: levels.Host, without_hook: str) -> None:
 
 def _insisting(ruleset: Ruleset, host: levels.Host, without_hook: str) -> Mapping[str, str]:
     """The rules that want to be prevented where that may be: why the engine decides them, or ""."""
-    rules = tuple(
-        rule
-        for rule in ruleset.rules
-        if host.cgroup and rule.on == ("connect",) and levels.refusal(rule, host, without_hook)
-    )
+    rules = tuple(rule for rule in ruleset.rules if levels.insists(rule, host, without_hook))
     if not rules:
         return {}
     asked = dataclasses.replace(ruleset, rules=rules, defaults=())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ def begin(stack: ExitStack, path: Path | None, root: Path) -> Begun:
         admitted = admitted_here()  # there are rules that insist on being prevented
     if unpinned:
         probes.keeping.problem = unpinned
-    return Begun(settings, host, admitted, seconds, probes, tested)
+    return Begun(settings, replace(host, lossy=probes.lossy), admitted, seconds, probes, tested)
 
 
 def _pins(root: Path) -> tuple[Pins | None, str]:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from agentwatch import abi
 from agentwatch.abi import Layout
-from agentwatch.events import NO_PROCESS, Change, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
+from agentwatch.events import (
+    NO_PROCESS,
+    Change,
+    Connect,
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Mount,
+    Open,
+    ProcessKey,
+)
 
 Name = Callable[[int, bytes], str]
 """(kernel dev_t, path from the root of its file system) -> the canonical name."""
@@ -43,6 +55,11 @@ OPS: Mapping[int, str] = MappingProxyType(
         abi.OP_XATTR: "xattr",
         abi.OP_MKDIR: "mkdir",
         abi.OP_RMDIR: "rmdir",
+        abi.OP_MOUNT: "mount",
+        abi.OP_MOVE: "move",
+        abi.OP_REMOUNT: "remount",
+        abi.OP_UMOUNT: "umount",
+        abi.OP_USERNS: "userns",
     }
 )
 """By abi.OP_*: the word that rules have for it."""
@@ -87,9 +104,10 @@ def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
     failed = v["result"] < 0 and not common["refused"]
     cwd = "" if failed else name(v["cwd_dev"], s["cwd"])
     argv = s["argv"]
+    path = "" if failed else _file(v, s["path"], name)
     tokens = argv.removesuffix(b"\0").split(b"\0") if argv else []
     return Exec(
-        path="" if failed else _file(v, s["path"], name),
+        path=path,
         asked=asked,
         script=absolute(asked, cwd) if flags & abi.FLAG_SCRIPT else None,
         argv=tuple(os.fsdecode(token) for token in tokens),
@@ -103,14 +121,17 @@ def _exec(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
         candidate=bool(flags & abi.FLAG_CANDIDATE),
         anonymous=bool(flags & abi.FLAG_ANONYMOUS),
         deleted=bool(flags & abi.FLAG_DELETED),
+        view=_other(s, "view", path),
+        known=_other(s, "known", path),
         **common,
     )
 
 
 def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     flags = v["flags"]
+    path = "" if v["result"] < 0 and not common["refused"] else _file(v, s["path"], name)
     return Open(
-        path="" if v["result"] < 0 and not common["refused"] else _file(v, s["path"], name),
+        path=path,
         asked=os.fsdecode(s["asked"]),
         flags=v["open_flags"],
         result=v["result"],
@@ -120,31 +141,38 @@ def _open(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, 
         directory=bool(flags & abi.FLAG_DIRECTORY),
         deleted=bool(flags & abi.FLAG_DELETED),
         shared=bool(flags & abi.FLAG_SHARED),
+        view=_other(s, "view", path),
+        known=_other(s, "known", path),
         **common,
     )
 
 
 def _change(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
     unresolved: frozenset[str] = common.get("unresolved", frozenset())
-    done, based = v["result"] >= 0, bool(v["flags"] & abi.FLAG_BASE)
+    done = v["result"] >= 0 or common["refused"]
+    based = bool(v["flags"] & abi.FLAG_BASE)
     if based:  # a name whose text could not be read is not known
         for text, whole in (("asked", "path"), ("new_asked", "new_path")):
             unresolved |= {whole} if text in unresolved else set()
         common["unresolved"] = unresolved
     op = OPS.get(v["op"], str(v["op"]))
-    path = view = new_path = new_view = ""
+    first = second = _NOT_CHANGED
     if done:
-        path, view = _changed(v, s, ("path_dev", "path", "view", "asked"), name)
+        first = _changed(v, s, ("path_dev", "path", "", "asked"), name)
     if done and (s["new"] or v["new_dev"]):
-        new_path, new_view = _changed(v, s, ("new_dev", "new", "new_view", "new_asked"), name)
+        second = _changed(v, s, ("new_dev", "new", "new_", "new_asked"), name)
     return Change(
         op=op,
-        path=path,
-        new_path=new_path,
+        path=first.path,
+        new_path=second.path,
         asked=os.fsdecode(s["asked"]),
         new_asked=os.fsdecode(s["new_asked"]),
-        view=view,
-        new_view=new_view,
+        view=first.view,
+        new_view=second.view,
+        known=first.known,
+        new_known=second.known,
+        written=first.written,
+        new_written=second.written,
         result=v["result"],
         mode=v["mode"],
         anonymous=bool(v["flags"] & abi.FLAG_ANONYMOUS),
@@ -152,17 +180,68 @@ def _change(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str
     )
 
 
+def _mount(v: dict[str, Any], s: dict[str, bytes], name: Name, common: dict[str, Any]) -> Event:
+    unresolved: frozenset[str] = common.get("unresolved", frozenset())
+    if unresolved:  # source is the second name that a record can have
+        words = {"new_path": "source", "new_asked": "source"}
+        unresolved = frozenset(words.get(word, word) for word in unresolved)
+        if v["flags"] & abi.FLAG_BASE and "asked" in unresolved:
+            unresolved |= {"path"}
+        common["unresolved"] = unresolved
+    done = v["result"] >= 0 or common["refused"]
+    point = _NOT_CHANGED
+    source = os.fsdecode(s["source_asked"])
+    if done and (s["path"] or v["path_dev"]):
+        point = _changed(v, s, ("path_dev", "path", "", "asked"), name)
+    if done and (s["source"] or v["source_dev"]):
+        names = ("source_dev", "source", "source_", "source_asked")
+        source = _changed(v, s, names, name).path
+    return Mount(
+        op=OPS.get(v["op"], str(v["op"])),
+        path=point.path,
+        source=source,
+        fstype=os.fsdecode(s["fstype"]),
+        asked=os.fsdecode(s["asked"]),
+        view=point.view,
+        known=point.known,
+        written=point.written,
+        result=v["result"],
+        flags=v["mount_flags"],
+        **common,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """A name of a change, and the others that it has."""
+
+    path: str = ""
+    view: str = ""
+    known: str = ""
+    written: str = ""
+
+
+_NOT_CHANGED = _Changed()
+
+
 def _changed(
     v: dict[str, Any], s: dict[str, bytes], fields: tuple[str, str, str, str], name: Name
-) -> tuple[str, str]:
-    """A name, and the same as the caller wrote it where that is another one."""
-    dev, base, view, asked = fields
+) -> _Changed:
+    dev, base, which, asked = fields
     begins = _file(v, s[base], name) if base == "path" else name(v[dev], s[base])
+    view = s.get(which + "view", b"")
     if not v["flags"] & abi.FLAG_BASE:
-        return begins, os.fsdecode(s[view])
-    written = os.path.normpath(os.fsdecode(joined(os.fsencode(begins), s[asked])))
-    looked_up = os.fsdecode(s[view]) or written
-    return looked_up, written if looked_up != written else ""
+        known = _other(s, which + "known", begins)
+        return _Changed(begins, _other(s, which + "view", begins), known)
+    written = _written(os.fsencode(begins), s[asked])
+    path = os.fsdecode(s.get(which + "found", b"")) or written
+    seen = _written(view, s[asked]) if view else ""
+    return _Changed(path, seen if seen != path else "", written=written if written != path else "")
+
+
+def _written(begins: bytes, asked: bytes) -> str:
+    """The name that a text comes to, with no link looked up."""
+    return os.path.normpath(os.fsdecode(joined(begins, asked)))
 
 
 def _connect_event(
@@ -191,6 +270,7 @@ def _connect_event(
         result=v["result"],
         syn=v["kind"] == abi.SYN,
         from_socket=bool(v["flags"] & abi.FLAG_FROM_SOCKET),
+        view=_other(s, "view", unix),
         **common,
     )
 
@@ -209,6 +289,7 @@ _DECODERS = {
     abi.EXIT: _exit,
     abi.OPEN: _open,
     abi.CHANGE: _change,
+    abi.MOUNT: _mount,
     abi.CONNECT: _connect_event,
     abi.SYN: _connect_event,
 }
@@ -219,6 +300,12 @@ def _file(v: dict[str, Any], path: bytes, name: Name) -> str:
     if v["flags"] & abi.FLAG_ANONYMOUS or (not path and v["unresolved"] & abi.UNRESOLVED_PATH):
         return os.fsdecode(path)
     return name(v["path_dev"], path)
+
+
+def _other(s: dict[str, bytes], which: str, path: str) -> str:
+    """A file's other name; "" where it is the canonical one, and in records that had none yet."""
+    found = os.fsdecode(s.get(which, b""))
+    return "" if found == path else found
 
 
 def joined(begins: bytes, asked: bytes) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from agentwatch import actions
 from agentwatch.engine import Engine, Verdict
-from agentwatch.events import Change, Connect, Event, Exec, Exit, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Exit, Mount, Open, ProcessKey
 from agentwatch.policy.levels import Host
 from agentwatch.sinks import frames
 from agentwatch.sinks.redact import Redactor
@@ -166,7 +166,7 @@ class Enforcement:
             action=verdict.action,
             response=verdict.response,
             level=verdict.level,
-            lossy=self.host.lossy,
+            lossy=self.host.lossy and verdict.level != "prevents",
             generation=event.generation if verdict.done else self._generation,
             severity=verdict.severity,
             because=verdict.because,
@@ -183,7 +183,7 @@ class Enforcement:
             return " ".join(argv) or event.path or event.asked
         if isinstance(event, Open):
             return event.path or event.asked
-        if isinstance(event, Change):
+        if isinstance(event, Change | Mount):
             return event.what
         if isinstance(event, Connect):
             return event.where or f"family {event.family}"
@@ -225,8 +225,8 @@ class Enforcement:
 
 def kind_of(event: Event) -> str:
     """The rule kind an event is mostly of: what a record of a decision says."""
-    if isinstance(event, Change):
-        return "change"
+    if isinstance(event, Change | Mount):
+        return "change" if isinstance(event, Change) else "mount"
     if isinstance(event, Open):
         return "change" if event.changes else "read"
     return "exec" if isinstance(event, Exec) else "connect"

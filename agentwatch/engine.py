@@ -18,14 +18,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from agentwatch import abi, decoding
-from agentwatch.events import Change, Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
 from agentwatch.policy.compiler import Compiled, Decided
 from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.memory import Memory
-from agentwatch.policy.readers import FIELDS, as_asked, kinds_of, views
+from agentwatch.policy.readers import FIELDS, by_other_name, kinds_of, views
 from agentwatch.policy.subjects import AgentBits
 from agentwatch.policy.table import LoweredRule, Masks, carved, failed
 from agentwatch.rules.model import ACTIONS, ALL, MODES, Condition, Rule, Ruleset
@@ -37,6 +37,7 @@ _RECORDS = {
     "change": (abi.OPEN, abi.CHANGE),
     "open": (abi.OPEN,),
     "connect": (abi.CONNECT, abi.SYN),
+    "mount": (abi.MOUNT,),
 }
 _DEFAULT_BECAUSE = {
     "exec": "No rule allows {agent} to run this program.",
@@ -171,7 +172,7 @@ class Engine:
         if isinstance(event, Open) and event.changes:
             self.memory.wrote(event.session, event.path)
         elif isinstance(event, Change) and event.result >= 0 and event.op in ("rename", "link"):
-            names = (event.path, event.view)
+            names = (event.path, *event.others)
             if any(self.memory.has_written(event.session, name) for name in names if name):
                 self.memory.wrote(event.session, event.new_path)
 
@@ -219,10 +220,6 @@ class Engine:
         for view in views(event):
             for agent in actor.agents or ("",):
                 found = self._judge_as(agent, view, actor, counted)
-                verdict = found if verdict is None else self._stricter(verdict, found)
-        for view in as_asked(event):
-            for agent in actor.agents or ("",):
-                found = self._judge_as(agent, view, actor, counted, closed=False)
                 verdict = found if verdict is None else self._stricter(verdict, found)
         return verdict or NO_VERDICT
 
@@ -276,7 +273,7 @@ class Engine:
         agents = (actor.agents or ("",)) if kinds else ()
         traces = [
             trace
-            for view in (*views(event), *as_asked(event))
+            for view in views(event)
             for agent in agents
             for trace in self._traces(agent, view, actor)
         ]
@@ -295,20 +292,14 @@ class Engine:
         return self.memory.has_written(event.session, event.path)
 
     def _judge_as(
-        self,
-        agent: str,
-        event: Event,
-        actor: Actor,
-        counted: dict[str, bool] | None,
-        closed: bool = True,
+        self, agent: str, event: Event, actor: Actor, counted: dict[str, bool] | None
     ) -> Verdict:
-        """closed: whether defaults apply."""
         kinds = kinds_of(event)
         policy = self._policy_of(agent, actor)
         hits = policy.hits(kinds, event, actor)
         if hits:
             hits = tuple(hit for hit in hits if self._acts(hit, event, actor, counted))
-        default = policy.default(kinds, hits) if closed else None
+        default = None if by_other_name(event) else policy.default(kinds, hits)
         if not hits and default is None:
             return NO_VERDICT
         matches = tuple(Hit(rule.id, rule.action, agent) for rule in hits)
@@ -470,8 +461,8 @@ def _as_done(found: Verdict, event: Event, rule: Rule | None) -> Verdict:
 
 def _kind_judged(event: Event, rule: Rule | None) -> str:
     """The kind of event that a verdict of the kernel is about: what came of it is the worst."""
-    if isinstance(event, Change):
-        return "change"
+    if isinstance(event, Change | Mount):
+        return "change" if isinstance(event, Change) else "mount"
     if isinstance(event, Open):
         changes = event.changes and (rule is None or not {"change", "open"}.isdisjoint(rule.on))
         return "change" if changes else "read"

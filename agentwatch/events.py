@@ -64,6 +64,8 @@ class Fork(Event):
 class Exec(Event):
     """execve or execveat. result 0: the program runs; below 0: -errno, and only `asked` is known.
 
+    view, known: see Open.
+
     path: canonical name of the executable that runs (the interpreter, where a shebang ran it).
     asked: the name given to the call. script: the script's absolute name, or None.
     argv: as the new program sees it; argv_cut when more than ARGV_MAX bytes of it exist.
@@ -85,6 +87,13 @@ class Exec(Event):
     candidate: bool = False
     anonymous: bool = False  # a memfd or another file without a name
     deleted: bool = False
+    view: str = ""
+    known: str = ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the executable is called."""
+        return _others(self.view, self.known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +119,9 @@ class Open(Event):
     path: canonical name of the file opened; "" when the call failed, for then only `asked` (and
     `cwd`-relative, as given) is known. flags: O_* as asked, with the access mode as granted.
     reads / changes: the kernel's own view of the file opened; both False for O_PATH. shared: the
-    kernel kills for it, and another process has the descriptor as well.
+    kernel kills for it, and another process has the descriptor as well. view: its name as the
+    process sees it, below its own root and through its own mounts. known: the name it had when the
+    policy was loaded, of a file that rules are about. Either is "" where it is no other name.
     """
 
     path: str
@@ -123,6 +134,13 @@ class Open(Event):
     directory: bool = False
     deleted: bool = False
     shared: bool = False
+    view: str = ""
+    known: str = ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the file is called."""
+        return _others(self.view, self.known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +149,13 @@ class Change(Event):
     link, symlink, delete, chmod, chown, xattr, mkdir, rmdir. result: 0, or -errno.
 
     path: the file's name; "" when the call failed, for then only `asked` is known. new_path: the
-    second name of a rename or link, or "". The kernel tells where a name began and the text that
-    the call was given (asked, new_asked), which another thread may have exchanged; path is what
-    that comes to with its symbolic links looked up a moment later, and view, new_view the same
-    without looking, where that is another name. So these names are no proof of what was changed,
-    unless the call was made on a descriptor. new_asked: of a symbolic link, its text. mode: of
-    create, mkdir and chmod, as asked. anonymous: a file without a place, as a memfd.
+    second name of a rename or link, or "". An LSM hook tells them as they are. Without one the
+    kernel tells where a name began and the text that the call was given (asked, new_asked), which
+    another thread may have exchanged; path is what that comes to with its symbolic links looked up
+    a moment later, and written, new_written the same without looking, where that is another name.
+    So these names are no proof of what was changed, unless the call was made on a descriptor. view,
+    known, new_view, new_known: see Open. new_asked: of a symbolic link, its text. mode: of create,
+    mkdir and chmod, as asked. anonymous: a file without a place, as a memfd.
     """
 
     op: str
@@ -146,9 +165,18 @@ class Change(Event):
     new_asked: str = ""
     view: str = ""
     new_view: str = ""
+    known: str = ""
+    new_known: str = ""
+    written: str = ""
+    new_written: str = ""
     result: int = 0
     mode: int = 0
     anonymous: bool = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the file is called, by its first name."""
+        return _others(self.view, self.known, self.written)
 
     @property
     def what(self) -> str:
@@ -159,6 +187,42 @@ class Change(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mount(Event):
+    """A mount, or what lets somebody make one. op: mount (something is at `path` that was not: a
+    file system, a directory, a tree that open_tree made), move (a mount, or the root: pivot_root),
+    remount (flags and options, how mounts spread), umount, userns (a user namespace, which has no
+    path). result: 0, or -errno.
+
+    path: the mount point; "" when the call failed, for then only `asked` is known, and of
+    pivot_root at its end. source: what is mounted, a name where the kernel has it, else the text
+    that the call was given; "" for none. fstype: the type of the file system, "" where the call
+    needs none. asked, view, known, written: as of a Change, which has the same said of its names.
+    """
+
+    op: str = "mount"
+    path: str = ""
+    source: str = ""
+    fstype: str = ""
+    asked: str = ""
+    view: str = ""
+    known: str = ""
+    written: str = ""
+    result: int = 0
+    flags: int = 0
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else the mount point is called."""
+        return _others(self.view, self.known, self.written)
+
+    @property
+    def what(self) -> str:
+        """The operation and its names: mount tmpfs -> /mnt, umount /mnt, userns."""
+        names = (self.source, self.path or self.asked)
+        return f"{self.op} {' -> '.join(filter(None, names))}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connect(Event):
     """connect(2) at its end, or, with `syn`, the first packet of a TCP connection.
 
@@ -166,7 +230,7 @@ class Connect(Event):
     by; it has no result (0). family: AF_* number. addr: text form ("" if none). port: 0 if none.
     protocol: tcp | udp | unix | icmp | the number as text. unix: a path, "@name" for an abstract
     socket, "" if none. from_socket: address read from kernel objects, not from the caller's
-    memory.
+    memory. view: of a path, see Open.
     """
 
     family: int
@@ -177,6 +241,12 @@ class Connect(Event):
     result: int = 0
     syn: bool = False
     from_socket: bool = False
+    view: str = ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else a unix socket's path is called."""
+        return _others(self.view)
 
     @property
     def where(self) -> str:
@@ -185,6 +255,10 @@ class Connect(Event):
             return self.unix
         host = f"[{self.addr}]" if ":" in self.addr else self.addr
         return f"{host}:{self.port}"
+
+
+def _others(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def error_name(result: int) -> str:

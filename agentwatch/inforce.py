@@ -17,6 +17,7 @@ from agentwatch.engine import NO_VERDICT, Engine, Verdict, by_unknown
 from agentwatch.errors import AgentwatchError, KernelError
 from agentwatch.events import Event, ProcessKey
 from agentwatch.kernel.probes import Probes
+from agentwatch.known import Found
 from agentwatch.lineage import Image as Program
 from agentwatch.lineage import Lineage
 from agentwatch.mounts import Mounts
@@ -30,9 +31,9 @@ KEPT = 4  # policies whose records may still come
 class InForce:
     """What the kernel decides by. say: where its frames go.
 
-    problem: why the kernel decides nothing; "" where it does. For metrics: failures, how often a
-    policy found no room in the kernel; disagreements, how often it has killed or refused what the
-    engine does not object to.
+    known: the files it knows by what they are. problem: why the kernel decides nothing; "" where it
+    does. For metrics: failures, how often a policy found no room in the kernel; disagreements, how
+    often it has killed or refused what the engine does not object to.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class InForce:
         self._disagreed = 0  # generation whose first disagreement was said
         self.problem = ""
         self.failures = self.disagreements = 0
+        self.known = Found()
 
     def take(self, engine: Engine, drain: Callable[[], None]) -> None:
         """Puts an engine's policy in force. drain: handles all that is in the rings by now, and
@@ -151,6 +153,14 @@ class InForce:
     def mounted(self, mounts: Mounts) -> None:
         """Where file systems are mounted, for canonical names."""
         self._probes.set_mounts(mounts)
+
+    def know(self, found: Found) -> None:
+        """The files that the policy's rules name, judged whatever they are called."""
+        self._probes.set_known(found.files)
+        if found.cut and found.cut != self.known.cut:
+            text = f"not all files that rules name were looked for: the search ended {found.cut}"
+            self._say(frames.Notice(subject="policy", text=text))
+        self.known = found
 
     def _mark(self, program: Program, agents: tuple[str, ...], project: str | None) -> None:
         assert self._image is not None

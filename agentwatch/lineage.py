@@ -14,7 +14,8 @@ from agentwatch.events import NO_PROCESS, Event, Exec, Exit, Fork, ProcessKey
 class Image:
     """What a process runs since its last exec. identity: the agent it is the program of.
 
-    since: ns, that exec; the start of its process, where nobody saw one.
+    since: ns, that exec; the start of its process, where nobody saw one. others: what else exe was
+    called, as the caller saw it and when the policy was loaded.
     """
 
     exe: str
@@ -24,6 +25,7 @@ class Image:
     uid: int = 0
     identity: str | None = None
     since: int = field(default=0, compare=False)
+    others: tuple[str, ...] = ()
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -195,6 +197,7 @@ class Lineage:
                     event.uid,
                     identity,
                     event.time,
+                    event.others,
                 ),
             )
         )

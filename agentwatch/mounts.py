@@ -9,12 +9,37 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 MOUNTINFO = Path("/proc/1/mountinfo")
+OWN_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of mountinfo. own: it shows a whole file system, or a whole subvolume of one."""
+
+    id: int
+    dev: int
+    root: bytes
+    point: bytes
+    own: bool
+
+
+def _rows(mountinfo: bytes) -> Iterator[Mount]:
+    for line in mountinfo.split(b"\n"):  # and at no other byte: names may have all of them
+        with suppress(ValueError, IndexError):  # a line that is none names nothing
+            fields = line.split(b" ")
+            major, minor = map(int, fields[2].split(b":"))
+            root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
+            if set(root.split(b"/")) == {b"", b".."}:
+                root = b""  # a control group's hierarchy, seen from a namespace further down
+            own = _is_own_root(fields)
+            yield Mount(int(fields[0]), major << 20 | minor, root, point, own)
 
 
 class Mounts:
@@ -32,16 +57,8 @@ class Mounts:
     def parse(cls, mountinfo: bytes) -> Mounts:
         """From the text of /proc/PID/mountinfo (proc(5))."""
         found: dict[int, list[tuple[bool, bytes, bytes]]] = {}
-        for line in mountinfo.split(b"\n"):  # and at no other byte: names may have all of them
-            with suppress(ValueError, IndexError):  # a line that is none names nothing
-                fields = line.split(b" ")
-                major, minor = map(int, fields[2].split(b":"))
-                root, point = (_unescape(fields[i]).rstrip(b"/") for i in (3, 4))
-                if set(root.split(b"/")) == {b"", b".."}:
-                    root = b""  # a control group's hierarchy, seen from a namespace further down
-                found.setdefault(major << 20 | minor, []).append(
-                    (_is_own_root(fields), root, point)
-                )
+        for mount in _rows(mountinfo):
+            found.setdefault(mount.dev, []).append((mount.own, mount.root, mount.point))
         return cls(
             {
                 dev: tuple((root, point) for _, root, point in sorted(rows, key=_rank))
@@ -74,6 +91,15 @@ class Mounts:
             if path == root or path.startswith(root + b"/"):
                 return os.fsdecode(point + path[len(root) :]) or "/"
         return f"[{dev >> 20}:{dev & 0xFFFFF}]{os.fsdecode(path)}"
+
+    def plain(self, mountinfo: bytes) -> Iterable[int]:
+        """Ids of the mounts of a mount namespace (text as above) below which every file is called
+        there as it canonically is: each is what its file system is named by.
+        """
+        for mount in _rows(mountinfo):
+            rows = self._table.get(mount.dev)
+            if rows and rows[0] == (mount.root, mount.point):
+                yield mount.id
 
     def items(self) -> Iterable[tuple[int, tuple[tuple[bytes, bytes], ...]]]:
         """By device: its (root, mount point) rows."""

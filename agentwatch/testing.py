@@ -96,25 +96,48 @@ class Records:
         process: ProcessKey | None = None,
         base: str = "/",
         view: str = "",
+        found: str = "",
         result: int = 0,
         mode: int = 0,
         flags: int = 0,
         unresolved: int = 0,
     ) -> bytes:
         """path, new_path: as asked, from `base`; of a symbolic link, new_path is its text. view:
-        what path leads to, where a link in it was followed.
+        `base` as the process sees it. found: what path leads to, where a link in it was followed.
         """
         number = next(number for number, word in decoding.OPS.items() if word == op)
         values = {"op": number, "result": result, "mode": mode, "unresolved": unresolved}
         values["flags"] = flags | (0 if result < 0 else abi.FLAG_BASE)
         names = {"asked": path, "new_asked": new_path}
-        if result >= 0:
+        if result >= 0 or flags & abi.FLAG_HOOK:
             begins = "" if base == "/" else base
-            names |= {"path": begins, "view": view}
+            names |= {"path": begins, "view": view, "found": found}
             names["new"] = begins if new_path and op != "symlink" else ""
             values["new_dev"] = int(bool(new_path) and op != "symlink")
         encoded = {name: os.fsencode(text) for name, text in names.items()}
         return self._record(abi.CHANGE, process, values, encoded)
+
+    def mount(
+        self,
+        op: str,
+        path: str,
+        source: str = "",
+        fstype: str = "",
+        *,
+        process: ProcessKey | None = None,
+        found: str = "",
+        result: int = 0,
+        flags: int = 0,
+        unresolved: int = 0,
+    ) -> bytes:
+        """path, source: as asked; path is absolute, "" of a user namespace. found: as of change."""
+        number = next(number for number, word in decoding.OPS.items() if word == op)
+        values = {"op": number, "result": result, "unresolved": unresolved}
+        based = bool(path) and result >= 0
+        values |= {"flags": flags | abi.FLAG_BASE * based, "path_dev": int(based)}
+        names = {"asked": path, "source_asked": source, "fstype": fstype, "found": found}
+        encoded = {name: os.fsencode(text) for name, text in names.items()}
+        return self._record(abi.MOUNT, process, values, encoded)
 
     def connect(
         self,

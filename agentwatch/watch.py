@@ -7,12 +7,13 @@ decides (engine) and what knows who is who (lineage) are handed their inputs and
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from agentwatch import abi, actions, decoding, processes
+from agentwatch import abi, actions, decoding, known, processes
 from agentwatch.aside import Aside
 from agentwatch.enforcement import Enforcement
 from agentwatch.engine import NO_VERDICT, Engine, Verdict, names_of
@@ -20,8 +21,9 @@ from agentwatch.errors import JournalError
 from agentwatch.events import Event, Exec, Exit, Fork, ProcessKey
 from agentwatch.freezer import Freezer
 from agentwatch.holding import Holding
+from agentwatch.hooks import Hooks
 from agentwatch.inforce import InForce
-from agentwatch.kernel.links import Links
+from agentwatch.kernel.links import LOOKED_UP, Links
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Actor, Lineage
 from agentwatch.losses import Losses
@@ -45,7 +47,7 @@ SLICE = 0.010  # s of a step, and a batch more, before others get their turn
 CHECK = 0.5  # s between two looks at the counters of losses
 SETTLE = 2.0  # s that handling what a policy's swap waits for may take
 SWEEP = 30.0  # s between two searches for processes whose beginning or end was not told
-_SHOWN = frozenset({abi.CONNECT, abi.SYN, abi.CHANGE})
+_SHOWN = frozenset({abi.CONNECT, abi.SYN, abi.CHANGE, abi.MOUNT})
 
 
 class Sink(Protocol):
@@ -91,6 +93,7 @@ class Watch:
         self._namespace = Namespace(mounts)
         self._links = Links(self._name)
         self.aside, self.listing = Aside(threaded), Aside(threaded)
+        self._searching, self._closed = Aside(threaded=True), threading.Event()
         holding = Holding(probes, freezer)
         self.force = InForce(probes, self.lineage, self.say)
         self.force.mounted(mounts)
@@ -99,6 +102,7 @@ class Watch:
             probes, self.sessions, self.lineage, self.redactor, self.say, self.listing
         )
         self.recognition.identities = identities
+        self.hooks = Hooks(probes, self.say)
         self.losses = Losses(probes, self.sessions, self.say, on_loss)
         self.enforcement = Enforcement(
             engine, host, self.redactor, self.say, breaker or actions.Breaker()
@@ -107,7 +111,8 @@ class Watch:
         self._urgent = self._behind = False  # behind: a ring holds more than a batch
         self._drained = 0  # ns of boottime: whatever happened before was read
         self.unsettled = 0  # policies that came into force before all that ran was known
-        self._checked = self._swept = self._heard = time.monotonic()
+        self._checked = self._swept = self._heard = self._known_since = time.monotonic()
+        self._known_for = engine  # whose rules' files are known
         self.journal_error = ""  # why the journal cannot be written at present
         self.journal_failed = ""  # ... could not, the last time
         if probes.keeping.inherited:
@@ -126,6 +131,26 @@ class Watch:
         self.engine = engine
         self.enforcement.take(engine)
         self.probes.wake_for(engine.acting_kinds)
+        self._know()
+
+    def _know(self) -> None:
+        """Has the files that the rules name looked for, beside the loop."""
+        self._known_since = time.monotonic()
+        engine, mounts = self.engine, self._namespace.mounts
+        before = self.force.known.files if engine is self._known_for else ()
+        self._known_for = engine
+        if engine.compiled is None:  # the kernel judges nothing
+            self.force.know(known.Found())
+            return
+
+        def take(found: known.Found) -> None:
+            if engine is self.engine:  # else another search is on its way
+                self.force.know(found)
+
+        def find() -> known.Found:
+            return known.search(engine.ruleset, mounts, before, self._closed.is_set)
+
+        self._searching.do(find, take)
 
     def _expect(self, engine: Engine) -> None:
         """The policy of a daemon before this one stays in force until `inherit`."""
@@ -145,6 +170,12 @@ class Watch:
     def take_host(self, host: Host) -> None:
         """There are other hooks than before."""
         self.host = self.enforcement.host = host
+
+    def look_at_hooks(self) -> None:
+        """Says which hooks are missing, if that was not said, and attaches what was detached."""
+        now = self.hooks.check(self.engine, self.host)
+        if now != self.host:
+            self.take_host(now)
 
     def _settle(self) -> None:
         """Handles what the rings hold by now, by the policy before."""
@@ -166,7 +197,8 @@ class Watch:
 
     def close(self) -> None:
         """Lets go of what is the watch's own; probes, journal and sinks are whoever made them's."""
-        for aside in (self.aside, self.listing):
+        self._closed.set()
+        for aside in (self.aside, self.listing, self._searching):
             aside.close()
         self._namespace.close()
 
@@ -196,7 +228,7 @@ class Watch:
         """Has the rings wake somebody's poller."""
         for ring in (self.probes.lifecycle, self.probes.activity):
             poller.register(ring.fd, select.EPOLLIN | select.EPOLLET)
-        for aside in (self.aside, self.listing):
+        for aside in (self.aside, self.listing, self._searching):
             poller.register(aside.fileno(), select.EPOLLIN)
 
     def step(self) -> int:
@@ -234,6 +266,7 @@ class Watch:
         try:
             self.aside.turn()
             self.listing.turn()
+            self._searching.turn()
         except Exception as error:
             text = f"what was begun has failed: {type(error).__name__}: {error}"
             self.say(frames.Notice(subject="failure", text=text))
@@ -274,13 +307,13 @@ class Watch:
         return len(lifecycle) + len(activity)
 
     def _looked_up(self, activity: list[memoryview]) -> list[memoryview]:
-        """With the links in names of changes followed: what is judged is what is kept."""
+        """With the links in names followed that calls were given: what is judged is kept."""
         self._links.forget()
         kinds = [abi.peek(record)[1] for record in activity]
-        if abi.CHANGE not in kinds:
+        if LOOKED_UP.isdisjoint(kinds):
             return activity
         for place, kind in enumerate(kinds):
-            if kind == abi.CHANGE:
+            if kind in LOOKED_UP:
                 try:
                     activity[place] = self._links.looked_up(activity[place])
                 except Exception as error:  # as with those of the other ring
@@ -495,11 +528,14 @@ class Watch:
     def check(self) -> None:
         """Losses, kills that did not work, sessions that are over, since the last look."""
         self._checked = time.monotonic()
+        self.look_at_hooks()
         missed = self.losses.check()
         if missed or self._checked - self._swept >= SWEEP:
             self._swept = self._checked
             self._sweep()
         self.force.tidy(self._drained)
+        if self._checked - self._known_since >= known.RENEW:
+            self._know()
         self.sessions.restop()
         for session in self.sessions.over(self._drained):
             self.forget(session)

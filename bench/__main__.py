@@ -3,6 +3,7 @@
 python -m bench                                        all of it, a quarter of an hour
 python -m bench open|rate|judge|kill|start|engine      one of them
 python -m bench policy                                 compiling it; the kernel's verdict
+python -m bench hooks|hostile                          each program's time; what is denied
 python -m bench daemon [--seconds N]                   a daemon's start; idle for N seconds
 python -m bench churn [--minutes N]                    agents that come and go
 python -m bench follow [--seconds N]                   many who follow events
@@ -16,6 +17,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from bench import (
@@ -23,6 +25,8 @@ from bench import (
     daemon,
     daemon_following,
     daemon_idling,
+    hooks,
+    hostile,
     killing,
     opening,
     pacing,
@@ -46,12 +50,16 @@ PARTS: dict[str, Part] = {
     "start": lambda place, _: starting.measure(place),
     "engine": lambda place, _: engine(place),
     "policy": lambda place, _: policy.measure(),
+    "hooks": lambda place, _: hooks.measure(),
+    "hostile": lambda place, _: hostile.measure(),
     "daemon": lambda _, how: daemon.measure(how.seconds or daemon_idling.SECONDS),
     "churn": lambda _, how: churn.measure(how.minutes),
     "follow": lambda place, how: daemon_following.measure(
         place, how.seconds or daemon_following.SECONDS
     ),
 }
+PLACELESS = frozenset({"policy", "hooks", "hostile"})
+"""Those that need no workplace, which takes a compiler and, emulated, minutes."""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,8 +76,10 @@ def main(arguments: list[str]) -> int:
     say(f"Linux {platform.release()}, {os.cpu_count()} CPUs, load {load:.2f} before we began")
     if stats != "0":
         say("kernel.bpf_stats_enabled is on: every run of a probe costs more than it need")
-    with workplace() as place:
-        for name in how.parts or PARTS:
+    names = how.parts or list(PARTS)
+    nowhere = Workplace(Path(), Path())
+    with nullcontext(nowhere) if PLACELESS.issuperset(names) else workplace() as place:
+        for name in names:
             say()
             PARTS[name](place, how)
     return 0

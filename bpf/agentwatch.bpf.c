@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The kernel side, in reading order: what the records look like, the kernel's types, where things are
- * kept, who is tagged, how a file is named, how a record is sent, then the hooks, and what
- * is run on request.
+ * kept, who is tagged, how a file is named, how a record is sent, what the policy says, then the hooks,
+ * and what is run on request.
  */
 #include "kernel.bpf.h"
 #include "agentwatch.h"
@@ -16,9 +16,11 @@ char LICENSE[] SEC("license") = "GPL";
 #include "scratch.bpf.c"
 #include "task.bpf.c"
 #include "path.bpf.c"
+#include "view.bpf.c"
 #include "record.bpf.c"
 #include "policy.bpf.c"
 #include "subjects.bpf.c"
+#include "names.bpf.c"
 #include "rules.bpf.c"
 #include "question.bpf.c"
 #include "identity.bpf.c"
@@ -26,9 +28,11 @@ char LICENSE[] SEC("license") = "GPL";
 #include "call.bpf.c"
 #include "connect.bpf.c"
 #include "change.bpf.c"
+#include "mount.bpf.c"
 #include "syscalls.bpf.c"
 #include "hooks.bpf.c"
 #include "hooks_change.bpf.c"
+#include "hooks_mount.bpf.c"
 #include "hooks_connect.bpf.c"
 #include "cgroup.bpf.c"
 #include "iterators.bpf.c"

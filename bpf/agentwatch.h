@@ -15,7 +15,7 @@
 #ifndef AGENTWATCH_H
 #define AGENTWATCH_H
 
-#define AW_ABI 4
+#define AW_ABI 5
 
 /* aw_header.kind */
 #define AW_KIND_FORK 1
@@ -25,6 +25,7 @@
 #define AW_KIND_CONNECT 5
 #define AW_KIND_SYN 6
 #define AW_KIND_CHANGE 7 /* of names and attributes: what no open does */
+#define AW_KIND_MOUNT 8	 /* and of who may mount: user namespaces */
 #define AW_KINDS 16	 /* room in the counters; kind 0 is never used */
 
 /* aw_header.flags */
@@ -55,7 +56,7 @@
 #define AW_UNRESOLVED_NEW_PATH 0x20
 #define AW_UNRESOLVED_NEW_ASKED 0x40
 
-/* aw_change.op */
+/* aw_change.op, aw_mounting.op */
 #define AW_OP_CREATE 1
 #define AW_OP_TRUNCATE 2
 #define AW_OP_RENAME 3
@@ -67,6 +68,11 @@
 #define AW_OP_XATTR 9
 #define AW_OP_MKDIR 10
 #define AW_OP_RMDIR 11
+#define AW_OP_MOUNT 12 /* something is there that was not */
+#define AW_OP_MOVE 13  /* ... and was elsewhere before */
+#define AW_OP_REMOUNT 14
+#define AW_OP_UMOUNT 15
+#define AW_OP_USERNS 16 /* of no path */
 
 /* aw_exec.stdin_kind */
 #define AW_STDIN_NULL 0 /* /dev/null, or closed */
@@ -97,6 +103,7 @@
 #define AW_POLICY_NONE 0xffffffff /* no slot of theirs */
 #define AW_MOUNTS 8		  /* mounts of a file system */
 #define AW_LITERAL_MAX 64	  /* bytes of an identity's literal component, zero-padded */
+#define AW_KNOWN_MAX 248	  /* bytes of the name that a file had when a policy was loaded */
 
 struct aw_header {
 	__u32 length;	     /* bytes of the whole record, strings included */
@@ -138,8 +145,9 @@ struct aw_exec {
 	__u16 argv_len;	 /* tokens, each ended by a NUL */
 	__u8 stdin_kind; /* AW_STDIN_* */
 	__u8 pad;
-	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
-	__u8 pad2[4];
+	__u16 view_len;	 /* bytes; path as the task sees it, where that is another name */
+	__u16 known_len; /* bytes; what the file was called when the policy was loaded: the same */
+	__u8 pad2[2];
 };
 
 struct aw_exit {
@@ -155,8 +163,9 @@ struct aw_open {
 	__u32 path_dev;	  /* kernel dev_t of path's file system */
 	__u16 path_len;	  /* bytes; from the root of its file system; 0: failed call */
 	__u16 asked_len;
-	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
-	__u8 pad[6];
+	__u16 view_len;	 /* bytes; path as the task sees it, where that is another name */
+	__u16 known_len; /* bytes; what the file was called when the policy was loaded: the same */
+	__u8 pad[4];
 };
 
 struct aw_change { /* new_*: of rename, link; of a symbolic link its text as new_asked */
@@ -172,6 +181,32 @@ struct aw_change { /* new_*: of rename, link; of a symbolic link its text as new
 	__u16 new_asked_len;
 	__u16 view_len; /* bytes; path as the task sees it, where that is another name */
 	__u16 new_view_len;
+	__u16 known_len; /* bytes; what the file was called when the policy was loaded: the same */
+	__u16 new_known_len;
+	__u16 found_len; /* bytes; what the name led to: put in by whoever reads the record */
+	__u16 new_found_len;
+};
+
+/* The first fields are where those of aw_change are. */
+struct aw_mounting { /* source: what is mounted, where the kernel has it; source_asked: its text */
+	struct aw_header header;
+	__s32 result;
+	__u32 op;	/* AW_OP_* */
+	__u32 path_dev; /* kernel dev_t of the mount point's file system */
+	__u32 source_dev;
+	__u32 mount_flags; /* as asked: MS_*, MNT_*, CLONE_NEWUSER */
+	__u16 path_len;	   /* bytes; from the root of its file system; 0: not known, or none */
+	__u16 asked_len;
+	__u16 source_len;
+	__u16 source_asked_len;
+	__u16 view_len; /* as of a change */
+	__u16 source_view_len;
+	__u16 known_len;
+	__u16 source_known_len;
+	__u16 found_len;
+	__u16 source_found_len;
+	__u16 fstype_len;
+	__u8 pad[6];
 };
 
 struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
@@ -183,9 +218,9 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
 	__u16 protocol;	 /* IPPROTO_*; 0 with AF_UNIX */
 	__u16 path_len;	 /* bytes; AF_UNIX: from the root of its file system */
 	__u16 asked_len; /* bytes; AF_UNIX: as asked, a leading NUL is the abstract namespace */
-	__u16 pad;
-	__u32 path_dev; /* kernel dev_t of path's file system */
-	__u32 pad2;
+	__u16 view_len;	 /* bytes; path as the task sees it, where that is another name */
+	__u32 path_dev;	 /* kernel dev_t of path's file system */
+	__u32 pad;
 };
 
 /*
@@ -237,6 +272,15 @@ struct aw_mark { /* by image: what userspace knows of it */
 	__u32 pad;
 };
 
+/* What a tag said of the program before, from the moment that an exec replaces it until it is judged. */
+struct aw_former {
+	__u64 successor; /* aw_tag.image of the one in its place; 0: nothing is left */
+	__u64 image;
+	__u64 predicates[3];
+	__u32 instance; /* whose program has noted it, see maps.bpf.c */
+	__u32 pad;
+};
+
 struct aw_project { /* by session */
 	__u32 len;
 	__u32 pad;
@@ -248,6 +292,19 @@ struct aw_mount { /* a file system's directory `root` is what is mounted at `poi
 	__u32 point_len;
 	__u8 root[AW_ROOT_MAX];
 	__u8 point[AW_POINT_MAX];
+};
+
+struct aw_file_key { /* a file that rules of the policy are about, whatever it is called */
+	__u32 dev;   /* kernel dev_t of its file system */
+	__u32 pad;
+	__u64 inode;
+};
+
+struct aw_known {
+	__u16 len;
+	__u16 versioned;  /* 1: generation is known: another file may get the number */
+	__u32 generation; /* of the inode */
+	__u8 path[AW_KNOWN_MAX];
 };
 
 struct aw_origin { /* by tgid: where a process comes from that was forked while we look for agents */
@@ -289,7 +346,7 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 abi;	   /* AW_ABI, set by the object */
 	__u32 wake_kinds;  /* bit per kind: wake the reader for it */
 	__u32 identify;	   /* 1: provisional tags on untagged processes too */
-	__u32 doomed;	   /* set by the probes once a child was doomed */
+	__u32 doomed;	   /* children that die at their first hook, and have not yet */
 	__u32 mirror_full; /* set by the probes once a child did not fit the mirror */
 	__u32 untracked;   /* set by the probes once a tag was only put into the mirror */
 	__u32 looking;	   /* 1: agents that run already are looked for, note who forks whom */
@@ -299,11 +356,11 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 in_force;	   /* slot of the policy, or AW_POLICY_NONE */
 	__u32 next;	   /* ... of the next one: an exec leaves a mark for it as well */
 	__u32 refusing;	   /* 1: programs that refuse connections are attached */
+	__u32 known;	   /* 1: there are files that are known by what they are */
 	__u32 preemption;  /* of tracing programs, found at the first fork: AW_PREEMPTION_* */
 	__u32 recorder;	   /* instance whose tracing programs act, see maps.bpf.c */
-	__u64 listened;	   /* ns, CLOCK_BOOTTIME: what was recorded before was read by a daemon */
 	__u32 published;   /* generation of the last policy there was */
-	__u32 pad;
+	__u64 listened;	   /* ns, CLOCK_BOOTTIME: what was recorded before was read by a daemon */
 };
 
 #endif

@@ -15,7 +15,7 @@ struct change_call { /* arguments by their number, NONE where the call has none 
 	u8 pad;
 };
 
-static const struct change_call change_calls[CALLS - CALL_RENAME] = {
+static const struct change_call change_calls[CALL_MOUNT - CALL_RENAME] = {
 	/* op, fd, asked, new_fd, new_asked, mode, flags */
 	{AW_OP_RENAME, NONE, 0, NONE, 1, NONE, NONE},
 	{AW_OP_RENAME, 0, 1, 2, 3, NONE, NONE}, /* and renameat2 */
@@ -124,12 +124,17 @@ __noinline int change_base(struct aw_record *record, struct aw_walk *walk, struc
 	else
 		record->header.flags |= name.flags;
 	len = put_name(record, &at, &name, walk->path, bit);
+	others_put(record, walk, task, 0, &path, &name, record->header.length, len, &at, bit);
 	if (second) {
 		record->change.new_dev = name.dev;
 		record->change.new_len = len;
+		record->change.new_view_len = naming_of(walk)->view_len;
+		record->change.new_known_len = naming_of(walk)->known_len;
 	} else {
 		record->change.path_dev = name.dev;
 		record->change.path_len = len;
+		record->change.view_len = naming_of(walk)->view_len;
+		record->change.known_len = naming_of(walk)->known_len;
 	}
 	record->header.length = at;
 	return 0;
@@ -199,8 +204,9 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 		return;
 	}
 	which = call->kind - CALL_RENAME;
-	barrier_var(which); /* so that the check is of what is used: 6.1 forgets others that are equal */
-	if (which >= CALLS - CALL_RENAME)
+	/* So that the check is of what is used: 6.1 forgets others that are equal. */
+	barrier_var(which);
+	if (which >= CALL_MOUNT - CALL_RENAME)
 		return;
 	how = &change_calls[which];
 	change = &record->change;

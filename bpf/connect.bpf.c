@@ -76,6 +76,7 @@ static __always_inline bool unix_bound(struct aw_record *record, struct aw_walk 
 	BPF_CORE_READ_INTO(&path, bound, path);
 	if (path.dentry) {
 		name_of(&name, &path, walk);
+		walk->question.names[0].at = 0;
 		record->header.flags |= name.flags | AW_FLAG_FROM_SOCKET;
 		record->connect.path_dev = name.dev;
 		record->connect.path_len =
@@ -94,14 +95,28 @@ static __always_inline bool unix_bound(struct aw_record *record, struct aw_walk 
 	return true;
 }
 
-/* The same, of a connected socket's peer; false where there is none. */
-static __always_inline bool unix_peer(struct aw_record *record, struct aw_walk *walk,
-				      struct sock *sk, u32 *at, struct user_address *user,
-				      u32 *unix_len)
+/*
+ * The name of that file as the task sees it, behind all that is in the record: it is worked out in the
+ * memory that `user` was in. Where the next string would go. Not inlined, as open_file.
+ */
+static __noinline u32 unix_others(struct aw_record *record, struct aw_walk *walk,
+				  struct unix_sock *bound, u32 at)
 {
-	struct unix_sock *peer = (struct unix_sock *)BPF_CORE_READ((struct unix_sock *)sk, peer);
+	struct aw_connect *connect = &record->connect;
+	struct name name = {.dev = connect->path_dev};
+	struct path path = {};
 
-	return peer && unix_bound(record, walk, peer, at, user, unix_len);
+	BPF_CORE_READ_INTO(&path, bound, path);
+	if (!path.dentry || record->header.flags & AW_FLAG_ANONYMOUS)
+		return at;
+	name.failed = record->header.unresolved & AW_UNRESOLVED_PATH;
+	others_put(record, walk, bpf_get_current_task_btf(), 0, &path, &name, sizeof(*connect),
+		   connect->path_len, &at, AW_UNRESOLVED_PATH);
+	connect->view_len = naming_of(walk)->view_len;
+	at -= naming_of(walk)->known_len; /* sockets are not known so */
+	naming_of(walk)->known_len = 0;
+	naming_of(walk)->at = at;
+	return at;
 }
 
 /* A pathname ends at its NUL; an abstract name is all of its bytes, NULs included. */
@@ -135,8 +150,10 @@ static __always_inline void unix_judge(struct aw_record *record, struct aw_walk 
 	u32 len = connect->path_len, at = sizeof(*connect);
 
 	if (len) {
-		question_name(walk, 0, AW_SUBJECT_UNIX, AW_SYMBOL_UNIX, 0, len, connect->path_dev,
-			      false);
+		question_name(walk, 0, AW_SUBJECT_UNIX, AW_SYMBOL_UNIX, walk->question.names[0].at,
+			      len, connect->path_dev, false);
+		if (connect->view_len)
+			question_others(walk);
 		return;
 	}
 	len = connect->asked_len;
@@ -176,7 +193,7 @@ __noinline int connect_judge(struct aw_record *record, struct aw_walk *walk)
 			question->unread = 1 << AW_SUBJECT_ADDR | 1 << AW_SUBJECT_PORT;
 		question_address(walk, connect->address, connect->family, connect->port);
 	}
-	question_ask(walk, 0, &connect->header);
+	question_ask(walk, record, &connect->header);
 	return 0;
 }
 
@@ -191,6 +208,7 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 	struct aw_record *record;
 	struct aw_walk *walk;
 	struct socket *socket = 0;
+	struct unix_sock *peer = 0;
 	struct sock *sk = 0;
 	u16 family = 0;
 
@@ -222,11 +240,16 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 		connect->family = family;
 		address_from_socket(connect, sk);
 	}
-	if (begun && family == AF_UNIX && unix_peer(record, walk, sk, &at, user, &unix_len))
+	if (begun && family == AF_UNIX)
+		peer = (struct unix_sock *)BPF_CORE_READ((struct unix_sock *)sk, peer);
+	if (peer && unix_bound(record, walk, peer, &at, user, &unix_len))
 		connect->family = AF_UNIX;
 	asked = at > RECORD_MAX - SHORT ? 0 : put_unix(record, at, user->path, unix_len);
 	connect->asked_len = asked;
-	record->header.length = at + asked;
+	at += asked;
+	if (peer)
+		at = unix_others(record, walk, peer, at);
+	record->header.length = at;
 	/* TCP is judged by tcp_syn. */
 	if (begun && connect->family &&
 	    (connect->protocol != IPPROTO_TCP || connect->family == AF_UNIX) &&

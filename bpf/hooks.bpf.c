@@ -106,9 +106,8 @@ static __always_inline int file_judge(struct file *file, bool opens)
 	hooked.record->open.result = -EPERM;
 	hooked.record->open.path_len = 0;
 	hooked.record->open.asked_len = 0;
-	hooked.record->open.view_len = 0;
 	__builtin_memset(hooked.record->open.pad, 0, sizeof(hooked.record->open.pad));
-	open_file(hooked.record, hooked.walk, file, &at);
+	open_file(hooked.record, hooked.walk, bpf_get_current_task_btf(), file, &at);
 	if (!opens)
 		hooked.record->header.flags &= ~AW_FLAG_CREATED;
 	if (is_backing(mode))
@@ -183,6 +182,7 @@ static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 	name_of(&name, &path, hooked.walk);
 	exec->cwd_dev = name.dev;
 	exec->cwd_len = put_name(hooked.record, &at, &name, hooked.walk->path, AW_UNRESOLVED_CWD);
+	at = exec_others(hooked.record, hooked.walk, task, file, at);
 	question = &hooked.walk->question;
 	question->ruled = !bprm;
 	exec_question(hooked.record, hooked.walk);
@@ -197,6 +197,43 @@ SEC("lsm/bprm_check_security")
 int BPF_PROG(lsm_bprm_check_security, struct linux_binprm *bprm)
 {
 	return exec_hook(bprm, bprm->file);
+}
+
+/*
+ * The old program is gone: nothing that was known of it may loosen what the new one does. process_exec,
+ * right behind this, says what the new one is; where the kernel skips that, nothing is known of it.
+ */
+SEC("lsm/bprm_committed_creds")
+int BPF_PROG(lsm_bprm_committed_creds)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct aw_tag *tag, *mirrored;
+	struct aw_subject subject;
+	struct aw_former *former;
+	u32 tgid = task->tgid;
+
+	if (!tagged(task, &subject))
+		return 0;
+	tag = subject.tag;
+	former = bpf_task_storage_get(&formers, task, 0, 0);
+	/* Of two instances the newer one comes first: then it is done. */
+	if (former && former->instance > instance && former->successor == tag->image)
+		return 0;
+	if (former) {
+		former->image = tag->image;
+		former->predicates[0] = tag->predicates[0];
+		former->predicates[1] = tag->predicates[1];
+		former->predicates[2] = tag->predicates[2];
+		former->instance = instance;
+	}
+	tag->image = bpf_ktime_get_boot_ns();
+	tag->predicates[0] = tag->predicates[1] = tag->predicates[2] = 0;
+	if (former)
+		former->successor = tag->image;
+	mirrored = bpf_map_lookup_elem(&mirror, &tgid);
+	if (mirrored)
+		*mirrored = *tag;
+	return 0;
 }
 
 /* What the kernel itself maps for a new program is not the agent's doing. */
@@ -276,6 +313,7 @@ int BPF_PROG(lsm_inode_init_security_anon, struct inode *inode, const struct qst
 	open->header.flags |= name.flags;
 	open->path_len = put_name(hooked.record, &at, &name, hooked.walk->path, AW_UNRESOLVED_PATH);
 	hooked.walk->question.ruled = 1;
+	hooked.walk->question.names[0].at = 0;
 	open_judge(hooked.record, hooked.walk);
 	return DENIED(hook_answer(&hooked, 0, at, &activity, RING_ACTIVITY));
 }

@@ -6,34 +6,6 @@ static __always_inline u32 stricter(u32 verdict, u32 than)
 	return verdict && (!than || verdict < than);
 }
 
-/* Judges the name in `walk`; what is stricter than the answer before stands. */
-static __always_inline int change_judge(struct aw_record *record, struct aw_walk *walk, u32 words,
-					struct name *name)
-{
-	struct aw_question *question;
-	struct aw_header *header;
-
-	if (!record || !walk || !name)
-		return 0;
-	question = &walk->question;
-	header = &record->header;
-	question->kinds = AW_CHANGE;
-	question->words = AW_WORD_WRITE | words;
-	if (words & AW_WORD_OPEN)
-		question->kinds |= AW_OPEN;
-	question->unread = question->uncertain = 0;
-	if (name->failed || name->flags & AW_FLAG_ANONYMOUS)
-		question->unread = 1 << AW_SUBJECT_FILE;
-	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, 0, name->len, name->dev, false);
-	policy_judge(walk, 0);
-	header->generation = question->generation;
-	if (stricter(question->verdict, header->verdict)) {
-		header->verdict = question->verdict;
-		header->rule = question->rule;
-	}
-	return 0;
-}
-
 struct change {
 	u32 op, mode;
 	u32 words;     /* AW_WORD_* besides that of writing */
@@ -42,21 +14,97 @@ struct change {
 };
 
 /*
- * What goes elsewhere takes along what is denied by its name, the directory's or of what is below it: so
- * it stays, by that rule.
+ * Puts one of the two names and its others into the record, whose length grows with them. Not inlined:
+ * what it has on the stack is not needed any more where the change is judged.
  */
-static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk,
-					struct name *name)
+static __noinline void changed_put(struct aw_record *record, struct aw_walk *walk,
+				   const struct path *path, bool second)
+{
+	u32 bit = second ? AW_UNRESOLVED_NEW_PATH : AW_UNRESOLVED_PATH;
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct aw_change *change = &record->change;
+	u32 at = record->header.length, len;
+	struct name name;
+
+	name_of(&name, path, walk);
+	len = put_name(record, &at, &name, walk->path, bit);
+	others_put(record, walk, task, 0, path, &name, record->header.length, len, &at, bit);
+	if (second) {
+		change->new_dev = name.dev;
+		change->new_len = len;
+		change->new_view_len = naming_of(walk)->view_len;
+		change->new_known_len = naming_of(walk)->known_len;
+	} else {
+		record->header.flags |= name.flags & AW_FLAG_ANONYMOUS;
+		change->path_dev = name.dev;
+		change->path_len = len;
+		change->view_len = naming_of(walk)->view_len;
+		change->known_len = naming_of(walk)->known_len;
+	}
+	record->header.length = at;
+}
+
+/* Asks about one of the two names, and about its others. here: it still is in `walk`. */
+static __always_inline void changed_ask(struct aw_record *record, struct aw_walk *walk, bool second,
+					bool here)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_other_name *others = question->others;
+	const struct aw_change *change = &record->change; /* or a mounting: see mount.bpf.c */
+	u32 at = sizeof(*change), len = change->path_len, dev = change->path_dev;
+	u32 bit = AW_UNRESOLVED_PATH;
+
+	if (record->header.kind == AW_KIND_MOUNT)
+		at = sizeof(record->mounting);
+
+	others[0].len = change->view_len;
+	others[1].len = change->known_len;
+	if (second) {
+		at += len + change->view_len + change->known_len;
+		bit = AW_UNRESOLVED_NEW_PATH;
+		len = change->new_len;
+		dev = change->new_dev;
+		others[0].len = change->new_view_len;
+		others[1].len = change->new_known_len;
+	}
+	others[0].at = at + len;
+	others[1].at = at + len + others[0].len;
+	question->unread = record->header.unresolved & bit ? 1 << AW_SUBJECT_FILE : 0;
+	question->uncertain = 0;
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, here ? 0 : at, len, dev, false);
+	names_judge(walk, record);
+}
+
+/* Judges what changed_put has just put; what is stricter than the answer before stands. */
+static __always_inline void change_judge(struct aw_record *record, struct aw_walk *walk, u32 words,
+					 bool second)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_header *header = &record->header;
 
-	question->unread = question->uncertain = 0;
-	if (name->failed || name->flags & AW_FLAG_ANONYMOUS)
-		question->unread = 1 << AW_SUBJECT_FILE;
+	question->kinds = AW_CHANGE;
+	question->words = AW_WORD_WRITE | words;
+	if (words & AW_WORD_OPEN)
+		question->kinds |= AW_OPEN;
+	changed_ask(record, walk, second, !question->names[0].at);
+	header->generation = question->generation;
+	if (stricter(question->verdict, header->verdict)) {
+		header->verdict = question->verdict;
+		header->rule = question->rule;
+	}
+}
+
+/*
+ * What goes elsewhere takes along what is denied by its name, the directory's or of what is below it: so
+ * it stays, by that rule.
+ */
+static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk, bool second)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_header *header = &record->header;
+
 	question->below = 1;
-	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, 0, name->len, name->dev, false);
-	policy_judge(walk, 0);
+	changed_ask(record, walk, second, false);
 	question->below = 0;
 	if (question->verdict != AW_VERDICT_KILL && question->verdict != AW_VERDICT_DENY)
 		return;
@@ -67,10 +115,9 @@ static __always_inline void below_judge(struct aw_record *record, struct aw_walk
 
 static __noinline int change_hook(struct change *asked)
 {
-	u32 at = sizeof(struct aw_change);
-	struct aw_change *change;
+	struct aw_record *record;
+	struct aw_walk *walk;
 	struct hooked hooked;
-	struct name name;
 	bool moves;
 	int found;
 
@@ -80,37 +127,30 @@ static __noinline int change_hook(struct change *asked)
 			   AW_SORT_NAME);
 	if (found != HOOK_ASKS)
 		return DENIED(found == HOOK_BLIND);
-	hooked.walk->question.lists = AW_LISTS_OPEN;
-	change = &hooked.record->change;
-	__builtin_memset((void *)change + sizeof(change->header), 0,
-			 sizeof(*change) - sizeof(change->header));
-	change->op = asked->op;
-	change->mode = asked->mode;
-	change->result = -EPERM;
-	name_of(&name, &asked->first, hooked.walk);
-	change->path_dev = name.dev;
-	change->path_len =
-		put_name(hooked.record, &at, &name, hooked.walk->path, AW_UNRESOLVED_PATH);
-	change_judge(hooked.record, hooked.walk, asked->words, &name);
+	record = hooked.record;
+	walk = hooked.walk;
+	walk->question.lists = AW_LISTS_OPEN;
+	__builtin_memset((void *)record + sizeof(record->header), 0,
+			 sizeof(record->change) - sizeof(record->header));
+	record->header.length = sizeof(record->change);
+	record->change.op = asked->op;
+	record->change.mode = asked->mode;
+	record->change.result = -EPERM;
+	changed_put(record, walk, &asked->first, false);
+	if (record->header.flags & AW_FLAG_ANONYMOUS)
+		return 0; /* such as a memfd, which has no name to deny: told at the end */
+	change_judge(record, walk, asked->words, false);
 	if (asked->second.dentry) {
-		name_of(&name, &asked->second, hooked.walk);
-		change->new_dev = name.dev;
-		change->new_len = put_name(hooked.record, &at, &name, hooked.walk->path,
-					   AW_UNRESOLVED_NEW_PATH);
-		change_judge(hooked.record, hooked.walk, asked->words, &name);
+		changed_put(record, walk, &asked->second, true);
+		change_judge(record, walk, asked->words, true);
 	}
-	if (moves && !refused(&change->header)) {
-		name_of(&name, &asked->first, hooked.walk);
-		below_judge(hooked.record, hooked.walk, &name);
-	}
-	if (asked->exchanges && !refused(&change->header)) {
-		name_of(&name, &asked->second, hooked.walk);
-		below_judge(hooked.record, hooked.walk, &name);
-	}
-	change->header.length = at;
-	if (change->header.verdict == AW_VERDICT_KILL)
+	if (moves && !refused(&record->header))
+		below_judge(record, walk, false);
+	if (asked->exchanges && !refused(&record->header))
+		below_judge(record, walk, true);
+	if (record->header.verdict == AW_VERDICT_KILL)
 		bpf_send_signal(SIGKILL);
-	return DENIED(hook_answer(&hooked, 0, at, &activity, RING_ACTIVITY));
+	return DENIED(hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY));
 }
 
 /* One that is to be made, or that goes: `dentry` in the directory `in`. */
@@ -220,7 +260,7 @@ int BPF_PROG(lsm_path_chown, const struct path *path)
 	return path_hook(AW_OP_CHOWN, AW_WORD_CHOWN, path, 0);
 }
 
-/* No mount is known here: the canonical name needs none. */
+/* No mount is known here: the canonical name needs none, nor does what the file is known by. */
 SEC("lsm/inode_setxattr")
 int BPF_PROG(lsm_inode_setxattr, void *map, struct dentry *dentry)
 {

@@ -102,8 +102,10 @@ static __always_inline int unix_hook(struct sock *other)
 	unix_bound(hooked.record, hooked.walk, (struct unix_sock *)other, &at, user, &unix_len);
 	connect->asked_len =
 		at > RECORD_MAX - SHORT ? 0 : put_unix(hooked.record, at, user->path, unix_len);
+	at = unix_others(hooked.record, hooked.walk, (struct unix_sock *)other,
+			 at + connect->asked_len);
 	connect_judge(hooked.record, hooked.walk);
-	return connect_answer(&hooked, at + connect->asked_len);
+	return connect_answer(&hooked, at);
 }
 
 SEC("lsm/unix_stream_connect")

@@ -84,10 +84,21 @@ int adopt(struct bpf_iter__task *ctx)
 	return 0;
 }
 
+/* A process whose tag was set before it had a number, and the mirror not since. */
+static __always_inline void mirror_late(struct task_struct *task, struct aw_subject *subject)
+{
+	struct aw_tag tag = *subject->tag;
+	u32 tgid = task->tgid;
+
+	if (task->pid == task->tgid && BPF_CORE_READ(task, signal, live.counter) &&
+	    !bpf_map_update_elem(&mirror, &tgid, &tag, BPF_NOEXIST))
+		COUNT(reconciled);
+}
+
 /*
  * When the kernel skipped runs of process_fork (recursion_misses): a task without a tag whose parent
  * or leader has one gets it, if it is younger than that. Not a parent walk: one generation per run,
- * always from a tag.
+ * always from a tag. Those that lsm_task_alloc tagged are put into the mirror.
  */
 SEC("iter/task")
 int reconcile(struct bpf_iter__task *ctx)
@@ -96,8 +107,12 @@ int reconcile(struct bpf_iter__task *ctx)
 	struct aw_subject subject;
 	struct aw_tag tag;
 
-	if (!task || of_session(task, &subject))
+	if (!task)
 		return 0;
+	if (of_session(task, &subject)) {
+		mirror_late(task, &subject);
+		return 0;
+	}
 	from = task->pid == task->tgid ? task->real_parent : task->group_leader;
 	if (!from || !of_session(from, &subject) || task->start_boottime < subject.tag->since)
 		return 0;

@@ -47,14 +47,26 @@ struct hlist_bl_node {
 	struct hlist_bl_node *next, **pprev;
 };
 
+struct file_system_type {
+	const char *name;
+};
+
+struct fs_context {
+	struct dentry *root;
+};
+
 struct super_block {
 	u32 s_dev;
+	unsigned long s_magic;
+	struct file_system_type *s_type;
 	struct dentry *s_root;
 };
 
 struct inode {
 	u16 i_mode;
 	u32 i_rdev;
+	u32 i_generation;
+	unsigned long i_ino;
 	struct super_block *i_sb;
 };
 
@@ -68,6 +80,14 @@ struct dentry {
 
 struct vfsmount {
 	struct dentry *mnt_root;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+	struct mnt_namespace *mnt_ns;
+	int mnt_id;
 };
 
 struct path {
@@ -101,6 +121,15 @@ struct mm_struct {
 	unsigned long arg_start, arg_end;
 };
 
+struct pid_namespace {
+	struct task_struct *child_reaper;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct pid_namespace *pid_ns_for_children;
+};
+
 struct upid {
 	int nr;
 };
@@ -130,6 +159,7 @@ struct task_struct {
 	struct list_head thread_node;
 	struct signal_struct *signal;
 	struct files_struct *files;
+	struct nsproxy *nsproxy;
 	struct fs_struct *fs;
 	struct mm_struct *mm;
 };
@@ -217,6 +247,7 @@ struct bpf_iter__task {
 #define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
 #define FMODE_EXEC 0x20
+#define FMODE_NEED_UNMOUNT (1 << 28)
 #define FMODE_NOACCOUNT (1 << 29)
 #define RENAME_EXCHANGE 2
 #define PROT_EXEC 4
@@ -237,6 +268,7 @@ struct bpf_iter__task {
 #define IPPROTO_MPTCP 262
 #define EPERM 1
 #define EAGAIN 11
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
 #define TCP_SYN_SENT 2
 #define PIDTYPE_PGID 2
 #define PIDTYPE_SID 3
@@ -247,6 +279,16 @@ struct bpf_iter__task {
 #define AT_FDCWD -100
 #define AT_REMOVEDIR 0x200
 #define AT_EMPTY_PATH 0x1000
+#define MOVE_MOUNT_F_EMPTY_PATH 0x04
+#define MOVE_MOUNT_T_EMPTY_PATH 0x40
+#define FSCONFIG_CMD_RECONFIGURE 7
+#define MS_REMOUNT 32
+#define MS_BIND 4096
+#define MS_MOVE 8192
+#define MS_PROPAGATION (1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
+#define MS_MGC_VAL 0xC0ED0000
+#define MS_MGC_MSK 0xFFFF0000
+#define CLONE_NEWUSER 0x10000000
 #define EINPROGRESS 115
 #define MINORBITS 20
 

@@ -127,8 +127,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 
 	if (!is_recorder() || BPF_CORE_READ(task, signal, live.counter))
 		return 0;
-	if (control.doomed)
-		bpf_map_delete_elem(&doomed, &tgid);
+	if (control.doomed && !bpf_map_delete_elem(&doomed, &tgid))
+		__sync_fetch_and_add(&control.doomed, -1);
 	if (control.condemned && !bpf_map_delete_elem(&condemned, &tgid))
 		__sync_fetch_and_add(&control.condemned, -1);
 	if (control.looking)
@@ -201,6 +201,23 @@ static __noinline u32 exec_names(struct aw_record *record, struct aw_walk *walk,
 	return exec->path_len + exec->asked_len + exec->cwd_len;
 }
 
+/* The executable's other names, of a process that is somebody's. Not inlined, as above. */
+static __noinline u32 exec_others(struct aw_record *record, struct aw_walk *walk,
+				  struct task_struct *task, struct file *file, u32 at)
+{
+	struct aw_exec *exec = &record->exec;
+	struct name name = {.flags = record->header.flags, .dev = exec->path_dev};
+	struct path path;
+
+	name.failed = record->header.unresolved & AW_UNRESOLVED_PATH;
+	BPF_CORE_READ_INTO(&path, file, f_path);
+	others_put(record, walk, task, file, &path, &name, sizeof(*exec), exec->path_len, &at,
+		   AW_UNRESOLVED_PATH);
+	exec->view_len = naming_of(walk)->view_len;
+	exec->known_len = naming_of(walk)->known_len;
+	return at;
+}
+
 static __always_inline u32 exec_argv(struct aw_record *record, struct task_struct *task, u32 at)
 {
 	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
@@ -267,6 +284,8 @@ static __always_inline void exec_question(struct aw_record *record, struct aw_wa
 	at += exec->path_len + exec->asked_len;
 	question_name(walk, 1, AW_SUBJECT_CWD, AW_SYMBOL_CWD, at, exec->cwd_len, exec->cwd_dev,
 		      false);
+	if (exec->view_len || exec->known_len)
+		question_others(walk);
 }
 
 /* What a new program is asked, by the policy of a slot. */
@@ -282,6 +301,20 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 	question_ask(walk, record, &record->header);
 }
 
+/* Gives the tag back what it said before lsm_bprm_committed_creds: an exec is of the program that makes it. */
+static __always_inline void former_restore(struct task_struct *task, struct aw_tag *tag)
+{
+	struct aw_former *former = bpf_task_storage_get(&formers, task, 0, 0);
+
+	if (!former || !former->successor || former->successor != tag->image)
+		return;
+	former->successor = 0;
+	tag->image = former->image;
+	tag->predicates[0] = former->predicates[0];
+	tag->predicates[1] = former->predicates[1];
+	tag->predicates[2] = former->predicates[2];
+}
+
 /*
  * Judges the exec by the program that made it, then gives the tag the predicates of the new one: by
  * the policy in force, and for the next one, if there is one, as a mark.
@@ -294,6 +327,7 @@ static __always_inline void exec_judge(struct aw_record *record, struct aw_walk 
 	u32 tgid = task->tgid, next = *(volatile u32 *)&control.next;
 	struct aw_mark *mark = &walk->mark;
 
+	former_restore(task, tag);
 	question_begin(walk, tag, subject->session, AW_LISTS_EXEC, AW_SORT_EXEC);
 	exec_ask(record, walk, task, question->slot);
 	tag->image = record->header.time;
@@ -356,6 +390,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 		header->flags |= AW_FLAG_CANDIDATE;
 	if (bprm->interp != bprm->filename)
 		header->flags |= AW_FLAG_SCRIPT;
+	at = exec_others(record, walk, task, BPF_CORE_READ(bprm, file), at);
 	exec->argv_len = exec_argv(record, task, at);
 	header->length = at + exec->argv_len;
 	exec->argc = bprm->argc;

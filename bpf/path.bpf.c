@@ -5,7 +5,7 @@
  */
 
 /* Where the kernel keeps what no type tells of; 0 where it does not say, or is not asked. */
-static volatile u64 rename_lock_at, preempt_count_at, per_cpu_offset_at;
+static volatile u64 rename_lock_at, mount_lock_at, preempt_count_at, per_cpu_offset_at;
 
 struct pcpu_hot {
 	int preempt_count;
@@ -22,11 +22,13 @@ static __always_inline u64 symbol_at(const char *name, u32 size)
 SEC("syscall")
 int find_symbols(void *ctx)
 {
-	static const char lock[] = "rename_lock", offset[] = "__per_cpu_offset";
+	static const char rename[] = "rename_lock", mount[] = "mount_lock";
+	static const char offset[] = "__per_cpu_offset";
 	static const char count[] = "__preempt_count", hot[] = "pcpu_hot";
 	u64 at = 0;
 
-	rename_lock_at = symbol_at(lock, sizeof(lock));
+	rename_lock_at = symbol_at(rename, sizeof(rename));
+	mount_lock_at = symbol_at(mount, sizeof(mount));
 	per_cpu_offset_at = symbol_at(offset, sizeof(offset));
 	if (bpf_core_type_exists(struct pcpu_hot)) {
 		at = symbol_at(hot, sizeof(hot));
@@ -64,11 +66,25 @@ static __always_inline long dentry_link_read(struct dentry_link *link, struct de
 	return !link->parent;
 }
 
+/* Puts a component in front of what is there; false where there is no room, or it cannot be read. */
+static __always_inline bool component_put(struct aw_walk *into, const struct dentry_link *link)
+{
+	u32 len = link->hash_len >> 32, off;
+
+	if (!len || len > 255 || into->off < len + 1)
+		return false;
+	off = (into->off - len) & (AW_PATH_MAX - 1);
+	if (bpf_probe_read_kernel(into->path + off, len & 255, link->name))
+		return false;
+	off = (off - 1) & (AW_PATH_MAX - 1);
+	into->path[off] = '/';
+	into->off = off;
+	return true;
+}
+
 static long walk_step(u32 index, struct walk *walk)
 {
-	struct aw_walk *into = walk->into;
 	struct dentry_link link;
-	u32 len, off;
 
 	if (dentry_link_read(&link, walk->dentry)) {
 		walk->failed = 1;
@@ -76,29 +92,21 @@ static long walk_step(u32 index, struct walk *walk)
 	}
 	if (link.parent == walk->dentry)
 		return 1;
-	len = link.hash_len >> 32;
-	if (!len || len > 255 || into->off < len + 1) {
+	if (!component_put(walk->into, &link)) {
 		walk->failed = 1;
 		return 1;
 	}
-	off = (into->off - len) & (AW_PATH_MAX - 1);
-	if (bpf_probe_read_kernel(into->path + off, len & 255, link.name)) {
-		walk->failed = 1;
-		return 1;
-	}
-	off = (off - 1) & (AW_PATH_MAX - 1);
-	into->path[off] = '/';
-	into->off = off;
 	walk->dentry = link.parent;
 	return 0;
 }
 
-static __always_inline u32 rename_sequence(void)
+/* A seqlock begins with its count. */
+static __always_inline u32 sequence_of(u64 lock)
 {
 	u32 sequence = 0;
 
-	if (rename_lock_at)
-		bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)rename_lock_at);
+	if (lock)
+		bpf_probe_read_kernel(&sequence, sizeof(sequence), (void *)lock);
 	return sequence;
 }
 
@@ -107,13 +115,13 @@ static __always_inline u32 rename_sequence(void)
 static long walk_again(u32 index, struct walk *walk)
 {
 	struct aw_walk *into = walk->into;
-	u32 before = rename_sequence();
+	u32 before = sequence_of(rename_lock_at);
 
 	walk->dentry = walk->from;
 	walk->failed = 0;
 	into->off = AW_PATH_MAX;
 	bpf_loop(AW_PATH_MAX / 2, walk_step, walk, 0);
-	into->disturbed = before & 1 || before != rename_sequence();
+	into->disturbed = before & 1 || before != sequence_of(rename_lock_at);
 	return !into->disturbed;
 }
 
@@ -186,8 +194,10 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 		name->failed = len < 0;
 		name->len = len < 0 ? 0 : len;
 		name->flags = len < 0 ? 0 : AW_FLAG_ANONYMOUS;
-	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev)) {
-		name->flags = AW_FLAG_DELETED;
+	} else if (walk.dentry != path->dentry && !BPF_CORE_READ(path->dentry, d_hash.pprev) &&
+		   BPF_CORE_READ(path->dentry, d_inode)) {
+		name->flags =
+			AW_FLAG_DELETED; /* one that is not there yet may be unhashed as well */
 	}
 	return 0;
 }

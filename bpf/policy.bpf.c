@@ -126,7 +126,8 @@ static long predicate_step(u32 index, struct judge *judge)
 	if (walk->question.uncertain & (1U << (machine->subject & 7))) {
 		u32 roles = word(judge->policy, AW_POLICY_ROLES);
 
-		if (!(word(judge->policy, roles + ((predicate >> 5) & 7)) >> (predicate & 31) & 1))
+		if (!roles ||
+		    !(word(judge->policy, roles + ((predicate >> 5) & 7)) >> (predicate & 31) & 1))
 			return 0;
 	}
 	walk->question.found[(predicate >> 6) & 3] |= 1ULL << (predicate & 63);

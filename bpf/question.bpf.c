@@ -16,7 +16,7 @@ static __always_inline void unread_predicates(struct judge *judge, u32 subject, 
 
 /*
  * Answers walk->question; generation 0: there is no policy. Not static: so the verifier looks at it
- * once. record: of an exec, NULL for the others.
+ * once. record: where names are that are not in `walk`; NULL where all are.
  */
 __noinline int policy_judge(struct aw_walk *walk, struct aw_record *record)
 {
@@ -53,6 +53,79 @@ __noinline int policy_judge(struct aw_walk *walk, struct aw_record *record)
 	if (machine->kept)
 		bpf_loop(machine->kept, forget_step, &judge, 0);
 	return 0;
+}
+
+/*
+ * The same by another name: it is uncertain, and no default is about it. The stricter verdict stands,
+ * and a program has the predicates of each of its names.
+ */
+static __always_inline void other_judge(struct aw_walk *walk, struct aw_record *record, u32 which)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_question_name *name = &question->names[0];
+	struct aw_answered *before = &question->before;
+	u32 crowded = walk->machine.crowded;
+
+	if (question->verdict == AW_VERDICT_KILL || !question->others[which].len)
+		return;
+	before->verdict = question->verdict;
+	before->rule = question->rule;
+	for (int i = 0; i < 3; i++)
+		before->found[i] = question->found[i];
+	name->at = question->others[which].at;
+	name->len = question->others[which].len;
+	name->plain = 1;
+	question->other = 1;
+	question->unread = before->unread;
+	question->uncertain = before->uncertain | 1U << (name->subject & 7);
+	question->later = before->later;
+	question->argv = before->argv;
+	question->args = before->args;
+	question->args_size = before->args_size;
+	policy_judge(walk, record);
+	walk->machine.crowded |= crowded;
+	for (int i = 0; i < 3; i++)
+		question->found[i] |= before->found[i];
+	if (!question->verdict || (before->verdict && before->verdict <= question->verdict)) {
+		question->verdict = before->verdict;
+		question->rule = before->rule;
+	}
+}
+
+/* Whether userspace has more mounts of the canonical name's file system than there is room for. */
+static __always_inline bool is_partly_mounted(const struct aw_walk *walk)
+{
+	u32 dev = walk->question.names[0].dev;
+	struct aw_mounts *mounted = bpf_map_lookup_elem(&mounts, &dev);
+
+	return mounted && mounted->partial;
+}
+
+/*
+ * Answers walk->question by every name of what it is about: names[0], the canonical one, then `others`.
+ * Inlined: 8 calls into each other are all there may be, and a hook's own function has used up two.
+ */
+static __always_inline void names_judge(struct aw_walk *walk, struct aw_record *record)
+{
+	struct aw_question *question = &walk->question;
+	struct aw_answered *before = &question->before;
+
+	question->other = 0;
+	before->unread = question->unread;
+	before->uncertain = question->uncertain;
+	before->later = question->later;
+	before->argv = question->argv;
+	before->args = question->args;
+	before->args_size = question->args_size;
+	policy_judge(walk, record);
+	if (!question->others[0].len && !question->others[1].len)
+		return;
+	if (before->unread & 1U << (question->names[0].subject & 7))
+		return; /* whatever it is called has been considered */
+	if (question->look && is_partly_mounted(walk))
+		return; /* userspace knows its name, and may know an exception for it */
+	other_judge(walk, record, 0);
+	other_judge(walk, record, 1);
 }
 
 /*
@@ -105,6 +178,8 @@ __noinline int question_begin(struct aw_walk *walk, struct aw_tag *tag, struct a
 	question->session = tag->session;
 	question->names[0].len = 0;
 	question->names[0].plain = 1;
+	question->others[0].len = question->others[1].len = 0;
+	question->other = 0;
 	if (!question->deciding)
 		return 0;
 	policy = policy_of(question);
@@ -133,6 +208,18 @@ static __always_inline void question_name(struct aw_walk *walk, u32 which, u32 s
 	name->subject = subject;
 	name->symbol = symbol;
 	name->plain = plain;
+}
+
+/* What others_put has put into the record, as further names of names[0]. */
+static __always_inline void question_others(struct aw_walk *walk)
+{
+	struct aw_other_name *others = walk->question.others;
+	const struct naming *naming = naming_of(walk);
+
+	others[1].len = naming->known_len;
+	others[1].at = naming->at - naming->known_len;
+	others[0].len = naming->view_len;
+	others[0].at = others[1].at - naming->view_len;
 }
 
 /* An address as automata read it: IPv4 is mapped into IPv6. */
@@ -199,7 +286,7 @@ static __always_inline u32 words_of_connect(u16 family, u32 protocol)
 static __always_inline void question_ask(struct aw_walk *walk, struct aw_record *record,
 					 struct aw_header *header)
 {
-	policy_judge(walk, record);
+	names_judge(walk, record);
 	if (!walk->question.deciding)
 		return;
 	header->generation = walk->question.generation;

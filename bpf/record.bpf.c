@@ -75,10 +75,15 @@ static __always_inline void record_send(void *ring, u32 which, const struct aw_s
 	header->sequence = __sync_fetch_and_add(&count->sequence[which], 1) + 1;
 	if (header->unresolved)
 		__sync_fetch_and_add(&count->unresolved[kind], 1);
-	if (length > max)
-		length = max;
-	lost = gives_way(ring, result) ||
-	       bpf_ringbuf_output(ring, record, length, wake_flags(header));
+	lost = gives_way(ring, result);
+	if (!lost) {
+		u64 flags = wake_flags(header);
+
+		barrier_var(length); /* so that the bound is of what is used: 6.1 forgets others */
+		if (length > max)
+			length = max;
+		lost = bpf_ringbuf_output(ring, record, length, flags);
+	}
 	if (lost) {
 		__sync_fetch_and_add(&count->lost[kind], 1);
 		__sync_fetch_and_add(&subject->session->lost, 1);

@@ -53,7 +53,7 @@ static __always_inline void rule_holds(struct judge *judge)
 	u32 id = word(judge->policy, machine->rule);
 
 	if (machine->verdict == AW_VERDICT_ALLOW) {
-		for (int i = 0; i < 5; i++)
+		for (int i = 0; i < AW_RULE_KINDS; i++)
 			if (machine->kinds >> i & 1)
 				machine->allowed[i] |= machine->agents;
 	} else if (machine->verdict == AW_VERDICT_LOOK) {
@@ -191,7 +191,7 @@ static long default_step(u32 index, struct judge *judge)
 
 	agents = word(judge->policy, at + 3) | (u64)word(judge->policy, at + 4) << 32;
 	agents &= question->agents;
-	for (int i = 0; i < 5; i++)
+	for (int i = 0; i < AW_RULE_KINDS; i++)
 		if (kind >> i & 1)
 			agents &= ~machine->allowed[i];
 	if (!kind || !agents)
@@ -263,8 +263,9 @@ __noinline int policy_decide(struct aw_walk *walk)
 	machine->list = machine->rules = machine->ops = 0;
 	machine->best = machine->looked = ~0U;
 	machine->look = 0;
-	machine->defaults = question->below ? 0 : word(judge.policy, AW_POLICY_DEFAULTS);
-	for (int i = 0; i < 5; i++)
+	machine->defaults =
+		question->below || question->other ? 0 : word(judge.policy, AW_POLICY_DEFAULTS);
+	for (int i = 0; i < AW_RULE_KINDS; i++)
 		machine->allowed[i] = 0;
 	if (machine->kept || question->unread ||
 	    word(judge.policy, AW_POLICY_BASE + question->lists))

@@ -14,6 +14,7 @@ struct aw_record {
 		struct aw_open open;
 		struct aw_connect connect;
 		struct aw_change change;
+		struct aw_mounting mounting;
 	};
 	char room[AW_DATA_MAX];
 };
@@ -41,6 +42,8 @@ struct aw_record {
 #define AW_CHANGE 4
 #define AW_OPEN 8
 #define AW_CONNECT 16
+#define AW_MOUNT 32
+#define AW_RULE_KINDS 6
 
 /* Words that are always known, as bits. Those of a file and those of a program share some. */
 #define AW_WORD_READ 0x000001
@@ -57,6 +60,11 @@ struct aw_record {
 #define AW_WORD_XATTR 0x000800
 #define AW_WORD_MKDIR 0x001000
 #define AW_WORD_RMDIR 0x002000
+#define AW_WORD_MOUNT 0x004000
+#define AW_WORD_MOVE 0x008000
+#define AW_WORD_REMOUNT 0x010000
+#define AW_WORD_UMOUNT 0x020000
+#define AW_WORD_USERNS 0x040000
 #define AW_WORD_STDIN 0x000020 /* and the four above it, by AW_STDIN_* */
 #define AW_WORD_ANONYMOUS 0x000400
 #define AW_WORD_NAMED 0x000800
@@ -84,6 +92,18 @@ struct aw_question_name {
 	u32 plain;   /* 1: as it is, of no file system; an empty one is none */
 };
 
+struct aw_other_name { /* complete, and in the record */
+	u32 at, len;
+};
+
+struct aw_answered {
+	u32 unread, uncertain, later; /* as it was asked */
+	u32 pad;
+	u64 argv, args, args_size;
+	u32 verdict, rule;
+	u64 found[3];
+};
+
 /* What walks the subjects. */
 #define AW_SORT_EXEC 0	  /* argv and two names */
 #define AW_SORT_NAME 1	  /* one name */
@@ -91,7 +111,7 @@ struct aw_question_name {
 
 /* Which lists are considered. */
 #define AW_LISTS_EXEC 0
-#define AW_LISTS_OPEN 1
+#define AW_LISTS_OPEN 1 /* and mounts */
 #define AW_LISTS_CONNECT 2
 
 struct aw_question {
@@ -104,16 +124,19 @@ struct aw_question {
 	u64 agents;
 	u64 predicates[4];   /* of the process; the last is never asked */
 	u32 known;	     /* 1: they are of this policy */
+	u32 other;	     /* 1: by another name than the canonical one */
 	u32 below;	     /* 1: of all that is below the directory that it names */
 	u32 preventing;	     /* 1: asked before anything happens: what is denied does not */
 	u32 later;	     /* bit per subject: not to be known yet, and asked again when it is */
 	u32 ruled;	     /* 1: by rules alone, not by what `defaults` says */
 	u32 early;	     /* tokens of argv that were read, of an exec that is still to be */
+	u32 argv_size;	     /* bytes of a pointer to one of them */
 	u64 argv;	     /* ... where its caller keeps them; 0: it has its own memory */
-	u32 argv_size, pad;  /* bytes of a pointer there */
-	u64 args, args_size; /* of a new program: in its memory */
+	u64 args, args_size; /* of a new program: in its memory; what is still to be read */
 	struct aw_session_key session;
 	struct aw_question_name names[2];
+	struct aw_other_name others[2]; /* of names[0] */
+	struct aw_answered before;	/* by the names asked about already */
 	/* The answer. */
 	u32 verdict, rule, generation;
 	u32 look;     /* 1: a name is another one than the engine's */
@@ -152,7 +175,7 @@ struct aw_machine {
 	u32 verdict, kinds, carved, through;
 	u32 best, looked, look, defaults;
 	u64 agents;
-	u64 allowed[5]; /* agents, by kind */
+	u64 allowed[AW_RULE_KINDS]; /* agents, by kind */
 };
 
 /* What an LSM hook leaves for the end of the call it was in. */
@@ -196,7 +219,7 @@ struct aw_walk {
 	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
-	char address[136]; /* of a connect, as the caller wrote it */
+	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
 };
 
 struct {
@@ -213,14 +236,24 @@ struct {
 	__type(value, struct aw_walk);
 } walks SEC(".maps");
 
+/* Not scratch: of two instances, one may note it and the other judge by it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_former);
+} formers SEC(".maps");
+
 static __always_inline void scratch_create(struct task_struct *task)
 {
 	bpf_task_storage_get(&records, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	bpf_task_storage_get(&walks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	bpf_task_storage_get(&formers, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
 static __always_inline void scratch_delete(struct task_struct *task)
 {
 	bpf_task_storage_delete(&records, task);
 	bpf_task_storage_delete(&walks, task);
+	bpf_task_storage_delete(&formers, task);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * open, connect and changes, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
+ * open, connect, changes and mounts, at the end of the call. One program on tp_btf/sys_exit: the arguments are still in
  * the registers, what the kernel read from the caller's memory is still mapped, the result and the
  * kernel's own objects are known, and calls through the 32-bit entry come by too. It costs calls that
  * are none of ours a few ns more than per-call tracepoints would, and needs no tracefs
@@ -35,20 +35,28 @@ static __always_inline const void *open_asked(const struct call *call)
 	return (void *)call->args[1];
 }
 
-/* The kernel's own view of what was opened: name and access. */
-static __always_inline void open_file(struct aw_record *record, struct aw_walk *walk,
-				      struct file *file, u32 *at)
+/*
+ * The kernel's own view of what was opened: names and access. Not inlined: what it has on the stack is
+ * not needed any more where the open is judged.
+ */
+static __noinline void open_file(struct aw_record *record, struct aw_walk *walk,
+				 struct task_struct *task, struct file *file, u32 *at)
 {
 	u32 asked = record->open.open_flags, granted = BPF_CORE_READ(file, f_flags);
 	u32 type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT, flags = 0;
 	u32 mode = BPF_CORE_READ(file, f_mode);
 	struct path path;
 	struct name name;
+	u32 path_at = *at;
 
 	BPF_CORE_READ_INTO(&path, file, f_path);
 	name_of(&name, &path, walk);
 	record->open.path_dev = name.dev;
 	record->open.path_len = put_name(record, at, &name, walk->path, AW_UNRESOLVED_PATH);
+	others_put(record, walk, task, file, &path, &name, path_at, record->open.path_len, at,
+		   AW_UNRESOLVED_PATH);
+	record->open.view_len = naming_of(walk)->view_len;
+	record->open.known_len = naming_of(walk)->known_len;
 	flags |= name.flags;
 	record->open.open_flags = (asked & ~O_ACCMODE) | (granted & O_ACCMODE);
 	if (type == S_IFDIR)
@@ -83,7 +91,7 @@ static __always_inline void open_gone(struct aw_record *record, const struct cal
 	record->header.unresolved |= AW_UNRESOLVED_PATH;
 }
 
-/* The name is in `walk`, as open_file left it. Not static: so the verifier looks at it once. */
+/* The names are where open_file left them. Not static: so the verifier looks at it once. */
 __noinline int open_judge(struct aw_record *record, struct aw_walk *walk)
 {
 	u32 flags, words = AW_WORD_OPEN, kinds = AW_OPEN;
@@ -107,9 +115,11 @@ __noinline int open_judge(struct aw_record *record, struct aw_walk *walk)
 	walk->question.words = words;
 	if (record->header.unresolved & AW_UNRESOLVED_PATH)
 		walk->question.unread = 1 << AW_SUBJECT_FILE;
-	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, 0, record->open.path_len,
-		      record->open.path_dev, flags & AW_FLAG_ANONYMOUS);
-	question_ask(walk, 0, &record->header);
+	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, walk->question.names[0].at,
+		      record->open.path_len, record->open.path_dev, flags & AW_FLAG_ANONYMOUS);
+	if (record->open.view_len || record->open.known_len)
+		question_others(walk);
+	question_ask(walk, record, &record->header);
 	return 0;
 }
 
@@ -234,14 +244,14 @@ static __always_inline void open_end(struct task_struct *task, const struct aw_s
 	record->open.path_dev = 0;
 	record->open.path_len = 0;
 	record->open.asked_len = 0;
-	record->open.view_len = 0;
+	record->open.view_len = record->open.known_len = 0;
 	__builtin_memset(record->open.pad, 0, sizeof(record->open.pad));
 	if (call->compat)
 		record->header.flags |= AW_FLAG_COMPAT;
 	if (call->result >= 0) {
 		file = file_of(task, call->result);
 		if (file)
-			open_file(record, walk, file, &at);
+			open_file(record, walk, task, file, &at);
 		else
 			open_gone(record, call);
 		if (left && walk->hooked.file == (u64)file) {
@@ -348,6 +358,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	}
 	if (call.kind == CALL_CONNECT)
 		connect_end(task, &subject, &call);
+	else if (call.kind >= CALL_MOUNT)
+		mount_end(task, &subject, &call);
 	else if (call.kind >= CALL_RENAME)
 		change_end(task, &subject, &call);
 	else if (call.kind != CALL_EXECVE && call.kind != CALL_EXECVEAT)

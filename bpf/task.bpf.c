@@ -113,8 +113,12 @@ static __always_inline void doom(struct task_struct *child)
 	u32 tgid = child->tgid, one = 1;
 
 	COUNT(doomed);
-	control.doomed = 1;
+	/* Counted first: who finds the entry counts it back. */
+	__sync_fetch_and_add(&control.doomed, 1);
+	if (!bpf_map_update_elem(&doomed, &tgid, &one, BPF_NOEXIST))
+		return;
+	__sync_fetch_and_add(&control.doomed, -1);
 	/* No room even here: then at least nobody goes on making such children. */
-	if (bpf_map_update_elem(&doomed, &tgid, &one, BPF_ANY))
+	if (!bpf_map_lookup_elem(&doomed, &tgid))
 		bpf_send_signal(SIGKILL);
 }

@@ -9,7 +9,7 @@ import sys
 import click
 
 from agentwatch.errors import AgentwatchError
-from agentwatch.kernel import lsm, preflight
+from agentwatch.kernel import preflight
 from agentwatch.kernel.preflight import Check
 from agentwatch.kernel.probes import HOOKS, Probes
 
@@ -38,6 +38,8 @@ def _show(check: Check) -> None:
 
 
 _BOOT = "boot a kernel with CONFIG_BPF_LSM=y and bpf in its lsm= list, see `lsm list`"
+_FEWER = "agentwatch rules list says which rules are worth less without, and why"
+_LOSSY = "this kernel skips tracing programs under load: levels that rest on them are (lossy)"
 
 
 def _programs() -> list[Check]:
@@ -49,18 +51,20 @@ def _programs() -> list[Check]:
         return [Check("programs", False, error.message, error.remedy, needed=True)]
     attached = probes.attached()
     refuses = probes.attach_connect(None)
-    hooks, lacking = probes.hooks, sorted(lsm.HOOKS_NEEDED - probes.hooks)
+    lossy = probes.lossy
+    hooks, lacking = probes.hooks, sorted(probes.missing.items())
     probes.close()
     says = (
         "can be refused by address"
         if refuses
         else "cannot be refused: whoever makes them is killed"
     )
-    prevents = f"{len(hooks)} hooks" + f"; not {', '.join(lacking)}" * bool(hooks and lacking)
-    if not hooks:
+    prevents = "; ".join([f"{len(hooks)} hooks", *(f"not {h}: {why}" for h, why in lacking)])
+    if not hooks and not lacking:
         prevents = "no program on an LSM hook can be attached: rules kill where they would prevent"
     return [
-        Check("prevention", bool(hooks) and not lacking, prevents, _BOOT),
+        Check("prevention", bool(hooks) and not lacking, prevents, _FEWER if hooks else _BOOT),
         Check("programs", attached >= set(HOOKS), ", ".join(HOOKS), needed=True),
+        Check("skipping", not lossy, _LOSSY if lossy else "no probe is skipped under load"),
         Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
     ]

@@ -20,7 +20,7 @@ from agentwatch.cli import wants_colour
 from agentwatch.cli.asking import output_option, socket_option
 from agentwatch.cli.following import Entries, available, streamed
 from agentwatch.errors import UsageError
-from agentwatch.events import Change, Exec, Exit, Fork, Open
+from agentwatch.events import Change, Exec, Exit, Fork, Mount, Open
 from agentwatch.sinks import lines, ocsf
 from agentwatch.sinks.entries import Entry
 from agentwatch.sinks.escape import shown
@@ -28,7 +28,7 @@ from agentwatch.sinks.frames import Gap, Kill, Verdict
 from agentwatch.sinks.reader import read
 from agentwatch.sinks.segments import DEFAULT_DIRECTORY
 
-KINDS = ("exec", "fork", "exit", "read", "change", "open", "connect")
+KINDS = ("exec", "fork", "exit", "read", "change", "open", "connect", "mount")
 COLOURS = {"notice": "cyan", "alert": "yellow", "stop": "red"}
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -98,7 +98,7 @@ class Filter:
 
 def _is_a(entry: Entry, kind: str) -> bool:
     event = entry.event
-    if isinstance(event, Exec | Fork | Exit | Change):
+    if isinstance(event, Exec | Fork | Exit | Change | Mount):
         return kind == type(event).__name__.lower()
     if isinstance(event, Open):
         found = {"read": event.reads, "change": event.changes, "open": True}

@@ -28,6 +28,7 @@ from agentwatch.cli.rules_reading import (
     output_option,
     paths_argument,
     read,
+    say_untried,
 )
 from agentwatch.cli.rules_show import fields, schema, show
 from agentwatch.compiling import left_out
@@ -209,6 +210,7 @@ def list_(paths: tuple[Path, ...], output: str, mode: str) -> None:
         click.echo(as_json(rows))
         return
     _show_rules(rows)
+    say_untried(output)
 
 
 def _show_rules(rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,6 @@ import click
 
 from agentwatch import admission
 from agentwatch.cli.rules_reading import (
-    REFUSES,
     Worth,
     admitted,
     as_json,
@@ -20,10 +19,13 @@ from agentwatch.cli.rules_reading import (
     near,
     output_option,
     paths_argument,
+    say_untried,
 )
 from agentwatch.engine import Engine, Explanation, RuleTrace
 from agentwatch.errors import UsageError
 from agentwatch.policy import levels, patterns
+from agentwatch.policy.answering import Answer
+from agentwatch.policy.image import KILL
 from agentwatch.rules import fields, sample
 from agentwatch.rules.conditions import Reader
 from agentwatch.rules.diagnostics import Report
@@ -87,12 +89,15 @@ def explain(
             engine.judge(earlier, made.actor)
         found = engine.explain(made.event, made.actor)
         shown.append(_explained(found, engine.ruleset, worth, everything))
-        shown[-1]["kernel"] = worth.kernel(made.event, made.actor)
-        if kind == "connect":
-            _as_for_connection(shown[-1], values.get("proto", ""))
+        answer = worth.kernel(made.event, made.actor)
+        shown[-1]["kernel"] = worth.words(answer) if answer else ""
+        shown[-1] |= _as_for_event(shown[-1], made.kind, answer, values.get("proto", ""))
+        if answer is not None and answer.refused and found.verdict.response != "kill":
+            shown[-1] |= _as_moved(shown[-1], worth.rule(answer), engine.ruleset)
     if output == "json":
         click.echo(as_json(shown if len(shown) > 1 else shown[0]))
         return
+    say_untried(output)
     elsewhere = _home_elsewhere(values, ruleset)
     for number, one in enumerate(shown):
         if len(shown) > 1:
@@ -110,16 +115,32 @@ def _complete(values: dict[str, Any]) -> None:
         values.setdefault("family", "inet")
 
 
-def _as_for_connection(shown: dict[str, Any], proto: str) -> None:
-    """What the winner is worth for this connection: elsewhere that may be more, or less."""
-    if shown["kernel"].startswith(REFUSES):
-        if shown["level"] != "prevents":
-            shown |= {"level": "prevents", "reason": f"{levels.PREVENTED}."}
-    elif shown["level"] == "prevents" and proto not in ("tcp", "udp"):
+def _as_for_event(
+    shown: dict[str, Any], kind: str, answer: Answer | None, proto: str
+) -> dict[str, Any]:
+    """What the winner is worth for this event, where that is more than for others, or less."""
+    if answer is not None and answer.refused and answer.unread is None:
+        if shown["level"] == "prevents":
+            return {}
+        return {"level": "prevents", "reason": f"{levels.REFUSED[kind]}."}
+    if kind == "connect" and shown["level"] == "prevents" and proto not in ("tcp", "udp"):
         reason = "By this protocol the kernel kills the process in the call that connects."
-        shown |= {"level": levels.of_kernel("connect", prevented=False), "reason": reason}
-    else:
-        shown["reason"] = shown["reason"].replace(levels.REFUSED_TOO, "")
+        return {"level": levels.of_kernel("connect", prevented=False), "reason": reason}
+    if shown["default"] and answer is not None and answer.decision.verdict == KILL:
+        return {"level": levels.of_kernel(kind, prevented=False)}
+    return {"reason": shown["reason"].replace(levels.REFUSED_TOO, "")}
+
+
+def _as_moved(shown: dict[str, Any], rule: str, ruleset: Ruleset) -> dict[str, Any]:
+    """A rename or link that no rule denies, of what some rule is about by its name."""
+    if shown["rule"] == rule:  # a deny that would only alert where nothing refuses it
+        return {}
+    found = next(one for one in ruleset.rules if one.id == rule)
+    text = "What is moved would take along what this rule is about."
+    return {"action": "deny", "response": "deny", "rule": rule, "because": found.because} | {
+        "instead": found.instead,
+        "reason": text,
+    }
 
 
 def _home_elsewhere(values: dict[str, Any], ruleset: Ruleset) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,12 +17,13 @@ from agentwatch.admission import Admitted
 from agentwatch.cli import wants_colour
 from agentwatch.compiling import compile_here
 from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
-from agentwatch.events import Change, Event
-from agentwatch.kernel import lsm
+from agentwatch.events import Event
+from agentwatch.kernel import lsm, preemption
 from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.probes import Sizes
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
+from agentwatch.policy.answering import Answer, answer
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.image import KILL, LOOK, Image
 from agentwatch.rules.diagnostics import render
@@ -28,7 +31,6 @@ from agentwatch.rules.load import Loaded, default_paths, packs, read_rules
 from agentwatch.rules.model import MODES, Rule, Ruleset
 
 BEHIND = "with the shipped packs as background"
-REFUSES = "it refuses it with EPERM"
 
 paths_argument = click.argument(
     "paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path)
@@ -84,6 +86,13 @@ def host_here() -> levels.Host:
     return levels.Host(lsm.programs(), cgroup=cgroup_root() is not None)
 
 
+def say_untried(output: str) -> None:
+    """That this host may prevent more than is said, where that could not be tried."""
+    if output == "text" and os.geteuid() != 0 and lsm.listed():
+        text = "what BPF LSM refuses here is known to root only: sudo agentwatch rules list"
+        click.echo(f"agentwatch: {text}", err=True)
+
+
 class Worth:
     """What rules are worth on this host, compiled as the kernel would have them.
 
@@ -91,7 +100,7 @@ class Worth:
     """
 
     def __init__(self, ruleset: Ruleset, mode: str = "enforce") -> None:
-        self._host = host_here()
+        self._host = replace(host_here(), lossy=preemption.skips())
         self._mode = mode
         self.compiled: Compiled | None = None
         self._why = ""
@@ -103,19 +112,33 @@ class Worth:
     def level(self, rule: Rule) -> levels.Level:
         return levels.level(rule, self._host, self._mode, engine=self.engine(rule.id))
 
-    def kernel(self, event: Event, actor: Actor) -> str:
-        """What the kernel does about an event, in words; "" for nothing."""
+    def kernel(self, event: Event, actor: Actor) -> Answer | None:
+        """What the kernel does about an event; None for nothing."""
         if self.compiled is None:
-            return ""
-        image = Image(self.compiled.image)
-        found = admission.decided(self.compiled, image, event, actor)
-        if found is None or not found.verdict:
-            return ""
-        if found.verdict == LOOK or isinstance(event, Change):  # which the probes only tell of
+            return None
+        found = answer(self.compiled, Image(self.compiled.image), event, actor, self._host)
+        return found if found is not None and found.decision.verdict else None
+
+    def words(self, found: Answer) -> str:
+        """The same for a person."""
+        assert self.compiled is not None
+        verdict = found.decision.verdict
+        if verdict == LOOK:
             return "it has the engine decide"
-        rule = self.compiled.rules[found.rule - 1]
-        who = rule.rule or f"the default of {rule.agent} for {rule.kind}"
-        return f"{'it kills' if found.verdict == KILL else REFUSES}, by {who}"
+        who = self.rule(found)
+        if not found.refused:
+            return f"it kills, by {who}"
+        does = "it refuses it with EPERM" + " and kills" * (verdict == KILL)
+        if found.unread is not None and verdict != KILL:
+            else_ = {KILL: "kills", LOOK: "has the engine decide"}.get(found.unread.verdict)
+            does += f", or {else_} where the caller's arguments cannot be read" * bool(else_)
+        return f"{does}, by {who}"
+
+    def rule(self, found: Answer) -> str:
+        """The id of the rule that says so; of a default, in words."""
+        assert self.compiled is not None
+        rule = self.compiled.rules[found.decision.rule - 1]
+        return rule.rule or f"the default of {rule.agent} for {rule.kind}"
 
     def engine(self, rule: str) -> str:
         """Why the engine decides on a rule, a sentence; "" where the kernel does.

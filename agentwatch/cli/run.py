@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -273,6 +273,7 @@ class _Watched:
             host = found
             admit(paths, host=host)  # are there rules that insist on it?
             compile_for(engine, host, room=probes.policy_room)
+        host = replace(host, lossy=probes.lossy)
         self._screen = Screen(sys.stderr.fileno())
         stack.callback(self._screen.close)
         self._live = live_view(ruleset.agents, self._screen)
@@ -313,6 +314,7 @@ class _Watched:
                 generation=watch.engine.generation,
             )
         )
+        watch.look_at_hooks()
         watch.sessions.begin(
             self._session,
             how="run",

@@ -143,6 +143,7 @@ class Daemon:
         self._remembered = Remembered(config.socket, read_boot_id())
         self._forgetful = False
         self._succession = Succession(self._watch, self._say)
+        self._sought = 0  # of losses.execs, those after which agents were looked for
         self._audit = Audit(self._watch.say)
         self._verbs = Verbs(
             self._watch,
@@ -206,6 +207,8 @@ class Daemon:
             self._feed.revoke(self._refusal)
             self._history.revoke(self._refusal)
             self._keep_connections()
+            self._seek()
+            self._reloading.host = self._watch.host
             self._upkeep.tick()
         if now - self._tidied >= TIDY:
             self._tidied = now
@@ -232,6 +235,7 @@ class Daemon:
                 generation=engine.generation,
             )
         )
+        self._watch.look_at_hooks()
         if left := left_out(engine.compiled):
             self._watch.say(frames.Notice(subject="policy", text=left))
         frozen, remembered = self._left_frozen(), self._remembered.read()
@@ -373,7 +377,8 @@ class Daemon:
         before, there = self._watch.host, probes.attach_connect(config.cgroup)
         if not there and not before.cgroup:
             return
-        text = f"{config.cgroup or 'the cgroup2 hierarchy'} was made anew: connections are refused"
+        what = "was made anew, or programs were detached from it"
+        text = f"{config.cgroup or 'the cgroup2 hierarchy'} {what}: connections are refused"
         if not there:
             text = f"{config.cgroup or 'the cgroup2 hierarchy'} is gone: no connection is refused"
         self._tell(text)
@@ -382,6 +387,19 @@ class Daemon:
         self._watch.take_host(self._reloading.host)
         if there and not before.cgroup:  # what was compiled meanwhile refuses nothing
             self._upkeep.read()
+
+    def _seek(self) -> None:
+        """An agent whose exec the kernel showed to no probe runs already."""
+        if self._watch.losses.execs != self._sought:
+            self._sought = self._watch.losses.execs
+            self._search()
+
+    def _search(self) -> None:
+        try:
+            self._watch.recognition.search()
+        except AgentwatchError as error:  # the rules are in force all the same
+            text = f"agents that run already were not looked for: {error.message}"
+            self._watch.say(frames.Notice(subject="failure", text=text))
 
     def _now(self) -> tuple[Config, Loaded, Engine]:
         return self.config, self._policy.loaded, self._watch.engine
@@ -491,11 +509,7 @@ class Daemon:
         )
         self._tell(f"reloaded: {self._headline()}")
         if _identities(self._policy.loaded) != identities:
-            try:
-                self._watch.recognition.search()
-            except AgentwatchError as error:  # the rules are in force all the same
-                text = f"agents that run already were not looked for: {error.message}"
-                self._watch.say(frames.Notice(subject="failure", text=text))
+            self._search()
 
     def _findings_of(self, config: Config) -> Findings | None:
         """Where findings go by a configuration: the file that is open, or another one."""

@@ -13,7 +13,7 @@ from agentwatch.compiling import left_out
 from agentwatch.control.server import Server
 from agentwatch.daemon.policy import Loaded
 from agentwatch.engine import Engine
-from agentwatch.kernel import lsm
+from agentwatch.hooks import problems
 from agentwatch.kernel.probes import HOOKS
 from agentwatch.losses import STAGES
 from agentwatch.sessions import Session
@@ -129,11 +129,13 @@ class Status:
         found = [f"the probe {hook} is not attached" for hook in HOOKS if hook not in attached]
         if watch.force.problem:
             found.append(watch.force.problem)
+        if cut := watch.force.known.cut:
+            found.append(f"the search for files that rules name ended {cut}: see docs/levels.md")
         if left := left_out(watch.engine.compiled):
             found.append(f"{left}: agentwatch rules check -v")
-        missing = sorted(lsm.HOOKS_NEEDED - watch.host.lsm)
-        if watch.host.lsm and missing:
-            found.append(f"this kernel lacks {', '.join(missing)}: some rules only kill")
+        found += problems(dict(watch.probes.missing))
+        if unjudged := watch.probes.counters().unjudged:
+            found.append(f"{unjudged} calls were refused: there was no memory to judge them in")
         if not watch.host.cgroup:
             found.append("connections cannot be refused here: agentwatch doctor says why")
         if policy.error:
@@ -150,7 +152,13 @@ class Status:
         for name, (used, room) in watch.probes.room().items():
             if name not in ("activity", "lifecycle") and used >= room * 0.9:
                 found.append(f"the kernel's table of {name} is nearly full: {used} of {room}")
-        if lost := sum(watch.losses.counts.values()):
+        skipped = watch.losses.counts["recursion"]
+        if skipped:
+            found.append(
+                f"the kernel skipped {skipped} runs of probes while agents ran: "
+                "agentwatch events shows when"
+            )
+        if lost := sum(watch.losses.counts.values()) - skipped:
             found.append(f"{lost} records were lost: agentwatch events shows the gaps")
         if failed := sum(watch.enforcement.failures.values()):
             found.append(f"{failed} kills did not stop what they were meant to stop")

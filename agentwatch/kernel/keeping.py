@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentwatch import abi
@@ -153,7 +154,8 @@ class Keeping:
     def policy_of(self, slot: int) -> int:
         """The descriptor of an inherited policy; whoever asks closes it. Raises OSError."""
         assert self._set_of is not None
-        return pinned(self._set_of.slot(slot))
+        self._slots[slot] = pinned(self._set_of.slot(slot))
+        return self._slots[slot]
 
     def hold(self, slot: int, fd: int) -> None:
         """A policy is about to have this slot. Raises OSError."""
@@ -202,20 +204,20 @@ class Keeping:
         return self._succeed(pins, into)
 
     def _pin(self, into: Set, instance: int) -> None:
+        """What is pinned there already stays as it is."""
         for kind in ("links", "programs"):
-            (into.path / kind / str(instance)).mkdir(0o700, parents=True)
-        if not self.inherited:
-            (into.path / "maps").mkdir(0o700)
-            for name, own in pinning.shared(self._object).items():
-                pin(self._object.map(own).fd, into.map(name))
-            for name, blob in self._blobs.items():
-                pin(blob.array.fd, into.map(name))
-            for slot, fd in self._slots.items():
-                pin(fd, into.slot(slot))
+            (into.path / kind / str(instance)).mkdir(0o700, parents=True, exist_ok=True)
+        (into.path / "maps").mkdir(0o700, exist_ok=True)
+        for name, own in pinning.shared(self._object).items():
+            _keep(self._object.map(own).fd, into.map(name))
+        for name, blob in self._blobs.items():
+            _keep(blob.array.fd, into.map(name))
+        for slot, fd in self._slots.items():
+            _keep(fd, into.slot(slot))
         for name in sorted(self._object.attached):
             if self._lasting(name):
-                pin(self._object.program(name), into.program(instance, name))
-                pin(self._object.link(name), into.link(instance, name))
+                _keep(self._object.program(name), into.program(instance, name))
+                _keep(self._object.link(name), into.link(instance, name))
 
     def _undo(self, into: Set, instance: int) -> None:
         with suppress(OSError):
@@ -242,6 +244,25 @@ class Keeping:
         if self.kept and self._pins is not None and self._set_of is not None:
             pin(self._object.link(name), self._set_of.link(self._pins.instance, name))
 
+    def regain(self, name: str) -> bool:
+        """A program's link is lost to us: whether it was pinned, and is ours again."""
+        if not self.kept or self._pins is None or self._set_of is None:
+            return False
+        return self._object.take_up(name, self._set_of.link(self._pins.instance, name))
+
+    def pin_again(self) -> frozenset[str]:
+        """Of what somebody has unpinned since: the programs that are pinned again.
+
+        Raises OSError where that cannot be: then they end with this daemon.
+        """
+        if not self.kept or self._pins is None or self._set_of is None:
+            return frozenset()
+        there = set(self._set_of.programs(self._pins.instance))
+        gone = {name for name in self._object.attached - there if self._lasting(name)}
+        if gone:
+            self._pin(self._set_of, self._pins.instance)
+        return frozenset(gone)
+
     def unlink(self, name: str) -> None:
         """A program is about to be detached."""
         if self.kept and self._pins is not None and self._set_of is not None:
@@ -257,6 +278,12 @@ class Keeping:
         for blob in self._blobs.values():
             blob.array.close()
         self._blobs = {}
+
+
+def _keep(fd: int, path: Path) -> None:
+    """Pins what is not pinned there. Raises OSError."""
+    with suppress(FileExistsError):
+        pin(fd, path)
 
 
 def _row(one: Decided) -> tuple[str, str, str, str]:

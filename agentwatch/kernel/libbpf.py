@@ -48,7 +48,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__attach": (c_void_p, [c_void_p]),
     "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
     "bpf_link__fd": (c_int, [c_void_p]),
+    "bpf_link__open": (c_void_p, [c_char_p]),
     "bpf_link__destroy": (c_int, [c_void_p]),
+    "bpf_link__disconnect": (None, [c_void_p]),
     "bpf_iter_create": (c_int, [c_int]),
     "bpf_map_create": (c_int, [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p]),
     "bpf_prog_test_run_opts": (c_int, [c_int, c_void_p]),
@@ -332,6 +334,7 @@ class Object:
         self._lib = _lib()
         self._lib.take_log()
         self._links: dict[str, int] = {}
+        self._ids: dict[str, int] = {}  # of their programs
         self._path = path
         self._adjustments: list[Callable[[], None]] = []
         self._open()
@@ -497,24 +500,67 @@ class Object:
         link = calls().bpf_program__attach(self.programs[name])
         if not link:
             raise self._refused(f"the probe {name} cannot be attached")
-        self._links[name] = link
+        self._linked(name, link)
 
     def attach_cgroup(self, name: str, cgroup: int) -> None:
         """To a cgroup (the descriptor of its directory), beside what others attach there."""
         link = calls().bpf_program__attach_cgroup(self.programs[name], cgroup)
         if not link:
             raise self._refused(f"the probe {name} cannot be attached to the cgroup")
+        self._linked(name, link)
+
+    def _linked(self, name: str, link: int) -> None:
         self._links[name] = link
+        self._ids[name] = int(self.info(name).id)
 
     def cgroup_of(self, name: str) -> int:
         """The id (inode) of the cgroup a program is attached to; 0: to none, or that is gone."""
+        info = self._link_of(name)
+        return int(info.cgroup_id) if info is not None else 0
+
+    def is_attached(self, name: str) -> bool:
+        """Whether the link that was made is there still, and runs this program."""
+        return self._link_of(name) is not None
+
+    def _link_of(self, name: str) -> _CgroupLink | None:
+        """What the kernel says of a program's link; None where it has none, or another program's.
+
+        Somebody may have put another program into it, or closed what holds it.
+        """
         link, info = self._links.get(name), _CgroupLink()
         size = c_uint32(ctypes.sizeof(info))
         if link is None or calls().bpf_obj_get_info_by_fd(
             calls().bpf_link__fd(link), ctypes.byref(info), ctypes.byref(size)
         ):
-            return 0
-        return int(info.cgroup_id)
+            return None
+        return info if info.prog_id == self._ids.get(name) else None
+
+    def attach_again(self, name: str) -> None:
+        """After its link was lost. Raises ProgramRefused."""
+        self._give_up(name)
+        self.attach(name)
+
+    def take_up(self, name: str, path: Path) -> bool:
+        """Goes on with the link that is pinned there, after its descriptor was lost.
+
+        False where that is none of this program's.
+        """
+        link = calls().bpf_link__open(os.fsencode(path))
+        if not link:
+            return False
+        self._give_up(name)
+        self._links[name] = link
+        if self.is_attached(name):
+            return True
+        self.detach(name)
+        return False
+
+    def _give_up(self, name: str) -> None:
+        """What has the number of a lost link now may be somebody else's: it is not closed."""
+        link = self._links.pop(name, None)
+        if link:
+            calls().bpf_link__disconnect(link)
+            calls().bpf_link__destroy(link)
 
     def program(self, name: str) -> int:
         """The descriptor of a loaded program."""
@@ -547,7 +593,7 @@ class Object:
 
     @property
     def attached(self) -> frozenset[str]:
-        return frozenset(self._links)
+        return frozenset(name for name in list(self._links) if self.is_attached(name))
 
     def iterate(self, name: str) -> bytes:
         """Runs an attached iterator program over everything it iterates; what it wrote.

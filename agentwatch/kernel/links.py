@@ -22,10 +22,27 @@ _RESOLVE_CACHED = 0x20
 _HOW = struct.pack("<QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
 _SIZE = ctypes.c_size_t(len(_HOW))
 _AT_FDCWD = ctypes.c_long(-100)
-_NAMES = (("path_dev", "path", "view", "asked"), ("new_dev", "new", "new_view", "new_asked"))
+_PATH = ("path_dev", "path", "found", "asked")
+_NAMES = {
+    abi.CHANGE: (_PATH, ("new_dev", "new", "new_found", "new_asked")),
+    abi.MOUNT: (_PATH, ("source_dev", "source", "source_found", "source_asked")),
+}
+LOOKED_UP = frozenset(_NAMES)
+"""Kinds of records with such names."""
+
 _OWN = re.compile(rb"/proc/(?:self|thread-self|\d+(?:/task/\d+)?)/((?:cwd|root|fd/\d+))(?=/|$)")
 _FOLLOWING = frozenset(
-    {abi.OP_TRUNCATE, abi.OP_CHMOD, abi.OP_CHOWN, abi.OP_XATTR, abi.OP_LINK}
+    {
+        abi.OP_TRUNCATE,
+        abi.OP_CHMOD,
+        abi.OP_CHOWN,
+        abi.OP_XATTR,
+        abi.OP_LINK,
+        abi.OP_MOUNT,
+        abi.OP_MOVE,
+        abi.OP_REMOUNT,
+        abi.OP_UMOUNT,
+    }
 )  # calls that may act on what a link points to
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,22 +64,22 @@ class Links:
         self._known.clear()
 
     def looked_up(self, record: memoryview) -> memoryview:
-        """The record of a change, with its names in `view` and `new_view` where a link makes them
-        other ones than they say.
+        """The record of a change or mount, with its names in `found` and `new_found` (or
+        `source_found`) where a link makes them other ones than they say.
         """
-        _, _, flags = abi.peek(record)
+        _, kind, flags = abi.peek(record)
         if not flags & abi.FLAG_BASE:
             return record
         values, strings = abi.unpack(record)
         found = {}
-        for dev, base, view, asked in _NAMES:
-            if not strings[asked] or strings[view] or not (strings[base] or values[dev]):
+        for dev, base, which, asked in _NAMES[kind]:
+            if not strings[asked] or strings[which] or not (strings[base] or values[dev]):
                 continue
             follows = base == "path" and values["op"] in _FOLLOWING
             begins = os.fsencode(self._name(values[dev], strings[base]))
             name = self._resolved(values["tgid"], begins, strings[asked], follows)
             if name is not None:
-                found[view] = name
+                found[which] = name
         if not found:
             return record
         return memoryview(abi.pack(values["kind"], values, {**strings, **found}))

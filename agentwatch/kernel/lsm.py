@@ -18,6 +18,7 @@ LIST = Path("/sys/kernel/security/lsm")
 HOOKS = (
     "lsm_task_alloc",
     "lsm_bprm_check_security",
+    "lsm_bprm_committed_creds",
     "lsm_mmap_file",
     "lsm_file_mprotect",
     "lsm_file_open",
@@ -43,6 +44,12 @@ HOOKS = (
     "lsm_unix_stream_connect",
     "lsm_unix_may_send",
     "lsm_socket_create",
+    "lsm_sb_mount",
+    "lsm_move_mount",
+    "lsm_sb_pivotroot",
+    "lsm_sb_remount",
+    "lsm_sb_umount",
+    "lsm_userns_create",
 )
 """Programs, each of the hook behind its prefix."""
 
@@ -137,3 +144,12 @@ def _loaded(function: int) -> int:
 def refused(log: str) -> frozenset[str]:
     """The programs of HOOKS that a load failed for, by what libbpf said of it."""
     return frozenset(_FAILED.findall(log)) & frozenset(HOOKS)
+
+
+def reason(log: str) -> str:
+    """What the verifier objected to, in its own words: the last line before its numbers."""
+    lines = [line.strip() for line in log.splitlines()]
+    for place, line in enumerate(lines):
+        if line.startswith("processed ") and place:
+            return lines[place - 1]
+    return next((line for line in reversed(lines) if line), "it does not say why")

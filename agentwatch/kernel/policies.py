@@ -17,8 +17,11 @@ from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.keeping import Keeping
 from agentwatch.kernel.libbpf import ArrayMap, Object
+from agentwatch.known import File
+from agentwatch.mounts import MOUNTINFO as FIRST_MOUNTINFO
 from agentwatch.mounts import Mounts
 
+PLAIN_MOUNTS = 65536  # of bpf/view.bpf.c
 CONNECT_HOOKS = ("connect4", "connect6", "sendmsg4", "sendmsg6")
 MOUNTINFO = Path("/proc/self/mountinfo")
 _KEY = bytes(4)
@@ -36,7 +39,7 @@ def cgroup_root() -> Path | None:
 class Policies:
     """Of one loaded object. room: bytes of the largest image. set_word: writes aw_control.
 
-    no_room: what was not taken, how often: mark | project | mount.
+    no_room: what was not taken, how often: mark | project | mount | file.
     """
 
     def __init__(
@@ -48,10 +51,12 @@ class Policies:
         self._marks = bpf.map("marks")
         self._projects = bpf.map("projects")
         self._mounts = bpf.map("mounts")
+        self._plain = bpf.memory(".data.plain")
+        self._known = bpf.map("known_files")
         self._in_force = self._next = abi.POLICY_NONE
         self._published: bytes | None = None
         self._loaded: dict[int, ArrayMap] = {}  # by slot
-        self.no_room: Counter[str] = Counter(mark=0, project=0, mount=0)
+        self.no_room: Counter[str] = Counter(mark=0, project=0, mount=0, file=0)
         if keeping.inherited:
             self._inherit(keeping.in_force)
 
@@ -146,13 +151,15 @@ class Policies:
         """(entries in use, capacity) of what it is asked about."""
         session = abi.SESSION_KEY.size
         tables = (("marks", self._marks, 8), ("projects", self._projects, session))
+        files = ("known_files", self._known, abi.FILE_KEY.size)
         # Not counted twice: a walk begins anew where the key it stands on goes.
         return {
             name: (len(set(table.keys(size))), table.max_entries)
-            for name, table, size in (*tables, ("mounts", self._mounts, 4))
+            for name, table, size in (*tables, ("mounts", self._mounts, 4), files)
         }
 
     def close(self) -> None:
+        self._plain.close()
         for slot in list(self._loaded):
             self._close(slot)
 
@@ -228,6 +235,41 @@ class Policies:
                 self._mounts.update(dev, value)
             except OSError:
                 self.no_room["mount"] += 1
+        self._set_plain(table)
+
+    def _set_plain(self, table: Mounts) -> None:
+        """The mounts below which no name is looked for that a task may have for a file: those of
+        the first process and our own, where only who may do anything mounts. bpf/view.bpf.c knows
+        both namespaces.
+        """
+        words = memoryview(self._plain).cast("Q")
+        wanted = [0] * (PLAIN_MOUNTS // 64)
+        for mountinfo in (FIRST_MOUNTINFO, MOUNTINFO):
+            with suppress(OSError):
+                for one in table.plain(mountinfo.read_bytes()):
+                    if one < PLAIN_MOUNTS:  # below others names are looked for, which takes longer
+                        wanted[one // 64] |= 1 << one % 64
+        for place, word in enumerate(wanted):
+            if words[place] != word:
+                words[place] = word
+
+    def set_known(self, files: Iterable[File]) -> None:
+        """Files by what they are; replaces what was known before."""
+        wanted: dict[bytes, bytes] = {}
+        for file in files:
+            value = abi.known(file.name, file.generation)
+            if value is None:
+                self.no_room["file"] += 1
+            else:
+                wanted[abi.file_key(file.dev, file.inode)] = value
+        for stale in set(self._known.keys(abi.FILE_KEY.size)) - wanted.keys():
+            self._known.delete(stale)
+        for key, value in wanted.items():
+            try:
+                self._known.update(key, value)
+            except OSError:
+                self.no_room["file"] += 1
+        self._set_word("known", int(bool(wanted)))
 
     def attach_connect(self, cgroup: Path | None) -> bool:
         """The programs that refuse connections of whoever is below a cgroup (None: of everybody).

@@ -20,6 +20,7 @@ from agentwatch.kernel.libbpf import Object
 from agentwatch.kernel.pins import Pins
 from agentwatch.kernel.policies import CONNECT_HOOKS, Policies
 from agentwatch.kernel.ringbuf import Ring
+from agentwatch.known import File
 from agentwatch.mounts import Mounts
 
 OBJECT = Path(__file__).parent.parent / "data" / "agentwatch.bpf.o"
@@ -33,6 +34,7 @@ HOOKS = (
     "sys_exit",
 )
 ITERATORS = ("census", "adopt", "reconcile", "refresh")  # run on request, over all tasks
+PREPARATIONS = ("find_symbols", "find_homes")  # run once
 HELD = frozenset({abi.SESSION_FROZEN, abi.SESSION_ENDING})
 _KEY = bytes(4)  # of the only entry of an array
 
@@ -150,7 +152,8 @@ class Probes:
 
     identify: also put provisional tags on untagged processes whose names look like an identity's,
     and begin with looking for those that run already (`look`). loading: what was begun before; the
-    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached.
+    sizes are its own then. hooks: the programs of lsm.HOOKS that are attached. missing: the hooks
+    that should have a program and have none, and why.
     Raises PermissionDenied without root, ProgramRefused when the kernel or its verifier refuses.
     """
 
@@ -194,11 +197,20 @@ class Probes:
         if self.keeping.inherited:
             self.keeping.waiting = self.lifecycle.waiting + self.activity.waiting
             self._held |= {key for key, one in self.sessions().items() if one.state in HELD}
-        bpf.run("find_symbols")
+        self.set_mounts(Mounts.read())
+        for name in PREPARATIONS:
+            bpf.run(name)
         for name in (*HOOKS, *ITERATORS):
             bpf.attach(name)
         threading.Thread(target=int, name="fork").start()  # and the probes know what preempts them
         self._offered = loading.hooks | loading.refused.keys()
+        self.missing = {
+            hook: "this kernel has no such hook"
+            for hook in lsm.HOOKS_NEEDED - self._offered
+            if loading.hooks
+        }
+        for hook, log in loading.refused.items():
+            self.missing[hook] = f"this kernel's verifier refuses it: {lsm.reason(log)}"
         self.hooks = frozenset(name for name in loading.hooks if self._prevents(name))
 
     def images(self) -> dict[int, int]:
@@ -217,9 +229,30 @@ class Probes:
         """Attaches a program of the preventing tier; without it, rules are worth less."""
         try:
             self._object.attach(hook)
-        except ProgramRefused:
+        except ProgramRefused as error:
+            self.missing[hook] = error.message
             return False
         return True
+
+    def attach_again(self) -> frozenset[str]:
+        """Of what somebody has detached since: the programs that are attached again.
+
+        Those that cannot be are in `missing`, and no longer in `hooks`.
+        """
+        again = set()
+        lost = {*HOOKS, *self.hooks} - self._object.attached - self.missing.keys()
+        for name in sorted(lost):
+            if self.keeping.regain(name):  # it was never detached
+                continue
+            try:
+                self.keeping.unlink(name)
+                self._object.attach_again(name)
+                self.keeping.link(name)
+                again.add(name)
+            except (KernelError, OSError) as error:
+                self.hooks -= {name}
+                self.missing[name] = f"it was detached: {getattr(error, 'message', error)}"
+        return frozenset(again)
 
     def _cell(self, name: str) -> memoryview:
         """A field of aw_control as one word, so that it is read and written whole."""
@@ -420,6 +453,10 @@ class Probes:
         """Where file systems are mounted; replaces what was known before."""
         self._policies.set_mounts(table)
 
+    def set_known(self, files: Iterable[File]) -> None:
+        """Files by what they are, whatever they are called; replaces what was known before."""
+        self._policies.set_known(files)
+
     def attach_connect(self, cgroup: Path | None = None) -> bool:
         """Connections are refused before anything is sent, of whoever is below a cgroup (None: of
         everybody). False where that cannot be.
@@ -453,6 +490,16 @@ class Probes:
             found += abi.processes(self._object.iterate("reconcile"))
         return found
 
+    def sweep_mirror(self) -> None:
+        """Removes what skipped runs of the exit probe left: who gets such a pid would be taken for
+        a process that is gone. Listed before it is asked who runs: what is new meanwhile stays.
+        """
+        listed = list(self._mirror.keys(4))
+        running = {one.pid.to_bytes(4, "little") for one in self.tagged()}
+        for key in listed:
+            if key not in running:
+                self._mirror.delete(key)
+
     # What there is to know.
 
     def counters(self) -> abi.Counters:
@@ -460,9 +507,9 @@ class Probes:
 
     def no_room(self) -> dict[str, int]:
         """How often the policy in the kernel found no room: for what it knows of a program (mark),
-        a session's project, a file system's mounts, and to judge a connect in, which it refused.
+        a session's project, a file system's mounts, and to judge a call in, which it refused.
         """
-        return {**self._policies.no_room, "connect": self.counters().unjudged}
+        return {**self._policies.no_room, "judging": self.counters().unjudged}
 
     def attached(self) -> frozenset[str]:
         """Hooks whose program is attached to what is there."""
@@ -482,7 +529,10 @@ class Probes:
         """Of the program of every hook."""
         found = {}
         for hook in (*HOOKS, *CONNECT_HOOKS, *sorted(self.hooks)):
-            info = self._object.info(hook)
+            try:
+                info = self._object.info(hook)
+            except OSError:  # somebody has closed it
+                continue
             found[hook] = ProgramStats(info.run_cnt, info.run_time_ns / 1e9, info.recursion_misses)
         return found
 

@@ -58,9 +58,8 @@ from agentwatch.policy.subjects import (
     CWD,
     EVERY_AGENT,
     EXE,
-    EXEC,
     KINDS,
-    OPENING,
+    LISTS,
     AgentBits,
 )
 from agentwatch.policy.table import strictness
@@ -363,7 +362,7 @@ class _Compilation:
             )
 
     def _write_lists(self, blob: Blob, ranked: Sequence[Ranked], rules: Sequence[int]) -> None:
-        for place, sort in enumerate((EXEC, OPENING, CONNECT)):
+        for place, sort in enumerate(LISTS):
             of_sort = [
                 (one, offset)
                 for one, offset in zip(ranked, rules, strict=True)

@@ -30,6 +30,7 @@ from agentwatch.policy.subjects import (
     FILE,
     IN_PROJECT,
     KINDS,
+    LISTS,
     OF_NONE,
     OPENING,
     PORT,
@@ -56,6 +57,21 @@ class Decision:
     crowded: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks. preventing: a hook, before anything happens. later: mask of subjects that it cannot
+    know yet, of which the probes ask again. ruled: by rules alone, not by defaults.
+    """
+
+    preventing: bool = False
+    later: int = 0
+    ruled: bool = False
+
+
+AT_THE_END = Asking()
+"""The probes at the end of a call, or once a program is in place."""
+
+
 @dataclass(slots=True)
 class Walked:
     """What the automata found. conditions: a mask; kept: offsets of lists."""
@@ -80,32 +96,41 @@ def unread_of(subject: Subject) -> int:
 
 
 class Decider:
-    """The second half: rules and defaults, with what the walk found."""
+    """The second half: rules and, unless by another name, defaults, with what the walk found."""
 
     def __init__(
-        self, words: memoryview[int], subject: Subject, found: Walked, unread: int
+        self,
+        words: memoryview[int],
+        subject: Subject,
+        found: Walked,
+        unread: int,
+        asking: Asking = AT_THE_END,
     ) -> None:
         self.words, self.subject, self.found, self.unread = words, subject, found, unread
+        self.asking = asking
         self.uncertain = subject.uncertain | unread | subject.cut << ARGS
         others = subject.agents & ~(1 << OF_NONE)
         self.agents = others or subject.agents
         self.winner = self.verdict = self.look = 0
         self.allowed = dict.fromkeys(KINDS.values(), 0)
         inet, transport = _PREVENTED
-        self.prevented = bool(subject.words & inet and subject.words & transport)
+        refused = bool(subject.words & inet and subject.words & transport)
+        self.prevented = asking.preventing or refused
         known = subject.predicates
         self.certain = known or 0
         self.possible = self._mask(words[H_ROLES_MATCH]) if known is None else known
 
     def decide(self) -> Decision:
         kinds, words = self.subject.kinds, self.words
-        sort = 0 if kinds & EXEC else 1 if kinds & OPENING else 2
+        sort = next(place for place, sorts in enumerate(LISTS) if kinds & sorts)
         self._consider_list(words[H_BASE_EXEC + sort], False)
         for offset in self.found.kept or ():
             self._consider_list(offset, True)
         if self.unread:
             self._consider_list(words[H_UNREAD_EXEC + sort], False)
-        self._consider_defaults()
+        # What would allow it may be said of what is still to come.
+        if not self.asking.ruled and not self.asking.later:
+            self._consider_defaults()
         return self._decision()
 
     def _decision(self) -> Decision:
@@ -161,7 +186,9 @@ class Decider:
         exception = True  # whether all ops of the one that is read have held
         for op in words[rule + 5 : rule + 5 + words[rule + 4]]:
             unless = bool(op & UNLESS)
-            held = self._op(op, unless or loosens, kept)
+            held = (
+                loosens != unless if self._is_later(op) else self._op(op, unless or loosens, kept)
+            )
             if not unless:
                 if not held:
                     return False
@@ -172,6 +199,11 @@ class Decider:
                     return False
                 exception = True
         return True
+
+    def _is_later(self, op: int) -> bool:
+        """Whether it asks about what is not known yet: then nothing is denied by it."""
+        patterned = op >> 29 not in (OP_WORD, OP_PRED)
+        return patterned and bool(self.asking.later >> (op >> 24 & 7) & 1)
 
     def _op(self, op: int, loosens: bool, kept: bool) -> bool:
         kind, subject, arg = op >> 29, op >> 24 & 7, op & 0xFFFFFF

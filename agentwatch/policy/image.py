@@ -6,13 +6,16 @@ See layout.py for its bytes and deciding.py for the second half.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from agentwatch.errors import AgentwatchError
 from agentwatch.lineage import Actor
 from agentwatch.lineage import Image as Program
 from agentwatch.policy.deciding import (
+    AT_THE_END,
     EVERY_SUBJECT,
+    Asking,
     BelowDecider,
     Decider,
     Decision,
@@ -29,6 +32,7 @@ from agentwatch.policy.layout import (
     H_ABI,
     H_GENERATION,
     H_MAGIC,
+    H_ROLES_MATCH,
     H_SETS,
     H_UNREAD_ARGS,
     H_UNREAD_CWD,
@@ -61,6 +65,7 @@ from agentwatch.policy.subjects import (
     EXE,
     EXEC,
     FILE,
+    MOUNT,
     OPENING,
     PORT,
     UNIX,
@@ -92,13 +97,28 @@ class Image:
     def generation(self) -> int:
         return self._words[H_GENERATION]
 
-    def decide(self, subject: Subject) -> Decision:
-        """The verdict on an event, in the kernel's own steps."""
+    def decide(self, subject: Subject, asking: Asking = AT_THE_END) -> Decision:
+        """The verdict on an event, in the kernel's own steps: by each of its names the rules, by
+        the canonical one the defaults. The stricter one stands.
+        """
+        found = self._decide(subject, asking)
+        if subject.path is None:
+            return found
+        for name in subject.others:
+            if found.verdict == KILL:
+                break
+            other = self._decide(subject.by_name(name), replace(asking, ruled=True))
+            stricter = other.verdict and (not found.verdict or other.verdict < found.verdict)
+            crowded = found.crowded or other.crowded
+            found = replace(other if stricter else found, crowded=crowded)
+        return found
+
+    def _decide(self, subject: Subject, asking: Asking) -> Decision:
         unread = unread_of(subject)
-        found = self._walk(subject)
+        found = self._walk(subject, asking.later)
         if found.crowded:
             unread = EVERY_SUBJECT
-        return Decider(self._words, subject, found, unread).decide()
+        return Decider(self._words, subject, found, unread, asking).decide()
 
     def decide_directory(self, subject: Subject) -> Decision:
         """The strictest of the rules that are about a file or a program below the directory
@@ -134,12 +154,18 @@ class Image:
         uncertain: int = 0,
         project: bytes | None = None,
         cut: bool = False,
+        others: Iterable[bytes] = (),
     ) -> int:
         """The predicates of a program, by its name and working directory (with `/` behind) and its
         arguments; None: unread. uncertain: subjects that loosen nothing. cut: as of a Subject.
+        others: its other names, which loosen nothing either.
         """
         uncertain |= cut << ARGS
         mask = 0
+        if exe is not None:
+            roles = self._predicates_at(self._words[H_ROLES_MATCH])
+            for name in others:
+                mask |= self._predicates_of(self._asked(EXE, name, project, False)) & roles
         for subject, value, header in (
             (EXE, exe, H_UNREAD_EXE),
             (CWD, cwd, H_UNREAD_CWD),
@@ -171,6 +197,7 @@ class Image:
             cwd,
             args_subject(program.args),
             uncertain=sum(1 << subject for subject in foreign),
+            others=map(path_subject, program.others),
             project=None if project is None else project.encode("utf-8", "surrogateescape"),
         )
 
@@ -196,7 +223,7 @@ class Image:
         self._walk_one(subject, value, project, self._keeper(found, limit=1 << 30), cut)
         return found
 
-    def _walk(self, subject: Subject) -> Walked:
+    def _walk(self, subject: Subject, later: int) -> Walked:
         found = Walked(kept=[])
         keep = self._keeper(found)
         if subject.kinds & EXEC:
@@ -205,11 +232,13 @@ class Image:
                 (EXE, subject.path),
                 (CWD, subject.cwd),
             )
-        elif subject.kinds & OPENING:
+        elif subject.kinds & (OPENING | MOUNT):
             asked = ((FILE, subject.path),)
         else:
             asked = ((ADDR, subject.addr), (PORT, subject.port), (UNIX, subject.unix))
         for number, value in asked:
+            if later >> number & 1:
+                continue
             if value is not None and (value or number == ARGS):
                 self._walk_one(number, value, subject.project, keep, subject.cut)
         return found

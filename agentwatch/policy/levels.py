@@ -112,6 +112,16 @@ _HOOKS = {
     "exec": frozenset({"lsm_bprm_check_security", "lsm_mmap_file", "lsm_file_mprotect"}),
     "read": _OPENING,
     "open": _OPENING,
+    "mount": frozenset(
+        {
+            "lsm_sb_mount",
+            "lsm_move_mount",
+            "lsm_sb_pivotroot",
+            "lsm_sb_remount",
+            "lsm_sb_umount",
+            "lsm_userns_create",
+        }
+    ),
     "connect": frozenset(
         {
             "lsm_socket_connect",
@@ -140,17 +150,43 @@ _OF_OP = {
 }
 """The same, by `op` of a change."""
 
+_OF_MOUNT = {
+    "mount": frozenset({"lsm_sb_mount", "lsm_move_mount"}),
+    "move": frozenset({"lsm_sb_mount", "lsm_move_mount", "lsm_sb_pivotroot"}),
+    "remount": frozenset({"lsm_sb_mount", "lsm_sb_remount"}),
+    "umount": frozenset({"lsm_sb_umount"}),
+    "userns": frozenset({"lsm_userns_create"}),
+}
+"""The same, by `op` of a mount."""
+
 _TOO_EARLY = frozenset({"args", "argv", "argc"})
 """What is not known of an exec before the new program is in place."""
 
 
 def _hooks(rule: Rule, kind: str) -> frozenset[str]:
     """The hooks that refuse what a rule denies of a kind."""
-    if kind != "change":
+    if kind not in ("change", "mount"):
         return _HOOKS.get(kind, frozenset())
-    asked = [set(one.values) for one in rule.match.conditions if one.field == "op"]
-    ops = set.intersection(*asked) if asked else set(_OF_OP)
-    return frozenset().union(*(_OF_OP[op] for op in ops))
+    hooks = _OF_OP if kind == "change" else _OF_MOUNT
+    return frozenset().union(*(hooks[op] for op in _ops(rule.match) & hooks.keys()))
+
+
+def _ops(match: Match) -> frozenset[str]:
+    """The operations that can fulfil a match, of whatever kind."""
+    asked = [set(one.values) for one in match.conditions if one.field == "op"]
+    return frozenset(set.intersection(*asked) if asked else (*_OF_OP, *_OF_MOUNT))
+
+
+def is_hooked(host: Host, kinds: Sequence[str], op: str = "") -> bool:
+    """Whether LSM hooks are asked about an event. op: of a mount, or of what is no opening."""
+    needed = frozenset[str]().union(*map(_hooks_of, kinds))
+    if op:
+        needed = (_OF_OP | _OF_MOUNT)[op] - _OPENING
+    return bool(needed) and needed <= host.lsm
+
+
+def _hooks_of(kind: str) -> frozenset[str]:
+    return _OPENING if kind == "change" else _HOOKS.get(kind, frozenset())
 
 
 def _too_early(rule: Rule) -> bool:
@@ -182,13 +218,37 @@ def refusal(
         if rule.without_hook
         else f"for rule {rule.id} this host's setting is"
     )
-    why = ""
-    if rule.on == ("connect",) and host.cgroup:
-        why = f" ({engine or _unprevented(rule.match)})".replace(".)", ")")
+    why = engine or _why_not(rule, host)
+    why = f" ({why.rstrip('.')})" if why else ""
     return (
         f"{who} `without_hook: refuse`, and {', '.join(rule.on)} cannot be prevented "
         f"here{why}: write `without_hook: kill` or `alert`"
     )
+
+
+def insists(rule: Rule, host: Host, without_hook: str) -> bool:
+    """Whether a rule must be prevented, and may be: who decides it is all that is in question."""
+    return refusal(rule, host, without_hook, NO_POLICY) is not None and prevents(rule, host, "")
+
+
+def _why_not(rule: Rule, host: Host) -> str:
+    """Why the kernel does not refuse what a rule denies though it could refuse something; or ""."""
+    for kind in rule.on:
+        if _hooked(rule, kind, host) or _cgroup_alone(rule, kind, host):
+            continue
+        if missing := _missing(rule, kind, host):
+            return missing
+        if kind == "connect" and host.cgroup:
+            return _unprevented(rule.match)
+        if kind == "exec" and host.lsm:
+            return "what it says of arguments is known for sure only when the program is in place"
+    return ""
+
+
+def _missing(rule: Rule, kind: str, host: Host) -> str:
+    """Which hooks are not there that others are; or ""."""
+    missing = sorted(_hooks(rule, kind) - host.lsm) if host.lsm else []
+    return f"this kernel lacks {', '.join(missing)}" if missing else ""
 
 
 _KERNEL = {
@@ -208,6 +268,10 @@ _KERNEL = {
         "The kernel kills the process at the end of the call that opens the file; what was opened "
         "for writing may have been created or emptied by then",
     ),
+    "mount": (
+        "kills-after",
+        "The engine kills the process milliseconds after the call, by the names it was given",
+    ),
     "connect": (
         "kills-after",
         "The kernel kills the process in the call that connects, before it can send anything; "
@@ -216,20 +280,25 @@ _KERNEL = {
 }
 """By kind: the level of a kill by the probes, and how it comes about."""
 
-_REFUSED_BY_HOOK = {
+REFUSED = {
     "exec": "The kernel refuses the exec with EPERM",
     "read": "The kernel refuses the open with EPERM",
     "open": "The kernel refuses the open with EPERM",
     "change": "The kernel refuses the call with EPERM: nothing is changed",
+    "mount": "The kernel refuses the call with EPERM: nothing is mounted",
     "connect": "The kernel refuses the connection with EPERM before anything is sent",
 }
+_BY_ARGUMENTS = (
+    "Where the kernel can read the caller's arguments it refuses the exec with EPERM; else it "
+    "kills the process before the new program runs an instruction"
+)
 _AFTER = (
     "The engine kills the process milliseconds after the effect, by the names the call was given"
 )
 _CHANGES_TOO = (
     "; for what is no opening (rename, delete and the like) the engine kills it milliseconds after"
 )
-PREVENTED = "The kernel refuses the connection with EPERM before anything is sent"
+_UNASKED = "; about mount_setattr, a `remount`, it asks nobody: the engine "
 REFUSED_TOO = "; TCP and UDP it refuses before anything is sent, which is `prevents`"
 _OTHERS_TOO = "; that is so of TCP and UDP, and who connects by another protocol is "
 _REFUSED = frozenset({"tcp", "udp"})  # what cgroup programs are asked about
@@ -308,24 +377,26 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
     kills = rule.action == "kill" or without_hook != "alert"
     if _hooked(rule, kind, host):
         ends = ", and kills the process" if rule.action == "kill" else ""
-        return Level("prevents", reason=_REFUSED_BY_HOOK[kind] + ends)
+        if kind == "mount" and "remount" in _ops(rule.match):
+            ends += _UNASKED + ("kills for it" if kills else "records it") + " milliseconds after"
+        return Level("prevents", reason=REFUSED[kind] + ends)
     if kind == "connect" and host.cgroup and _is_refused(rule.match):
         ends = ", and kills the process" if rule.action == "kill" else ""
         if _by_other_protocols(rule.match):
             ends += _OTHERS_TOO + ("killed after" if kills else "recorded only")
-        return Level("prevents", reason=PREVENTED + ends)
+        return Level("prevents", reason=REFUSED["connect"] + ends)
     if not kills:
         return Level("detects", reason=_alert_reason(rule, "enforce").rstrip("."))
     name, reason = _KERNEL[kind]
+    missing = _missing(rule, kind, host)
     if kind == "change" and not _opens(rule.match):
-        return Level(name, reason=_AFTER)
+        return Level(name, reason=_AFTER + f"; {missing}" * bool(missing))
     if kind == "change" and not _only_opens(rule.match):
         reason += _CHANGES_TOO
-    if kind == "exec" and host.lsm and _too_early(rule):
-        reason += "; its arguments are not known before"
-    elif host.lsm:
-        missing = sorted(_hooks(rule, kind) - host.lsm)
-        reason += f"; this kernel lacks {', '.join(missing)}" * bool(missing)
+    if missing:
+        reason += f"; {missing}"
+    elif kind == "exec" and rule.action == "deny" and _hooks(rule, kind) <= host.lsm:
+        reason = _BY_ARGUMENTS
     if kind == "connect" and host.cgroup and _may_be_refused(rule.match):
         reason += REFUSED_TOO
     return Level(name, reason=reason)

@@ -27,6 +27,7 @@ from agentwatch.policy.subjects import (
     FILE,
     IN_PROJECT,
     KINDS,
+    MOUNT,
     NOTHING,
     OPENING,
     PORT,
@@ -52,12 +53,21 @@ _FAMILY = {
 _SUBJECTS: Mapping[int, Mapping[str, int]] = {
     EXEC: {"path": EXE, "cwd": CWD, "args": ARGS},
     OPENING: {"path": FILE},
+    MOUNT: {"path": FILE},
     CONNECT: {"addr": ADDR, "port": PORT, "unix": UNIX},
 }
 _PROCESS = {"process.exe": EXE, "process.cwd": CWD, "process.args": ARGS}
-_WORDS = {EXEC: ("stdin", "anonymous"), OPENING: ("access", "op"), CONNECT: ("proto", "family")}
+_WORDS = {
+    EXEC: ("stdin", "anonymous"),
+    OPENING: ("access", "op"),
+    MOUNT: ("op",),
+    CONNECT: ("proto", "family"),
+}
 # What an event of the sort has and only the engine knows; of what it never has nothing holds.
-_ENGINE = {EXEC: ("script", "argv", "argc", "starts_agent", "written_by_agent")}
+_ENGINE = {
+    EXEC: ("script", "argv", "argc", "starts_agent", "written_by_agent"),
+    MOUNT: ("source", "fstype"),
+}
 _ENGINE_EVERYWHERE = re.compile(r"session|process\.(script|uid|role)|(parent|ancestor)\..*")
 _NEVER_CERTAIN = CHOSEN | {"written_by_agent"}
 _PROJECT = re.compile(r"(?<!\\)\$project\b")
@@ -202,7 +212,7 @@ class Lowerer:
     def programs(self, rule: Rule) -> Iterator[Program]:
         """What the rule is to each sort of events; nothing where no event fulfils it."""
         kinds = sum(KINDS.get(kind, 0) for kind in dict.fromkeys(rule.on))
-        for sort in (EXEC, OPENING, CONNECT):
+        for sort in (EXEC, OPENING, MOUNT, CONNECT):
             if kinds & sort:
                 yield from self._of_sort(rule, kinds & sort, sort)
 

@@ -10,16 +10,16 @@ What loosens (`allow`, `unless`) is asked of less: of what the agent could not h
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from agentwatch.events import Change, Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.index import Value
-from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, NamedConnect, Ptrace, Signal
 
 Values: TypeAlias = tuple[Value, ...]
 Reader: TypeAlias = Callable[[Event, Actor], Values | None]
@@ -38,12 +38,14 @@ _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 40:
 class FieldType:
     """How a field's values compare (a separator, NUMBER or ADDRESS), and its reader.
 
-    vouched: reads what is certain of the values, where `read` gives more than that.
+    vouched: reads what is certain of the values, where `read` gives more than that. of_file: they
+    are the name of the file that the event is about.
     """
 
     type: str
     read: Reader
     vouched: Reader | None = None
+    of_file: bool = False
 
     def certain(self, event: Event, actor: Actor) -> Values | None:
         """The values that what loosens may rest on.
@@ -52,6 +54,8 @@ class FieldType:
         whoever mounted it gave every file in it the name it has.
         """
         values = (self.vouched or self.read)(event, actor)
+        if values and self.of_file and by_other_name(event):
+            return None
         if values and self.type == patterns.PATH:
             return tuple(v for v in values if not str(v).startswith(FOREIGN))
         return values
@@ -70,6 +74,8 @@ def kinds_of(event: Event) -> tuple[str, ...]:
         return ("exec",) if event.result == 0 else ()
     if isinstance(event, Change):
         return ("change",) if event.result >= 0 and not event.anonymous else ()
+    if isinstance(event, Mount):
+        return ("mount",) if event.result >= 0 else ()
     if type(event) in _ONE_KIND:
         return _ONE_KIND[type(event)]
     if isinstance(event, Connect) and event.family:  # 0, AF_UNSPEC, ends a connection
@@ -86,36 +92,52 @@ _OPEN_KINDS = {
 }
 _ONE_KIND: Mapping[type[Event], tuple[str, ...]] = {
     Listen: ("listen",),
-    Mount: ("mount",),
     Ptrace: ("ptrace",),
     Signal: ("signal",),
 }
-KIND_SETS = (("exec",), ("connect",), ("change",), *_OPEN_KINDS.values(), *_ONE_KIND.values())
+KIND_SETS = (
+    ("exec",),
+    ("connect",),
+    ("change",),
+    ("mount",),
+    *_OPEN_KINDS.values(),
+    *_ONE_KIND.values(),
+)
 """Every answer of kinds_of but ()."""
+
+
+_Named = Exec | Open | Change | Mount | Connect
 
 
 def views(event: Event) -> tuple[Event, ...]:
     """The events one stands for: a change with two names is judged under each of them.
 
-    So a rule on either name finds it, and what loosens must cover both.
+    So a rule on either name finds it, and what loosens must cover both. A file with other names
+    than its canonical one is judged under those as well, and by them nothing is loosened.
     """
-    if not isinstance(event, Change):
+    if by_other_name(event) or not isinstance(event, _Named):
         return (event,)
-    other = event.new_path not in ("", event.path) or "new_path" in event.unresolved
-    return (event, _second(event)) if other else (event,)
+    ones: tuple[_Named, ...] = (event,)
+    if isinstance(event, Change):
+        other = event.new_path not in ("", event.path) or "new_path" in event.unresolved
+        ones = (event, _second(event)) if other else (event,)
+    return *ones, *(view for one in ones for view in _by_others(one))
 
 
-def as_asked(event: Event) -> tuple[Event, ...]:
-    """A change under the names that its caller gave, where they are others than those of `views`.
+def by_other_name(event: Event) -> bool:
+    """Whether `views` gave the event another name than the canonical one."""
+    if isinstance(event, Connect):
+        return bool(event.view) and event.view == event.unix
+    if not isinstance(event, Exec | Open | Change | Mount):
+        return False
+    return bool(event.view) and event.view == event.path
 
-    Rules judge it under these too; a default does not, for what it is about has its name.
-    """
-    if not isinstance(event, Change):
-        return ()
-    found = [replace(event, path=event.view)] if event.view else []
-    if event.new_view:
-        found.append(replace(_second(event), path=event.new_view))
-    return tuple(found)
+
+def _by_others(event: _Named) -> Iterator[Event]:
+    if isinstance(event, Connect):
+        yield from (replace(event, unix=name, view=name) for name in event.others)
+    elif "path" not in event.unresolved:
+        yield from (replace(event, path=name, view=name) for name in event.others)
 
 
 def _second(event: Change) -> Change:
@@ -123,7 +145,14 @@ def _second(event: Change) -> Change:
     unresolved = event.unresolved - {"path"}
     if "new_path" in unresolved:
         unresolved |= {"path"}
-    return replace(event, path=event.new_path, unresolved=unresolved)
+    return replace(
+        event,
+        path=event.new_path,
+        view=event.new_view,
+        known=event.new_known,
+        written=event.new_written,
+        unresolved=unresolved,
+    )
 
 
 def _path(event: Event, actor: Actor) -> Values | None:
@@ -175,7 +204,7 @@ def _access(event: Event, actor: Actor) -> Values | None:
 
 
 def _op(event: Event, actor: Actor) -> Values | None:
-    if isinstance(event, Change):
+    if isinstance(event, Change | Mount):
         return (event.op,)
     if not isinstance(event, Open):
         return ()
@@ -233,7 +262,13 @@ def _signal(event: Event, actor: Actor) -> Values | None:
 
 def _mounted(word: Callable[[Mount], str]) -> Reader:
     """A field of a mount; there may be none."""
-    return lambda event, actor: (word(event),) if isinstance(event, Mount) and word(event) else ()
+
+    def read(event: Event, actor: Actor) -> Values | None:
+        if "source" in event.unresolved:
+            return None
+        return (word(event),) if isinstance(event, Mount) and word(event) else ()
+
+    return read
 
 
 def _chosen(event: Event, actor: Actor) -> Values | None:
@@ -304,7 +339,13 @@ def _session(event: Event, actor: Actor) -> Values | None:
     return (f"{actor.session.pid}:{actor.session.start}",)
 
 
-_EXE = _image_word(lambda image: image.exe)
+def _every_exe(image: Image) -> Values | None:
+    """Every name of its executable."""
+    names = dict.fromkeys((image.exe, *image.others))
+    return tuple(names) if image.exe else None
+
+
+_EXE = _image_word(lambda image: image.exe)  # the canonical one
 _SCRIPT = _image_word(lambda image: image.script)
 _ARGS = _image_word(lambda image: image.args)
 _CWD = _image_word(lambda image: image.cwd)
@@ -313,18 +354,18 @@ _UID = _image_word(lambda image: image.uid)
 FIELDS: Mapping[str, FieldType] = MappingProxyType(
     {
         "session": FieldType(patterns.WORD, _session),
-        "process.exe": FieldType(patterns.PATH, _process(_EXE)),
+        "process.exe": FieldType(patterns.PATH, _process(_every_exe), _process(_EXE)),
         "process.script": FieldType(patterns.PATH, _process(_SCRIPT), _chosen),
         "process.args": FieldType(patterns.ARGV, _process(_ARGS)),
         "process.cwd": FieldType(patterns.PATH, _process(_CWD)),
         "process.uid": FieldType(NUMBER, _process(_UID)),
         "process.role": FieldType(patterns.WORD, _role),
-        "parent.exe": FieldType(patterns.PATH, _parent(_EXE)),
+        "parent.exe": FieldType(patterns.PATH, _parent(_every_exe), _parent(_EXE)),
         "parent.script": FieldType(patterns.PATH, _parent(_SCRIPT), _chosen),
         "parent.args": FieldType(patterns.ARGV, _parent(_ARGS)),
-        "ancestor.exe": FieldType(patterns.PATH, _ancestor(_EXE)),
+        "ancestor.exe": FieldType(patterns.PATH, _ancestor(_every_exe), _ancestor(_EXE)),
         "ancestor.args": FieldType(patterns.ARGV, _ancestor(_ARGS)),
-        "path": FieldType(patterns.PATH, _path),
+        "path": FieldType(patterns.PATH, _path, of_file=True),
         "script": FieldType(patterns.PATH, _script, _chosen),
         "argv": FieldType(patterns.ARGV, _argv, _chosen),  # argv[0] is in it
         "args": FieldType(patterns.ARGV, _args),
@@ -344,10 +385,10 @@ FIELDS: Mapping[str, FieldType] = MappingProxyType(
             patterns.WORD,
             _connect_word(lambda event: _FAMILIES.get(event.family, str(event.family))),
         ),
-        "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix)),
+        "unix": FieldType(patterns.PATH, _unix, _of_socket(_unix), of_file=True),
         "peer": FieldType(patterns.WORD, _peer),
         "new_path": FieldType(patterns.PATH, _new_path),
-        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source)),
+        "source": FieldType(patterns.PATH, _mounted(lambda event: event.source), _chosen),
         "fstype": FieldType(patterns.WORD, _mounted(lambda event: event.fstype)),
         "target.exe": FieldType(patterns.PATH, _target),
         "signal": FieldType(patterns.WORD, _signal),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from agentwatch.events import Change, Connect, Event, Exec, Open
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy.readers import FIELDS, FOREIGN, kinds_of
 from agentwatch.rules.sample import UNLIKE
@@ -20,9 +20,19 @@ from agentwatch.rules.unprobed import NamedConnect
 FILE, EXE, CWD, ARGS, ADDR, PORT, UNIX, NOTHING = range(8)
 """Subjects, as rules' programs and masks of subjects number them."""
 
-KINDS: Mapping[str, int] = {"exec": 1, "read": 2, "change": 4, "open": 8, "connect": 16}
-EXEC, OPENING, CONNECT = 1, 2 | 4 | 8, 16
+KINDS: Mapping[str, int] = {
+    "exec": 1,
+    "read": 2,
+    "change": 4,
+    "open": 8,
+    "connect": 16,
+    "mount": 32,
+}
+EXEC, OPENING, CONNECT, MOUNT = 1, 2 | 4 | 8, 16, 32
 """The sorts of events: masks of kinds."""
+
+LISTS = (EXEC, OPENING | MOUNT, CONNECT)
+"""The sorts that share lists of rules to consider, in the order of an image's header."""
 
 WORDS: Mapping[str, Mapping[str, int]] = {
     "access": {"read": 1 << 0, "write": 1 << 1},
@@ -39,6 +49,11 @@ WORDS: Mapping[str, Mapping[str, int]] = {
         "xattr": 1 << 11,
         "mkdir": 1 << 12,
         "rmdir": 1 << 13,
+        "mount": 1 << 14,
+        "move": 1 << 15,
+        "remount": 1 << 16,
+        "umount": 1 << 17,
+        "userns": 1 << 18,
     },
     "stdin": {"null": 1 << 5, "tty": 1 << 6, "pipe": 1 << 7, "socket": 1 << 8, "file": 1 << 9},
     "anonymous": {"true": 1 << 10, "false": 1 << 11},
@@ -110,7 +125,7 @@ class Subject:
     uncertain: mask of subjects that loosen nothing, though they were read. project: the name of the
     session's directory, None while it is unset. predicates: what holds of the image that makes the
     call; None where that is not known. cut: args is only where they begin, more of which could not
-    be read.
+    be read. others: further names of what path (of a connect, unix) is the canonical one of.
     """
 
     kinds: int
@@ -126,6 +141,14 @@ class Subject:
     project: bytes | None = None
     predicates: int | None = field(default=0)
     cut: bool = False
+    others: tuple[bytes, ...] = ()
+
+    def by_name(self, name: bytes) -> Subject:
+        """As the same is asked about by one of its other names: nothing is certain of it."""
+        if self.kinds & CONNECT:
+            return replace(self, unix=name, uncertain=self.uncertain | 1 << UNIX, others=())
+        subject = EXE if self.kinds & EXEC else FILE
+        return replace(self, path=name, uncertain=self.uncertain | 1 << subject, others=())
 
 
 def subject_of(
@@ -138,7 +161,7 @@ def subject_of(
     kinds = kinds_of(event)
     if not kinds or not set(kinds) <= KINDS.keys():
         return None
-    if not isinstance(event, Exec | Open | Change | Connect):
+    if not isinstance(event, Exec | Open | Change | Connect | Mount):
         return None
     if isinstance(event, NamedConnect) and {event.host, event.peer} - {"", UNLIKE}:
         return None
@@ -159,6 +182,7 @@ def subject_of(
         uncertain=_uncertain(event),
         project=project,
         predicates=predicates,
+        others=tuple(map(path_subject, event.others)),
     )
 
 
@@ -227,12 +251,12 @@ def _port(event: Event, actor: Actor) -> bytes | None:
     return number.to_bytes(2, "big") if 0 <= number < 1 << 16 else b""
 
 
-def _uncertain(event: Exec | Open | Change | Connect) -> int:
+def _uncertain(event: Exec | Open | Change | Connect | Mount) -> int:
     if isinstance(event, Connect):
         foreign = event.unix.startswith(FOREIGN)
         found = 0 if event.from_socket else 1 << ADDR | 1 << PORT | 1 << UNIX
         return found | (1 << UNIX if foreign else 0)
-    if isinstance(event, Open | Change):
+    if isinstance(event, Open | Change | Mount):
         return 1 << FILE if event.path.startswith(FOREIGN) else 0
     found = 1 << EXE if event.path.startswith(FOREIGN) else 0
     return found | (1 << CWD if event.cwd.startswith(FOREIGN) else 0)

@@ -13,7 +13,7 @@ from agentwatch.rules.model import KINDS
 
 FILE_KINDS = ("read", "change", "open")
 SOCKET_KINDS = ("connect", "listen")
-UNPROBED_KINDS = frozenset({"listen", "mount", "ptrace", "signal"})
+UNPROBED_KINDS = frozenset({"listen", "ptrace", "signal"})
 LATER_KINDS = ("mcp",)
 
 ABOUT_KINDS = {
@@ -23,7 +23,7 @@ ABOUT_KINDS = {
     "open": "any opening: for reading, for writing, and handles without either (`O_PATH`)",
     "connect": "a connection, or a datagram socket that was given its peer",
     "listen": "a socket takes connections, or a datagram socket an address",
-    "mount": "a file system or a directory is mounted",
+    "mount": "a file system or a directory is mounted, moved, unmounted, ... (`op`)",
     "ptrace": "another process is attached to",
     "signal": "another process is sent a signal",
 }
@@ -159,9 +159,29 @@ FIELDS: tuple[Field, ...] = (
         "a unix socket: its path, or `@name` in the abstract namespace",
     ),
     Field("peer", SOCKET_KINDS, "word", "whose process is at the other end", _PEERS, unprobed=True),
-    Field("path", ("mount",), "path", "where it is mounted"),
-    Field("source", ("mount",), "path", "the device or directory that is mounted"),
-    Field("fstype", ("mount",), "text", "the type of the file system"),
+    Field("path", ("mount",), "path", "where it is mounted; of a `userns` there is none"),
+    Field(
+        "source",
+        ("mount",),
+        "path",
+        "the device or directory that is mounted: a name where the kernel has it, else the text "
+        "that mount(2) was given",
+        chosen=True,
+    ),
+    Field(
+        "fstype",
+        ("mount",),
+        "text",
+        "the type of the file system; none of a directory that mount(2) mounts",
+    ),
+    Field(
+        "op",
+        ("mount",),
+        "word",
+        "`mount` of whatever was not there before, a directory (`--bind`) included; `userns` makes "
+        "a user namespace, without which only root mounts",
+        ("mount", "move", "remount", "umount", "userns"),
+    ),
     Field("target.exe", _AIMED, "path", "the program of the other process"),
     Field("peer", _AIMED, "word", "whose the other process is", _PEERS),
     Field(

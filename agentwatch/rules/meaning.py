@@ -86,6 +86,7 @@ _INSTEAD = {
     "argv": "path and args",
     "process.script": "process.exe and process.args",
     "parent.script": "parent.exe and parent.args",
+    "source": "path",
 }
 
 

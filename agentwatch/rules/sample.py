@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from agentwatch.events import Change, Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
-from agentwatch.rules.unprobed import Listen, Mount, NamedConnect, Ptrace, Signal
+from agentwatch.rules.unprobed import Listen, NamedConnect, Ptrace, Signal
 
 UNLIKE = "\x01"  # a name, a token: what no rule names
 _NO_ADDRESS = "240.0.0.255"  # of the block that was never given out
@@ -143,8 +143,11 @@ def _socket(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mount(fields: Mapping[str, Any]) -> Mount:
+    op = fields.get("op", "mount")
     names = {name: fields.get(name, UNLIKE) for name in ("path", "source", "fstype")}
-    return Mount(**_common(), **names)
+    if op == "userns":
+        names = {}
+    return Mount(**_common(), op=op, **names)
 
 
 def _ptrace(fields: Mapping[str, Any]) -> Ptrace:

@@ -27,15 +27,6 @@ class Listen(NamedConnect):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mount(Event):
-    """path: where something was mounted. source: what, "" without a name. fstype: as what."""
-
-    path: str
-    source: str = ""
-    fstype: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ptrace(Event):
     """Another process was attached to. target: its executable. peer: own | tagged | other."""
 

@@ -118,8 +118,9 @@ FAMILIES = (
         "counter",
         ("what",),
         "What the policy in the kernel had no room for; what: a program's `mark`, a session's "
-        "`project`, a file system's `mount`, the judging of a `connect`.",
-        '`{what="connect"}` increases: connections were refused unjudged; '
+        "`project`, a file system's `mount`, a `file` that rules name, "
+        "memory for the `judging` of a call.",
+        '`{what="judging"}` increases: calls were refused unjudged; '
         "others: the engine decides instead, or rules apply without their exceptions",
     ),
     Family(

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
-from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Open, error_name
+from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Mount, Open, error_name
 from agentwatch.sinks.escape import shown
 from agentwatch.sinks.frames import NUMBERS as TYPE_NUMBERS
 from agentwatch.sinks.frames import (
@@ -81,7 +81,7 @@ def clock(wall: int) -> str:
 
 
 def kind_of(event: Event) -> str:
-    """exec | fork | exit | read | change | open | connect | syn."""
+    """exec | fork | exit | read | change | open | connect | syn | mount."""
     if isinstance(event, Open):
         if event.changes:
             return "change"
@@ -95,18 +95,23 @@ def describe(event: Event) -> str:
     """What the event was done to, as one escaped line."""
     if isinstance(event, Exec):
         words = shlex.join(event.argv) if event.argv else event.path or event.asked
-        return shown(words) + " ..." * event.argv_cut + _failure(event.result)
+        return shown(words) + " ..." * event.argv_cut + _also(event) + _failure(event.result)
     if isinstance(event, Open):
-        return shown(event.path or event.asked) + _failure(event.result)
-    if isinstance(event, Change):
-        return shown(event.what) + _failure(event.result)
+        return shown(event.path or event.asked) + _also(event) + _failure(event.result)
+    if isinstance(event, Change | Mount):
+        return shown(event.what) + _also(event) + _failure(event.result)
     if isinstance(event, Connect):
-        return shown(_address(event)) + _failure(event.result)
+        return shown(_address(event)) + _also(event) + _failure(event.result)
     if isinstance(event, Fork):
         return f"pid {event.child.pid}"
     if isinstance(event, Exit):
         return f"status {event.code}"
     return ""
+
+
+def _also(event: Exec | Open | Change | Mount | Connect) -> str:
+    """A file's other names."""
+    return "".join(f"  also {shown(name)}" for name in event.others)
 
 
 def verdict_text(verdict: Verdict) -> str:

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from agentwatch.engine import Verdict
-from agentwatch.events import Change, Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Change, Connect, Event, Exec, Mount, Open, ProcessKey
 from agentwatch.lineage import Actor
 from agentwatch.sinks import frames
 from agentwatch.sinks.escape import shown
@@ -76,6 +76,8 @@ class Live:
         elif isinstance(event, Change) and event.result >= 0 and not event.anonymous:
             for path in dict.fromkeys((event.path, event.new_path)):
                 self._changed_at(event.time, event.op, path)
+        elif isinstance(event, Mount) and event.result >= 0:
+            self._line(event.time, "mount", shown(event.what))
         elif isinstance(event, Connect) and event.result != -errno.EPERM:  # refused: not reached
             self._connect(event)
 

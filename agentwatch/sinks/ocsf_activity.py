@@ -13,6 +13,7 @@ from agentwatch.events import (
     Exec,
     Exit,
     Fork,
+    Mount,
     Open,
     ProcessKey,
     error_name,
@@ -45,6 +46,9 @@ def shape(
     if isinstance(event, Change):
         activity_id, name = _ACTIVITIES.get(event.op, (99, event.op))
         return 1001, activity_id, name, _change(event), event.result
+    if isinstance(event, Mount):
+        activity_id, name = _MOUNTS.get(event.op, (99, event.op))
+        return 1001, activity_id, name, _mount(event), event.result
     if isinstance(event, Connect):
         activity_id, name = _outcome(event.result)
         return 4001, activity_id, name, _connect(event), event.result
@@ -76,6 +80,7 @@ def _exec(event: Exec, host: Host) -> Object:
     }
     extra |= {"script": event.script} if event.script else {}
     extra |= {name: True for name in ("argv_cut", "anonymous", "deleted") if getattr(event, name)}
+    extra |= _others(event)
     return {"process": launched, "_extra": extra} | _launch(3, "Exec")
 
 
@@ -102,6 +107,7 @@ def _open(event: Open) -> Object:
         "changes": event.changes,
     }
     extra |= {"deleted": True} if event.deleted else {}
+    extra |= _others(event)
     return {"file": _file(path, 2 if event.directory else 0), "_extra": extra}
 
 
@@ -136,10 +142,41 @@ def _change(event: Change) -> Object:
     extra |= {"new_asked": event.new_asked} if event.new_asked else {}
     extra |= {"mode": event.mode} if event.op in ("create", "mkdir", "chmod") else {}
     extra |= {"existing": path} if made else {}
+    extra |= _others(event)
     found: Object = {"file": _file(new_path if made else path, type_id), "_extra": extra}
     if event.op == "rename":
         found["file_result"] = _file(new_path, type_id)
     return found
+
+
+_MOUNTS = {"mount": (12, "Mount"), "move": (12, "Mount"), "umount": (13, "Unmount")}
+"""By operation; `unmapped` has which it was."""
+
+
+def _mount(event: Mount) -> Object:
+    """file: the mount point; of a user namespace there is none, and its name is the operation."""
+    path = event.path or event.asked or event.op
+    extra: Object = {
+        "kind": "mount",
+        "op": event.op,
+        "asked": event.asked,
+        "flags": event.flags,
+        "result": event.result,
+    }
+    extra |= {name: getattr(event, name) for name in ("source", "fstype") if getattr(event, name)}
+    extra |= _others(event)
+    return {"file": _file(path, 0 if event.op == "userns" else 2), "_extra": extra}
+
+
+_OTHERS = ("view", "known", "written", "new_view", "new_known", "new_written")
+
+
+def _others(event: Exec | Open | Change | Mount | Connect) -> Object:
+    """The file's other names, where it has them: as the task saw it, as rules found it, and as it
+    was written where a link was followed.
+    """
+    names = {which: getattr(event, which, "") for which in _OTHERS}
+    return {which: name for which, name in names.items() if name}
 
 
 def _outcome(result: int) -> tuple[int, str]:
@@ -168,6 +205,7 @@ def _connect(event: Connect) -> Object:
         connection["protocol_ver_id"] = version
     extra = {"kind": "connect", "syn": event.syn, "from_socket": event.from_socket}
     extra |= {"family": event.family, "result": event.result}
+    extra |= _others(event)
     return {"dst_endpoint": endpoint, "connection_info": connection, "_extra": extra}
 
 

@@ -142,7 +142,7 @@ def test_a_wrong_constant_does_not_compile(tmp_path: Path, name: str) -> None:
 
 def test_a_header_with_hidden_padding_does_not_compile(tmp_path: Path) -> None:
     """Padding is spelled out: -Wpadded refuses what the compiler would put in."""
-    padded = TEXT.replace("\t__u8 pad[6];\n", "", 1)
+    padded = TEXT.replace("\t__u8 pad2[2];\n", "", 1)
     assert padded != TEXT
     errors = mirror.compile_against(
         padded, '#include <linux/types.h>\n#include "agentwatch.h"\n', tmp_path

@@ -8,6 +8,7 @@ from agentwatch.errors import AgentwatchError
 from agentwatch.sinks.frames import Notice
 from tests.daemon.running import Place, until
 from tests.daemon.test_deciding import SERVER, add, connecting, connections, said, server
+from tests.kernel.held import detach, held
 from tests.kernel.test_cgroup_gone import taken
 
 pytestmark = pytest.mark.root
@@ -60,4 +61,20 @@ def test_a_cgroup_that_is_taken_is_said_and_nothing_claimed(place: Place) -> Non
         with pytest.raises(AgentwatchError):
             daemon.ask("rules.reload")
         assert "cannot be prevented here" in daemon.status["reload_error"]
+        assert daemon.status["generation"] == 1
+
+
+def test_programs_that_somebody_detaches_are_attached_again(place: Place) -> None:
+    """Said in the journal, and refused as before, by the same policy."""
+    with server() as (listener, port):
+        match = {"addr": SERVER, "port": port, "proto": "tcp"}
+        add(place, {"id": "test.net", "on": "connect", "match": match, "action": "deny"})
+        daemon = place.start()
+        detach(held(daemon.pid, "connect4").id)
+        words = "programs were detached"
+        until(lambda: any(words in one.text for one in place.frames(Notice)), "a notice")
+        assert daemon.status["hooks"]["connect4"]
+        assert daemon.status["rules"]["levels"] == PREVENTED
+        assert said(daemon, connecting(port)) == "1\n"
+        assert connections(listener) == 0
         assert daemon.status["generation"] == 1

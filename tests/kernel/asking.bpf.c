@@ -12,7 +12,9 @@ struct ask {
 	u32 kinds, words, unread, uncertain;
 	u32 sort, lists, known, subject;
 	u32 symbol, in_project, name_len, cwd_len;
-	u32 slot, repeat, below, pad;
+	u32 slot, repeat, below, preventing;
+	u32 later, ruled;
+	u32 others_len[2];
 	/* The answer. */
 	u64 found[3];
 	u64 left; /* conditions that were not forgotten: none */
@@ -21,6 +23,7 @@ struct ask {
 	u8 address[24];	      /* 16 bytes, and a port */
 	u8 name[AW_PATH_MAX]; /* of an exec at the beginning, else at the end */
 	u8 cwd[SHORT];
+	u8 others[2 * SHORT];
 };
 
 struct {
@@ -46,6 +49,7 @@ struct {
 } recorded SEC(".maps");
 
 #define NAME_AT 256
+#define OTHERS_AT (NAME_AT + AW_PATH_MAX)
 
 static __always_inline void put(struct ask *ask, struct aw_walk *walk, struct aw_record *record)
 {
@@ -57,6 +61,9 @@ static __always_inline void put(struct ask *ask, struct aw_walk *walk, struct aw
 	question->lists = ask->lists;
 	question->kinds = ask->kinds;
 	question->below = ask->below;
+	question->preventing = ask->preventing;
+	question->later = ask->later;
+	question->ruled = ask->ruled;
 	question->words = ask->words;
 	question->unread = ask->unread;
 	question->uncertain = ask->uncertain;
@@ -69,6 +76,11 @@ static __always_inline void put(struct ask *ask, struct aw_walk *walk, struct aw
 	question->args_size = ask->args_size;
 	question->session.tgid = 1 + !ask->in_project;
 	question->session.start = 1;
+	for (int i = 0; i < 2; i++) {
+		question->others[i].at = OTHERS_AT + i * SHORT;
+		question->others[i].len = ask->others_len[i];
+	}
+	bpf_probe_read_kernel((u8 *)record + OTHERS_AT, 2 * SHORT, ask->others);
 	if (ask->sort == AW_SORT_EXEC) {
 		/* Where a hook finds them: in the record. argv is read to where a name is else. */
 		question_name(walk, 0, AW_SUBJECT_EXE, AW_SYMBOL_EXE, NAME_AT, len, 0, true);
@@ -101,7 +113,7 @@ int ask(void *unused)
 			break;
 		put(ask, walk, record);
 		begun = bpf_ktime_get_ns();
-		policy_judge(walk, record);
+		names_judge(walk, record);
 		ask->took += bpf_ktime_get_ns() - begun;
 	}
 	for (int i = 0; i < 3; i++)

@@ -13,9 +13,9 @@ from pathlib import Path
 from agentwatch import abi
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import ArrayMap, Object
-from agentwatch.policy.deciding import unread_of
+from agentwatch.policy.deciding import AT_THE_END, Asking, unread_of
 from agentwatch.policy.image import Decision
-from agentwatch.policy.subjects import EXEC, FILE, OPENING, UNIX, Subject
+from agentwatch.policy.subjects import EXEC, FILE, MOUNT, OPENING, UNIX, Subject
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_suffix(".bpf.c")
@@ -49,7 +49,10 @@ class Ask(ctypes.Structure):
         ("slot", _U32),
         ("repeat", _U32),
         ("below", _U32),
-        ("pad", _U32),
+        ("preventing", _U32),
+        ("later", _U32),
+        ("ruled", _U32),
+        ("others_len", _U32 * 2),
         ("found", _U64 * 3),
         ("left", _U64),
         ("took", _U64),
@@ -60,6 +63,7 @@ class Ask(ctypes.Structure):
         ("address", ctypes.c_uint8 * 24),
         ("name", ctypes.c_uint8 * PATH_MAX),
         ("cwd", ctypes.c_uint8 * SHORT),
+        ("others", ctypes.c_uint8 * (2 * SHORT)),
     )
 
 
@@ -122,19 +126,21 @@ class KernelWalker:
         walking = self._object.map("walking")
         walking.update(bytes(4), bytes(len(walking.lookup(bytes(4)) or b"")))
 
-    def decide(self, subject: Subject, slot: int = 0) -> Decision:
+    def decide(self, subject: Subject, slot: int = 0, asking: Asking = AT_THE_END) -> Decision:
         """As Image.decide; argv that is cut must be whole pages. Raises AssertionError when the
         walker leaves something behind.
         """
-        return self._decide(subject, slot, False)
+        return self._decide(subject, slot, False, asking)
 
     def decide_directory(self, subject: Subject, slot: int = 0) -> Decision:
         """As Image.decide_directory."""
-        return self._decide(subject, slot, True)
+        return self._decide(subject, slot, True, AT_THE_END)
 
-    def _decide(self, subject: Subject, slot: int, below: bool) -> Decision:
+    def _decide(self, subject: Subject, slot: int, below: bool, asking: Asking) -> Decision:
         self._fill(subject, slot, 1)
         self._ask.below = below
+        self._ask.preventing, self._ask.ruled = asking.preventing, asking.ruled
+        self._ask.later = asking.later
         self._object.run("ask")
         assert self._ask.left == 0, "conditions of this event are left for the next"
         assert self._ask.generation, "no policy answered"
@@ -154,16 +160,18 @@ class KernelWalker:
     def _fill(self, subject: Subject, slot: int, repeat: int) -> None:
         ask = self._ask
         ask.slot, ask.repeat, ask.below = slot, repeat, 0
+        ask.preventing = ask.later = ask.ruled = 0
         ask.kinds, ask.words, ask.agents = subject.kinds, subject.words, subject.agents
         ask.uncertain = subject.uncertain
         ask.in_project = subject.project is not None
         ask.known = subject.predicates is not None
         for place in range(3):
             ask.predicates[place] = (subject.predicates or 0) >> 64 * place & (1 << 64) - 1
-        exec_, opening = bool(subject.kinds & EXEC), bool(subject.kinds & OPENING)
+        exec_, opening = bool(subject.kinds & EXEC), bool(subject.kinds & (OPENING | MOUNT))
         ask.lists = 0 if exec_ else 1 if opening else 2
         ask.unread = unread_of(subject)
         ask.args_size = ask.name_len = ask.cwd_len = 0
+        self._fill_others(subject)
         if exec_:
             self._fill_exec(subject)
         elif not opening and subject.addr and subject.port:
@@ -190,6 +198,13 @@ class KernelWalker:
             else:
                 self._buffer = ctypes.create_string_buffer(argv, len(argv))
                 ask.args, ask.args_size = ctypes.addressof(self._buffer), len(argv)
+
+    def _fill_others(self, subject: Subject) -> None:
+        for place in range(2):
+            name = subject.others[place][:-1] if place < len(subject.others) else b""
+            at = ctypes.addressof(self._ask.others) + place * SHORT
+            ctypes.memmove(at, name, len(name))
+            self._ask.others_len[place] = len(name)
 
     def _fill_name(self, name: bytes | None) -> None:
         bare = (name or b"/")[:-1]

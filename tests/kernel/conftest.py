@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -34,7 +35,12 @@ def place() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture(scope="module")
+def _how_long(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    """One load for all modules where it takes an emulated machine a tenth of its boot."""
+    return "session" if "lsm" in config.getoption("-m") else "module"
+
+
+@pytest.fixture(scope=_how_long)
 def probes() -> Iterator[Probes]:
     """Loaded and attached."""
     loaded = Probes()

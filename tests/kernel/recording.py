@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from agentwatch import abi, decoding
-from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Open, ProcessKey
-from agentwatch.kernel.links import Links
+from agentwatch.events import Change, Connect, Event, Exec, Exit, Fork, Mount, Open, ProcessKey
+from agentwatch.kernel.links import LOOKED_UP, Links
 from agentwatch.kernel.probes import Probes
 from agentwatch.mounts import Mounts
 
-PATIENCE = 30  # s that a witness may take
+PATIENCE = 120.0  # s; an emulated machine under load needs most of it
 QUIET = 0.1  # s without a record: there will be none
 RAISED = 99  # exit code of a witness whose act raised; what it was is on standard error
 
@@ -86,6 +86,10 @@ class Recording:
     @property
     def changes(self) -> list[Change]:
         return self.of(Change)
+
+    @property
+    def mounts(self) -> list[Mount]:
+        return self.of(Mount)
 
     @property
     def execs(self) -> list[Exec]:
@@ -273,7 +277,7 @@ class Recorder:
         ):
             for raw in ring.records():
                 _, kind, flags = abi.peek(raw)
-                if kind == abi.CHANGE:
+                if kind in LOOKED_UP:
                     raw = self.links.looked_up(raw)
                 found.append(Record(decoding.decode(raw, self.mounts.name), flags, name))
             ring.release()

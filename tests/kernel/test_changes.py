@@ -161,7 +161,7 @@ def test_a_name_comes_to_the_same_however_it_is_written(
         os.unlink(NAMES[name](place))
 
     (event,) = recorder.record(act).changes
-    assert (event.op, event.path, event.view) == ("delete", str(place / "dir" / "x"), "")
+    assert (event.op, event.path, event.written) == ("delete", str(place / "dir" / "x"), "")
     assert not (place / "dir" / "x").exists()
 
 
@@ -176,7 +176,7 @@ def test_a_task_with_a_root_of_its_own_names_files_below_it(
         os.unlink("/x")
 
     (event,) = recorder.record(act).changes
-    assert event.path == str(place / "x")
+    assert (event.path, event.view) == (str(place / "x"), "/x")
 
 
 def test_a_name_that_cannot_be_read_or_is_too_long_is_unresolved(
@@ -252,7 +252,7 @@ TOLD_32 = {
 
 
 def test_a_symbolic_link_in_a_directory_is_followed(recorder: Recorder, place: Path) -> None:
-    """path is what the name leads to, view what was written; the last component is not followed."""
+    """path is where the name leads, written what it says; the last component is not followed."""
     (place / "real").mkdir()
     (place / "link").symlink_to("real")
     (place / "real" / "x").symlink_to("nowhere")
@@ -262,7 +262,7 @@ def test_a_symbolic_link_in_a_directory_is_followed(recorder: Recorder, place: P
         os.unlink("link/x")
 
     (event,) = recorder.record(act).changes
-    assert (event.path, event.view) == (str(place / "real/x"), str(place / "link/x"))
+    assert (event.path, event.written) == (str(place / "real/x"), str(place / "link/x"))
 
 
 def test_what_a_call_follows_is_followed(recorder: Recorder, place: Path) -> None:
@@ -270,7 +270,7 @@ def test_what_a_call_follows_is_followed(recorder: Recorder, place: Path) -> Non
     (place / "x").write_bytes(b"")
     (place / "link").symlink_to("x")
     (event,) = recorder.record(lambda: os.chmod(place / "link", 0o600)).changes
-    assert (event.path, event.view) == (str(place / "x"), str(place / "link"))
+    assert (event.path, event.written) == (str(place / "x"), str(place / "link"))
 
 
 def test_dots_behind_a_link_are_those_of_where_it_leads(recorder: Recorder, place: Path) -> None:
@@ -279,7 +279,7 @@ def test_dots_behind_a_link_are_those_of_where_it_leads(recorder: Recorder, plac
     (place / "far" / "x").write_bytes(b"")
     (place / "link").symlink_to("far/away")
     (event,) = recorder.record(lambda: os.unlink(place / "link" / ".." / "x")).changes
-    assert (event.path, event.view) == (str(place / "far/x"), str(place / "x"))
+    assert (event.path, event.written) == (str(place / "far/x"), str(place / "x"))
 
 
 def test_a_name_by_way_of_proc_is_the_callers(recorder: Recorder, place: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_name_by_way_of_proc_is_the_callers(recorder: Recorder, place: Path) -
         found = [record.event for record in recorder.quiet()]
     (event,) = (e for e in found if isinstance(e, Change) and e.session == session)
     assert (event.path, event.new_path) == (str(place / "x"), str(place / "y"))
-    assert event.view == "/proc/self/cwd/x"
+    assert event.written == "/proc/self/cwd/x"
 
 
 def test_looking_names_up_waits_for_no_file_system(place: Path) -> None:

@@ -252,7 +252,9 @@ def test_bytes_that_are_no_text_are_characters_too(law: Law) -> None:
 
 
 def test_what_init_has_not_mounted_is_foreign(law: Law) -> None:
-    """Its files keep the names from their own root, and no exception rests on such a name."""
+    """Its files keep the names from their own root, and no exception rests on such a name. By the
+    name that the task has for them rules restrict, too.
+    """
     mounted = law.place / "mounted"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
@@ -265,6 +267,8 @@ def test_what_init_has_not_mounted_is_foreign(law: Law) -> None:
 
         assert law.record(act).told == (-KILLED,)
         law.rule(("read", f'{{path: "{mounted}/key"}}', "kill"))
+        assert law.record(act).told == (-KILLED,)
+        law.rule(("read", f'{{path: "{mounted}/other"}}', "kill"))
         assert law.record(act).told == (0,)
     finally:
         subprocess.run(["umount", mounted], check=True)

@@ -41,12 +41,16 @@ def answers(seen: Recording, path: Path) -> set[tuple[int, int]]:
 
 
 def test_on_a_file_system_that_is_not_known_the_engine_looks(law: Law) -> None:
-    """A rule that begins with `/` cannot be decided by the kernel there, and is not dropped."""
+    """A rule that begins with `/` cannot be decided by the kernel there, and is not dropped; one
+    about the name that the task has for the file can.
+    """
     key = law.place / "key"
     key.write_text("x")
     law.rule(("read", f'{{path: "{key}"}}', "kill"))
     assert law.record(lambda: tell(reads(key))).told == (-KILLED,)
     law.probes.set_mounts(Mounts({}))
+    assert law.record(lambda: tell(reads(key))).told == (-KILLED,)
+    law.rule(("read", f'{{path: "{law.place}/elsewhere"}}', "kill"))
     seen = law.record(lambda: tell(reads(key)))
     assert answers(seen, key) == {(law.generation, abi.VERDICT_LOOK)}
 
@@ -166,14 +170,14 @@ def test_a_connection_that_cannot_be_judged_is_refused(law: Law) -> None:
         server.setblocking(False)
         address = server.getsockname()
         law.rule(("connect", "{addr: 192.0.2.1}", "deny"))
-        before = law.probes.no_room()["connect"]
+        before = law.probes.no_room()["judging"]
         with no_piece_left(law.probes):
             assert law.record(lambda: tell(attempts(address))).told == (errno.EPERM,)
             assert untouched(server)
-            assert law.probes.no_room()["connect"] == before + 1
+            assert law.probes.no_room()["judging"] == before + 1
             assert law.recorder.record(lambda: tell(attempts(address))).told == (0,)
             law.probes.withdraw()
             assert law.record(lambda: tell(attempts(address))).told == (0,)
-        assert law.probes.no_room()["connect"] == before + 1
+        assert law.probes.no_room()["judging"] == before + 1
         law.rule(("connect", "{addr: 192.0.2.1}", "deny"))
         assert law.record(lambda: tell(attempts(address))).told == (0,)

@@ -169,6 +169,44 @@ def test_the_mirror_is_empty_when_all_have_ended(recorder: Recorder) -> None:
     assert mirrored(recorder.probes) == before
 
 
+def test_what_a_skipped_exit_leaves_in_the_mirror_is_swept(recorder: Recorder, gate: Gate) -> None:
+    """The entry of who is gone goes; that of a process that runs stays."""
+    before, mirror = mirrored(recorder.probes), recorder.probes._mirror
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    with witness(gate.wait) as running:
+        recorder.tag(running)
+        running.go()
+        tag = mirror.lookup(running.pid.to_bytes(4, "little"))
+        assert tag is not None
+        mirror.update(gone.to_bytes(4, "little"), tag)
+        recorder.probes.sweep_mirror()
+        assert mirrored(recorder.probes) == before + 1
+        assert mirror.lookup(running.pid.to_bytes(4, "little")) == tag
+        gate.open()
+        running.finish()
+
+
+def test_who_was_tagged_before_it_had_a_pid_is_put_into_the_mirror(
+    recorder: Recorder, gate: Gate
+) -> None:
+    """A hook tags a child in the middle of its fork; where the fork probe is skipped, reconcile
+    tells the mirror.
+    """
+    probes = recorder.probes
+    with witness(gate.wait) as child:
+        recorder.tag(child)
+        child.go()
+        before = mirrored(probes)
+        probes._mirror.delete(child.pid.to_bytes(4, "little"))
+        assert probes.reconcile() == []
+        assert mirrored(probes) == before
+        gate.open()
+        child.finish()
+
+
 @pytest.fixture
 def cramped() -> Iterator[Recorder]:
     """Probes whose mirror holds eight processes."""

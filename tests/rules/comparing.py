@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agentwatch.events import Connect, Event, Open
+from agentwatch.events import Connect, Event, Exec, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels
 from agentwatch.policy.readers import kinds_of
@@ -79,16 +79,35 @@ class Comparison:
         )
 
     def expected(self, event: Event, actor: Actor) -> Expected:
-        """The strictest of what each agent's rules and defaults say."""
+        """The strictest of what each agent's rules and defaults say, by every name of the file; of
+        equals the canonical one's.
+        """
+        found = self._by_name(event, actor, None)
+        if "path" in event.unresolved or not isinstance(event, Exec | Open):
+            return found
+        for name in filter(None, (event.view, event.known)):
+            other = self._by_name(event, actor, name)
+            found = Expected(
+                stops=_stricter(found.stops, other.stops),
+                also=_stricter(found.also, other.also),
+                partly=found.partly + other.partly,
+                looks=found.looks or other.looks,
+                may_look=found.may_look,
+                hits=found.hits | other.hits,
+            )
+        return found
+
+    def _by_name(self, event: Event, actor: Actor, name: str | None) -> Expected:
+        """By the canonical name (None), or another: then no default is asked."""
         kinds = kinds_of(event)
         whole: list[Answer] = []
         partly: list[Answer] = []
         hits: dict[str, Rule] = {}
         for agent in actor.agents or ("",):
             reference = self._reference(agent, actor.project)
-            found = reference.hits(kinds, event, actor)
+            found = reference.hits(kinds, event, actor, name)
             hits |= {rule.id: rule for rule in found}
-            for answer in self._answers(reference, kinds, found, event):
+            for answer in self._answers(reference, kinds, found, event, name is None):
                 of_kernel = not answer.rule or answer.rule in self._lowered
                 (whole if of_kernel else partly).append(answer)
         stops = sorted(one for one in whole if one.verdict in (KILL, DENY))
@@ -128,10 +147,15 @@ class Comparison:
             yield Answer(rank, rule.id, verdict_of(answer_of(rule), rule.action, event))
 
     def _answers(
-        self, reference: Reference, kinds: Sequence[str], hits: Sequence[Rule], event: Event
+        self,
+        reference: Reference,
+        kinds: Sequence[str],
+        hits: Sequence[Rule],
+        event: Event,
+        defaults: bool,
     ) -> Iterator[Answer]:
         yield from self._of_rules(hits, event)
-        default = reference.default(kinds, hits)
+        default = reference.default(kinds, hits) if defaults else None
         if default is not None:
             answer = levels.response(default.action, WITHOUT_HOOK, MODE)
             rank = -ACTIONS.index(default.action), 1
@@ -142,6 +166,13 @@ class Comparison:
         if known is None:
             known = self._references[agent, project] = Reachable(self._ruleset, agent, project)
         return known
+
+
+def _stricter(one: Answer | None, other: Answer | None) -> Answer | None:
+    """The first of equals."""
+    if one is None or other is None:
+        return one or other
+    return other if other.verdict < one.verdict else one
 
 
 def answer_of(rule: Rule) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentwatch.events import Connect, Event, Exec, Open, ProcessKey
+from agentwatch.events import Connect, Event, Exec, Mount, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
 from agentwatch.policy import patterns
 from agentwatch.policy.globs import ANY_COMPONENTS, ARGV, PATH, WORD, Atom, rows
@@ -36,11 +36,13 @@ HOMES = (
 )
 KINDS = (
     ("exec",), ("exec",), ("read",), ("change",), ("open",), ("read", "change"), ("connect",),
+    ("mount",),
 )  # fmt: skip
 FIELDS = {
     "exec": ("path", "args", "cwd", "stdin", "anonymous"),
     "open": ("path", "access", "op"),
     "connect": ("addr", "port", "unix", "proto", "family"),
+    "mount": ("path", "op"),
 }
 EVERY = ("process.exe", "process.args", "process.cwd", "agent")
 SUPPORTED = frozenset(sum(FIELDS.values(), EVERY))
@@ -48,7 +50,7 @@ WORDS = {
     "stdin": ("tty", "pipe", "socket", "file", "null"),
     "anonymous": ("true", "false"),
     "access": ("read", "write"),
-    "op": ("open", "create", "truncate"),
+    "op": ("open", "create", "truncate", "mount", "umount", "userns"),
     "proto": ("tcp", "udp", "unix", "icmp", "icmpv6", "sctp"),
     "family": ("inet", "inet6", "unix", "netlink", "packet", "vsock"),
     "agent": (*AGENTS, "gamma"),
@@ -115,7 +117,7 @@ class Generator:
         rules = [self._rule(i, rng.choice(kinds)) for i in range(rng.randint(1, most))]
         defaults = tuple(
             Default(rng.choice((*AGENTS, "all")), kind, rng.choice(("alert", "deny", "kill")), HERE)
-            for kind in ("exec", "read", "change", "open", "connect")
+            for kind in ("exec", "read", "change", "open", "connect", "mount")
             if rng.random() < 0.08
         )
         return Ruleset(tuple(rules), agents, defaults, homes=homes)
@@ -143,7 +145,8 @@ class Generator:
 
     def _match(self, sort: str, most: int) -> Match:
         rng = self.rng
-        first = {"exec": ("path", "args"), "open": ("path",), "connect": ("addr", "port", "unix")}
+        first = {"exec": ("path", "args"), "open": ("path",), "mount": ("path",)}
+        first["connect"] = ("addr", "port", "unix")
         fields = [rng.choice(first[sort]) if rng.random() < 0.85 else rng.choice(FIELDS[sort])]
         for _ in range(rng.randint(0, most - 1)):
             more = rng.choice((*FIELDS[sort], *EVERY))
@@ -486,6 +489,20 @@ class Generator:
         found = value if isinstance(value, bytes) else self.anything()
         return os.fsdecode(found.replace(b"\0", b""))
 
+    def _named(self, wanted: dict[str, object], field: str) -> tuple[str, str, str]:
+        """The canonical name, and perhaps one or two others: it may be any of them that fits."""
+        names = [self._text_for(wanted, field)]
+        roll = self.rng.random()
+        if roll < 0.25:
+            others = (self._text_for({}, field), self._text_for(wanted, field))
+            names += others[: 1 + (roll < 0.1)]
+            self.rng.shuffle(names)
+        path, *others_ = names
+        view, known = (*others_, "", "")[:2]
+        if not path or any(len(name) > 900 or name == path for name in (view, known)):
+            return names[0], "", ""
+        return (path, known, view) if roll < 0.05 else (path, view, known)
+
     def _args_for(self, wanted: dict[str, object], field: str) -> tuple[str, ...]:
         value = wanted.get(field)
         tokens = value if isinstance(value, tuple) else self._tokens(self.rng.choice((0, 1, 3)))
@@ -497,16 +514,18 @@ class Generator:
 
     def _event(self, sort: str, on: Sequence[str], wanted: dict[str, object]) -> Event:
         make = {"exec": self._exec, "open": self._open, "connect": self._connect}
+        make["mount"] = self._mount
         event = make[sort](on, wanted)
         if self.rng.random() < 0.06:
-            names = {"exec": ("path", "argv", "cwd"), "open": ("path",), "connect": ("address",)}
+            names = {"exec": ("path", "argv", "cwd"), "open": ("path",), "mount": ("path",)}
+            names["connect"] = ("address",)
             event = replace(event, unresolved=frozenset({self.rng.choice(names[sort])}))
         return event
 
     def _exec(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
         argv = ("argv0", *self._args_for(wanted, "args"))
         begins = self.rng.random() < 0.1
-        path = self._text_for(wanted, "path")
+        path, view, known = self._named(wanted, "path")
         return Exec(
             time=1,
             process=SESSION if begins else PROCESS,
@@ -518,6 +537,8 @@ class Generator:
             stdin=self._word_for(wanted, "stdin"),
             cwd=self._text_for(wanted, "cwd") or "/",
             anonymous=self._word_for(wanted, "anonymous") == "true",
+            view=view,
+            known=known,
         )
 
     def _open(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
@@ -528,7 +549,7 @@ class Generator:
             access = wanted.get("access")
             reads, changes = reads or access == b"read", changes or access == b"write"
         op = wanted.get("op", rng.choice((b"open", b"create", b"truncate")))
-        path = self._text_for(wanted, "path")
+        path, view, known = self._named(wanted, "path")
         if rng.random() < 0.05:
             path = "[0:77]" + path
         return Open(
@@ -542,7 +563,17 @@ class Generator:
             reads=reads,
             changes=changes,
             created=op == b"create",
+            view=view,
+            known=known,
         )
+
+    def _mount(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
+        op = self._word_for(wanted, "op")
+        path = self._text_for(wanted, "path") or "/"
+        if self.rng.random() < 0.05:
+            path = "[0:77]" + path
+        path = "" if op == "userns" else path
+        return Mount(time=1, process=PROCESS, session=SESSION, op=op, path=path)
 
     def _connect(self, on: Sequence[str], wanted: dict[str, object]) -> Event:
         rng = self.rng
@@ -574,6 +605,7 @@ class Generator:
             None,
             ("argv0", *self._args_for(wanted, "process.args")),
             self._text_for(wanted, "process.cwd"),
+            others=(self._text_for(wanted, "process.exe"),) if rng.random() < 0.1 else (),
         )
         project = PROJECT if rng.random() < 0.8 else None
         known = rng.random() < 0.93
@@ -581,7 +613,7 @@ class Generator:
 
 
 def _sort(kind: str) -> str:
-    return kind if kind in ("exec", "connect") else "open"
+    return kind if kind in ("exec", "connect", "mount") else "open"
 
 
 def _escaped(text: str) -> str:
@@ -593,7 +625,9 @@ def _is_supported(rule: Rule) -> bool:
     conditions = [one for match in matches for one in match.conditions]
     kinds = set(rule.on)
     return (
-        (kinds <= {"exec"} or kinds <= {"read", "change", "open"} or kinds <= {"connect"})
+        any(
+            kinds <= sort for sort in ({"exec"}, {"read", "change", "open"}, {"connect"}, {"mount"})
+        )
         and rule.count is None
         and all(one.field in SUPPORTED and "re" not in one.modifiers for one in conditions)
     )

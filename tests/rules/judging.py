@@ -11,7 +11,7 @@ from agentwatch.policy.compiler import compile as compile_policy
 from agentwatch.policy.image import Decision, Image
 from agentwatch.policy.layout import LARGEST
 from agentwatch.policy.lowering import Facts, Policy, Shared
-from agentwatch.policy.readers import kinds_of
+from agentwatch.policy.readers import kinds_of, views
 from agentwatch.policy.subjects import AgentBits, Subject, subject_of
 from agentwatch.rules.model import Ruleset
 from tests.rules.comparing import MODE, WITHOUT_HOOK, Comparison, Expected
@@ -34,13 +34,14 @@ class Tally:
     rules: int = 0
 
 
-def compiled_of(ruleset: Ruleset, size: int = LARGEST) -> Compiled:
+def compiled_of(ruleset: Ruleset, size: int = LARGEST, lsm: bool = False) -> Compiled:
     return compile_policy(
         ruleset,
         mode=MODE,
         without_hook=WITHOUT_HOOK,
         agents=BITS,
         prevents=True,
+        lsm=lsm,
         generation=1,
         size=size,
     )
@@ -122,8 +123,8 @@ class Judges:
             key = agent, case.actor.project
             if key not in self._policies:
                 self._policies[key] = Policy(self._shared, *key)
-            if kinds:
-                found = self._policies[key].hits(kinds, case.event, case.actor)
+            for view in views(case.event) if kinds else ():
+                found = self._policies[key].hits(kinds, view, case.actor)
                 hits |= {rule.id for rule in found}
         return frozenset(hits)
 

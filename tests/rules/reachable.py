@@ -245,13 +245,13 @@ class Reachable(Reference):
             rule
             for rule in self.rules
             if rule.action != "allow"
-            and "connect" not in rule.on
+            and {"connect", "mount"}.isdisjoint(rule.on)
             and any(one.field == "path" for one in rule.match.conditions)
             and self._may_hold(rule.match.conditions, event, actor)
             and not any(
                 match.conditions
                 and all(_is_of_process(one) for one in match.conditions)
-                and self._holds(match, event, actor, False)
+                and self._holds(match, event, actor, False, None)
                 for _, match in rule.unless
             )
         )
@@ -263,7 +263,7 @@ class Reachable(Reference):
             values = self._values(one)
             known = [value for value in values if value is not None]
             if _is_of_process(one):
-                if not self._condition(one, event, actor, True):
+                if not self._condition(one, event, actor, True, None):
                     return False
             elif not known or ("all" in one.modifiers and len(known) < len(values)):
                 return False
@@ -274,10 +274,10 @@ class Reachable(Reference):
                 reached |= any(path_below(text, one.modifiers, name, homes) for (text,) in known)
         return reached
 
-    def _read(self, field: str, event: Event, actor: Actor) -> Read:
+    def _read(self, field: str, event: Event, actor: Actor, name: str | None) -> Read:
         if field == "args" and isinstance(event, CutExec):
             return Read((_Begins(event.begins),), certain=False)
-        return read(field, event, actor, self._agent)
+        return read(field, event, actor, self._agent, name)
 
     def _covers(self, condition: Condition, wanted: tuple[str, ...], value: Value | int) -> bool:
         if condition.field not in ARGVS or not isinstance(value, _Begins):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agentwatch.events import Connect, Event, Exec, Open
+from agentwatch.events import Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy.globs import ANY_COMPONENTS, ARGV, PATH, WORD, Atom, Component, rows
 from agentwatch.rules.model import ACTIONS, SEVERITIES, Condition, Default, Match, Rule, Ruleset
@@ -234,11 +234,12 @@ def number_covers(text: str, number: int) -> bool:
 @dataclass(frozen=True, slots=True)
 class Read:
     """A field of an event. values: None when it could not be read. certain: whether what loosens
-    may rest on them.
+    may rest on them. others: further ones, of which only what restricts is asked.
     """
 
     values: tuple[Value | int, ...] | None
     certain: bool = True
+    others: tuple[Value, ...] = ()
 
 
 def _bytes(text: str) -> bytes:
@@ -255,8 +256,10 @@ def _one(event: Event, unread: Iterable[str], value: Value | int | None) -> Read
     return Read(() if value in (None, b"") else (value,))  # type: ignore[arg-type]
 
 
-def read(field: str, event: Event, actor: Actor, agent: str) -> Read:
-    """The values of one of the fields that the generator uses."""
+def read(field: str, event: Event, actor: Actor, agent: str, name: str | None = None) -> Read:
+    """The values of one of the fields that the generator uses. name: another one of the file's."""
+    if field == "path" and name is not None:
+        return Read((_bytes(name),), certain=False)
     if field == "agent":
         return Read((_bytes(agent),) if agent else ())
     if field.startswith("process."):
@@ -265,6 +268,10 @@ def read(field: str, event: Event, actor: Actor, agent: str) -> Read:
         return _of_exec(field, event)
     if isinstance(event, Open):
         return _of_open(field, event)
+    if isinstance(event, Mount):
+        if field == "op":
+            return Read((_bytes(event.op),))
+        return _one(event, ("path",), _bytes(event.path))
     assert isinstance(event, Connect)
     return _of_connect(field, event)
 
@@ -277,7 +284,8 @@ def _of_process(field: str, event: Event, actor: Actor) -> Read:
     if field == "args":
         return Read((_tokens(image.args),))
     text = _bytes({"exe": image.exe, "cwd": image.cwd}[field])
-    return Read((text,)) if text else Read(None)
+    others = tuple(map(_bytes, image.others)) if field == "exe" else ()
+    return Read((text,), others=others) if text else Read(None)
 
 
 def _of_exec(field: str, event: Exec) -> Read:
@@ -349,16 +357,18 @@ class Reference:
             ),
         )
 
-    def hits(self, kinds: Iterable[str], event: Event, actor: Actor) -> tuple[Rule, ...]:
-        """The rules that match and are not carved out, the strictest first."""
+    def hits(
+        self, kinds: Iterable[str], event: Event, actor: Actor, name: str | None = None
+    ) -> tuple[Rule, ...]:
+        """The rules that match and are not carved out, the strictest first. name: see `read`."""
         wanted = set(kinds)
         return tuple(
             rule
             for rule in self.rules
             if wanted & set(rule.on)
-            and self._holds(rule.match, event, actor, rule.action != "allow")
+            and self._holds(rule.match, event, actor, rule.action != "allow", name)
             and not any(
-                match.conditions and self._holds(match, event, actor, False)
+                match.conditions and self._holds(match, event, actor, False, name)
                 for _, match in rule.unless
             )
         )
@@ -379,17 +389,21 @@ class Reference:
         ]
         return max(closed, key=lambda one: ACTIONS.index(one.action), default=None)
 
-    def _holds(self, match: Match, event: Event, actor: Actor, restricts: bool) -> bool:
-        return all(self._condition(one, event, actor, restricts) for one in match.conditions)
+    def _holds(
+        self, match: Match, event: Event, actor: Actor, restricts: bool, name: str | None
+    ) -> bool:
+        return all(self._condition(one, event, actor, restricts, name) for one in match.conditions)
 
-    def _condition(self, condition: Condition, event: Event, actor: Actor, restricts: bool) -> bool:
-        found = self._read(condition.field, event, actor)
+    def _condition(
+        self, condition: Condition, event: Event, actor: Actor, restricts: bool, name: str | None
+    ) -> bool:
+        found = self._read(condition.field, event, actor, name)
         values = self._values(condition)
         if not any(v is not None for v in values):
             return False
         if found.values is None:
             return restricts and ("all" not in condition.modifiers or None not in values)
-        known = found.values
+        known = found.values + (found.others if restricts else ())
         if not restricts:
             if not found.certain:
                 return False
@@ -401,8 +415,8 @@ class Reference:
             for wanted in values
         )
 
-    def _read(self, field: str, event: Event, actor: Actor) -> Read:
-        return read(field, event, actor, self._agent)
+    def _read(self, field: str, event: Event, actor: Actor, name: str | None) -> Read:
+        return read(field, event, actor, self._agent, name)
 
     def _values(self, condition: Condition) -> list[tuple[str, ...] | None]:
         """What the condition's values are with variables filled in, None for an unset one."""

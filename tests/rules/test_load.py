@@ -223,7 +223,6 @@ def test_what_no_probe_reports_yet_loads_and_is_tested(tmp_path: Path) -> None:
         ("listen", "{port: '8000-8999'}", "{port: 8080}"),
         ("connect", "{host: '*.example.com'}", "{host: a.EXAMPLE.com}"),
         ("connect", "{host: none}", "{host: none}"),
-        ("mount", "{path: /home/**, fstype: overlay}", "{path: /home/x, fstype: overlay}"),
         ("ptrace", "{peer: other}", "{peer: other}"),
         (
             "signal",

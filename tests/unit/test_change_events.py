@@ -20,7 +20,7 @@ from agentwatch.testing import Records
 from tests.unit.small import HERE, KEY, actor, engine, ran, rule
 
 HOST = Host(boot_id="boot", name="box", offset=1_700_000_000_000_000_000)
-ENOENT = 2
+EPERM, ENOENT = 1, 2
 
 
 def decoded(*arguments: Any, **options: Any) -> Change:
@@ -49,13 +49,27 @@ def changed(op: str, path: str, new_path: str = "", **more: Any) -> Change:
 def test_a_name_begins_where_the_kernel_says(asked: str, path: str) -> None:
     """The kernel's directory and the caller's text, as one name."""
     event = decoded("delete", asked, base="/home/dev")
-    assert (event.path, event.asked, event.view) == (path, asked, "")
+    assert (event.path, event.asked, event.written) == (path, asked, "")
 
 
 def test_a_link_that_was_followed_makes_two_names() -> None:
-    """path is where it leads, view what was written."""
-    event = decoded("delete", "link/x", base="/srv", view="/srv/real/x")
-    assert (event.path, event.view) == ("/srv/real/x", "/srv/link/x")
+    """path is where it leads, written what the call said."""
+    event = decoded("delete", "link/x", base="/srv", found="/srv/real/x")
+    assert (event.path, event.written) == ("/srv/real/x", "/srv/link/x")
+
+
+def test_a_name_has_the_view_of_the_directory_it_begins_in() -> None:
+    """Below a root of its own: what the call said, as its process sees it, beside the others."""
+    event = decoded("delete", "/link/x", base="/jail", view="/", found="/jail/real/x")
+    assert (event.path, event.view, event.written) == ("/jail/real/x", "/link/x", "/jail/link/x")
+    assert decoded("delete", "x", base="/srv", view="/srv").others == ()
+
+
+def test_what_a_hook_refused_has_its_names() -> None:
+    """Those that would have been used: nothing happened to them."""
+    event = decoded("delete", "/x", flags=abi.FLAG_HOOK, result=-EPERM, base="/srv/x", view="/x")
+    assert (event.path, event.view, event.refused) == ("/srv/x", "/x", True)
+    assert kinds_of(event) == ()
 
 
 def test_both_names_of_a_rename_are_there() -> None:
@@ -99,10 +113,10 @@ def test_what_failed_and_what_is_in_no_file_system_is_judged_by_nobody() -> None
 def test_a_rule_finds_a_change_by_the_name_that_was_written_too() -> None:
     """What is restricted by either name is restricted."""
     judge = engine(rule("deny", on="change", op="delete", path="/srv/link/**")).judge
-    through = changed("delete", "/srv/real/x", view="/srv/link/x")
+    through = changed("delete", "/srv/real/x", written="/srv/link/x")
     assert judge(through, actor()).action == "deny"
     assert judge(changed("delete", "/srv/real/x"), actor()) is NO_VERDICT
-    other = changed("rename", "/a", "/srv/real/x", new_view="/srv/link/x")
+    other = changed("rename", "/a", "/srv/real/x", new_written="/srv/link/x")
     assert engine(rule("deny", on="change", path="/srv/link/**")).judge(other, actor()).action == (
         "deny"
     )
@@ -112,8 +126,8 @@ def test_a_default_is_about_where_a_name_leads() -> None:
     """Who is allowed a directory may write its name by way of a link, and nobody more by one."""
     closed = (Default("codex", "change", "deny", HERE),)
     judge = engine(rule("allow", on="change", path="/srv/real/**"), defaults=closed).judge
-    assert judge(changed("delete", "/srv/real/x", view="/link/x"), actor()).action == "allow"
-    assert judge(changed("delete", "/link/x", view="/srv/real/x"), actor()).action == "deny"
+    assert judge(changed("delete", "/srv/real/x", written="/link/x"), actor()).action == "allow"
+    assert judge(changed("delete", "/link/x", written="/srv/real/x"), actor()).action == "deny"
 
 
 @pytest.mark.parametrize("unread", ["path", "new_path"])

@@ -373,7 +373,7 @@ def test_an_exception_that_cannot_be_lowered_leaves_the_rule_to_the_engine() -> 
 
 def test_what_no_probe_reports_is_in_no_image() -> None:
     """A rule of such a kind, and one that asks for such a field."""
-    policy = compiled(rule("mount", path="/x"), rule("connect", id="s", host="x.example"))
+    policy = compiled(rule("listen", port="1"), rule("connect", id="s", host="x.example"))
     assert policy.lowered["r"].where == "engine"
     assert not policy.lowered["r"].prefiltered
     assert says(policy, connected("10.0.0.1")) == 0

@@ -102,6 +102,18 @@ def test_a_verdict_is_complete_without_its_event(victim: subprocess.Popen[bytes]
     assert told.by == "engine"
 
 
+@pytest.mark.parametrize(("verdict", "lossy"), [(DONE, True), (DENIED, False)])
+def test_a_verdict_is_lossy_where_it_rests_on_what_may_be_skipped(
+    victim: subprocess.Popen[bytes], verdict: Verdict, lossy: bool
+) -> None:
+    """What a hook has refused does not."""
+    acting = Acting()
+    acting.enforcement.host = Host(lossy=True)
+    acting.act(key_of(victim.pid), verdict)
+    (said,) = acting.verdicts
+    assert (said.level, said.lossy) == (verdict.level, lossy)
+
+
 def test_one_kill_is_enough(victim: subprocess.Popen[bytes]) -> None:
     """Calls made before the process died of it, read before or after its end, fail nothing."""
     acting, process = Acting(kills=1), key_of(victim.pid)

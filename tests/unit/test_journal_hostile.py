@@ -169,7 +169,7 @@ TABLES: list[object] = [
     field(0, "length", 0, "bytes99999999999999999999"),
     field(13, OPEN["fields"][13][0], OPEN["fields"][13][1], "bytes4"),
     field(-2, OPEN["fields"][-2][0], OPEN["fields"][-2][1], "bytes2"),
-    field(-4, OPEN["fields"][-4][0], OPEN["fields"][-4][1], "u64"),
+    field(-5, OPEN["fields"][-5][0], OPEN["fields"][-5][1], "u64"),
 ]
 
 

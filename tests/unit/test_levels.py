@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from agentwatch.kernel.lsm import HOOKS
 from agentwatch.policy.levels import LEVELS, Host, Level, level, prevents, refusal, response
 from agentwatch.rules import fields
 from agentwatch.rules.model import Condition, Match, Place, Rule
@@ -99,6 +100,18 @@ def test_lossy_is_a_flag_beside_the_level() -> None:
     found = level(rule("kill"), Host(lossy=True))
     assert (found.name, found.lossy, str(found)) == ("kills-after", True, "kills-after (lossy)")
     assert str(Level("detects")) == "detects"
+
+
+def test_what_hooks_and_cgroups_refuse_is_never_lossy() -> None:
+    """Their programs are not skipped; the same rules by the engine or without them are lossy."""
+    host = Host(frozenset(HOOKS), cgroup=True, lossy=True)
+    tcp = rule("deny", ("connect",), addr="10.0.0.1", proto="tcp")
+    for one in (rule("deny"), rule("kill", ("exec",)), tcp):
+        assert str(level(one, host, engine="")) == "prevents"
+        assert level(one, host, engine="It counts.").lossy
+        assert level(one, Host(lossy=True), engine="").lossy
+    assert str(level(tcp, Host(cgroup=True, lossy=True), engine="")) == "prevents"
+    assert str(level(rule("deny", ("exec",), args="x"), host, engine="")) == "kills (lossy)"
 
 
 @pytest.mark.parametrize("action", ["allow", "alert", "deny", "kill"])

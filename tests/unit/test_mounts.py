@@ -53,6 +53,13 @@ def test_a_name_is_its_mount_point_and_its_path(dev: int, path: bytes, name: str
     assert Mounts.parse(DEBIAN).name(dev, path) == name
 
 
+def test_mounts_that_name_their_file_system_are_plain() -> None:
+    """By their ids: not a bind mount of a directory, nor the same disk mounted a second time."""
+    again = b"60 28 8:3 / /media/again rw - ext4 /dev/sda3 rw\n"
+    assert set(Mounts.parse(DEBIAN).plain(DEBIAN + again)) == {22, 28, 31, 41, 42, 43}
+    assert set(Mounts.parse(b"").plain(DEBIAN)) == set()
+
+
 def test_a_bind_mount_of_a_directory_renames_nothing() -> None:
     """What lies in /srv/www is known by where its file system is mounted whole."""
     assert Mounts.parse(DEBIAN).name(DISK, b"/dev/www/index.html") == "/home/dev/www/index.html"

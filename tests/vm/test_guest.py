@@ -41,6 +41,7 @@ def test_the_guest_runs_the_kernel_that_was_asked_for() -> None:
     assert (asked / "preempt").read_text().strip() in ("", re.search(r"\((\w+)\)", preempt)[1])
 
 
+@pytest.mark.once
 @pytest.mark.without_lsm
 def test_every_program_loads(agentwatch: Path) -> None:
     """The verifier of this kernel accepts each program of the object."""

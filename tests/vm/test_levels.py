@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from agentwatch.kernel import lsm
-from agentwatch.policy.levels import LEVELS
-
-pytestmark = pytest.mark.vm
-
-DISTRIBUTIONS = {"bookworm": "Debian 12", "trixie": "Debian 13", "sid": "Debian unstable"}
+from tests.vm.levels import row
 
 
-def row(agentwatch: Path, repository: Path) -> str:
-    """The line of this kernel, as it is found now."""
-    kernel = ".".join(os.uname().release.split(".")[:2])
-    listed = subprocess.run(
-        [agentwatch, "rules", "list", "-o", "json", repository / "rules"],
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=300,
-    )
-    found = Counter(rule["level"].split()[0] for rule in json.loads(listed.stdout))
-    for line in (repository / "tests" / "vm" / "kernels").read_text().splitlines():
-        if line.split()[:1] == [kernel]:
-            suite = DISTRIBUTIONS[line.split()[1]]
-    module = "yes" if lsm.programs() else "no"
-    counts = " | ".join(str(found[level]) for level in LEVELS)
-    return f"| {kernel} | {suite} | {module} | {counts} |"
-
-
+@pytest.mark.once
+@pytest.mark.vm
+@pytest.mark.without_lsm
 def test_the_table_of_levels_says_what_is_found_here(agentwatch: Path, repository: Path) -> None:
-    """The row of this kernel, with or without BPF LSM, is in docs/levels.md."""
-    found = row(agentwatch, repository)
+    """The row of this kernel, with or without BPF LSM, is in docs/levels.md: `make levels`."""
+    found = row(agentwatch)
     print(found)
     assert found in (repository / "docs" / "levels.md").read_text().splitlines()
+
+
+@pytest.mark.lsm
+def test_who_may_not_try_is_told_so_and_nothing_is_claimed(
+    agentwatch: Path, repository: Path
+) -> None:
+    """Without root no rule on files is said to be prevented, nor that none is."""
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    command += [agentwatch, "rules", "list", repository / "rules" / "secrets.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "prevents" not in done.stdout
+    assert "known to root only: sudo agentwatch rules list" in done.stderr

@@ -43,10 +43,13 @@ class Hooks:
         keeping = self._probes.keeping
         try:
             if unpinned := keeping.pin_again():
+                keeping.problem = ""
                 self._tell(f"unpinned by somebody, and pinned again: {_named(unpinned)}")
         except OSError as error:
-            keeping.kept, keeping.problem = False, f"nothing can be pinned any more: {error}"
-            self._tell(keeping.problem)
+            text = f"what was unpinned by somebody cannot be pinned again: {error}"
+            if keeping.problem != text:
+                keeping.problem = text
+                self._tell(text)
 
     def _tell(self, text: str) -> None:
         self._say(frames.Notice(subject="hooks", text=text))

@@ -1,7 +1,7 @@
 """A daemon at work for a while, scraped by a real Prometheus: does anything of it grow?
 
-In rounds: agents come, work and go, rules are reloaded, the journal is rotated and cut; then all have
-ended, and what the daemon holds is looked at. Prometheus asks every second throughout.
+In rounds: agents come, work and go, rules are reloaded, the journal is rotated and cut; then all
+have ended, and what the daemon holds is looked at. Prometheus asks every second throughout.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentwatch.events import Connect, Event, Exec, Open
 from agentwatch.sinks.frames import Gap
+from agentwatch.sinks.reader import Entry
 from tests.daemon.running import PATIENCE, Daemon, Place, line_of, size, until
 
 TRYING = Path(__file__).with_name("trying.py")
@@ -58,11 +60,17 @@ class Load:
     def ended(self) -> dict[str, int]:
         """Has it end; how often it has tried, by kind. Nothing was let through."""
         self.place["stop"].touch()
-        told = json.loads(line_of(self.process))
-        assert told["through"] == {"open": 0, "exec": 0, "connect": 0}
+        tries = tried(line_of(self.process))
         assert self.process.wait(PATIENCE) == 0
-        tries: dict[str, int] = told["tries"]
         return tries
+
+
+def tried(line: str) -> dict[str, int]:
+    """What trying.py says at its end: how often it has tried, by kind. Nothing was let through."""
+    told = json.loads(line)
+    assert told["through"] == {"open": 0, "exec": 0, "connect": 0}
+    tries: dict[str, int] = told["tries"]
+    return tries
 
 
 def lay_down(place: Place, port: int) -> None:
@@ -83,29 +91,37 @@ def load(place: Place, port: int, daemon: Daemon, rounds: int = ROUNDS, pause: f
     return started
 
 
-def denied(event: Event, place: Place, port: int) -> str:
+def denied(event: Event, directory: Path, port: int) -> str:
     """open | exec | connect: what of the load it is the record of; "" for nothing."""
-    if isinstance(event, Open) and event.path == str(place["key"]):
+    if isinstance(event, Open) and event.path == str(directory / "key"):
         return "open"
-    if isinstance(event, Exec) and place["canary"].name in (event.path + event.asked):
+    if isinstance(event, Exec) and "canary" in (event.path + event.asked):
         return "exec"
     if isinstance(event, Connect) and event.port == port and event.result == -1:
         return "connect"
     return ""
 
 
-def accounted(place: Place, port: int, tries: dict[str, int]) -> None:
-    """Every try has its record, or is among what gaps count; the chain is whole."""
+def account(entries: Iterable[Entry], directory: Path, port: int, tries: dict[str, int]) -> int:
+    """Every try has its record, or is among what gaps count; what these count."""
     seen: dict[str, set[tuple[int, int]]] = {"open": set(), "exec": set(), "connect": set()}
-    for entry in place.entries():
+    lost = 0
+    for entry in entries:
         event = entry.event
-        kind = denied(event, place, port) if event is not None else ""
+        kind = denied(event, directory, port) if event is not None else ""
         if event is not None and kind:
             seen[kind].add((event.process.pid, event.process.start))
-    lost = sum(gap.count for gap in place.frames(Gap))
+        if isinstance(entry.frame, Gap):
+            lost += entry.frame.count
     missing = {kind: tries[kind] - len(seen[kind]) for kind in tries}
     assert all(count >= 0 for count in missing.values()), (missing, lost)
     assert sum(missing.values()) <= lost, (missing, lost)
+    return lost
+
+
+def accounted(place: Place, port: int, tries: dict[str, int]) -> None:
+    """The same of a place's journal, whose chain is whole."""
+    account(place.entries(), place.directory, port, tries)
     assert place.report().intact
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import time
 import urllib.parse
@@ -19,13 +21,19 @@ from typing import Any
 
 import pytest
 
+from agentwatch import abi
+from agentwatch.sinks.reader import read
+from tests.daemon.denied import TRYING, account, tried
+from tests.daemon.running import size
+
 pytestmark = pytest.mark.service
 
 PACKAGES = Path(__file__).resolve().parents[2] / ".cache" / "vm" / "packages"
 PATIENCE = 240  # s that anything may take: the machine is emulated
 HEAD = r"daemon:\d+:[0-9a-f]{64}"
 STUB = Path("/srv/bin/stub-service")
-SECRET = Path("/srv/secret")
+LOAD = Path("/srv/load")
+PORT = 4471  # where nobody is let
 LOCAL = Path("/etc/agentwatch/rules.d/local.yaml")
 CONFIG = Path("/etc/agentwatch/agentwatch.yaml")
 RULES = """\
@@ -35,11 +43,23 @@ agents:
 rules:
   - id: service.secret
     on: read
-    match: {path: /srv/secret}
+    match: {path: /srv/load/key}
     action: deny
     severity: high
     because: It is the secret of this test.
-    tests: [{hit: {path: /srv/secret}}]
+    tests: [{hit: {path: /srv/load/key}}]
+  - id: service.canary
+    on: exec
+    match: {path: /srv/load/canary}
+    action: deny
+    because: It is the canary of this test.
+    tests: [{hit: {path: /srv/load/canary}}]
+  - id: service.port
+    on: connect
+    match: {proto: tcp, port: 4471}
+    action: deny
+    because: It is the port of this test.
+    tests: [{hit: {proto: tcp, addr: 127.0.0.1, port: 4471}}]
 """
 PROMETHEUS = """\
 global: {scrape_interval: 5s, evaluation_interval: 5s}
@@ -110,7 +130,7 @@ def status() -> dict[str, Any]:
 
 def reads_secret() -> str:
     """What an agent gets of the secret."""
-    return said(STUB, "cat /srv/secret; true", code=None)
+    return said(STUB, f"cat {LOAD}/key; true", code=None)
 
 
 def denied() -> bool:
@@ -118,18 +138,26 @@ def denied() -> bool:
 
 
 class Agent:
-    """A stub that goes on for as long as the story does, and tries again and again."""
+    """A stub that tries what is denied again and again: an open, an exec, a connect each second."""
 
     def __init__(self) -> None:
-        self.got = Path("/srv/got")
-        self.tries = Path("/srv/tries")
-        line = "while :; do (cat /srv/secret >> /srv/got); echo >> /srv/tries; sleep 2; done"
         self.process = subprocess.Popen(
-            [STUB, line],
+            [STUB, f"exec /usr/bin/python3 {TRYING} {LOAD} {PORT} 1"],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+
+    def rounds(self, count: int = 3) -> None:
+        """Waits for so many more, each of which tries everything."""
+        before = size(LOAD / "tried")
+        until(lambda: size(LOAD / "tried") >= before + count, f"{count} rounds of the load")
+
+    def ended(self) -> dict[str, int]:
+        """Has it end; how often it has tried, by kind. Nothing was let through."""
+        (LOAD / "stop").touch()
+        said, _ = self.process.communicate(timeout=PATIENCE)
+        return tried(said)
 
     @property
     def session(self) -> str:
@@ -140,11 +168,12 @@ class Agent:
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    """Begun once the rules are enforced."""
-    found = Agent()
-    yield found
-    found.process.kill()
-    found.process.wait()
+    """Begun once the rules are enforced; there is somebody who would answer where it connects."""
+    with socket.create_server(("127.0.0.1", PORT), backlog=64):
+        found = Agent()
+        yield found
+        found.process.kill()
+        found.process.wait()
 
 
 def test_the_package_installs_and_observes() -> None:
@@ -152,7 +181,9 @@ def test_the_package_installs_and_observes() -> None:
     STUB.parent.mkdir(parents=True)
     STUB.write_text('#!/bin/sh\neval "$*"\n')
     STUB.chmod(0o755)
-    SECRET.write_text("the secret\n")
+    LOAD.mkdir()
+    (LOAD / "key").write_text("the secret\n")
+    shutil.copy("/bin/true", LOAD / "canary")
     began = time.monotonic()
     apt("install", package(ours()), *others())
     installed = time.monotonic() - began
@@ -189,8 +220,7 @@ def test_it_runs_with_no_more_than_the_unit_gives() -> None:
 def test_an_agent_is_denied_and_told_why(agent: Agent) -> None:
     """The rule's level holds; `events` and journald have it by rule, and the head is anchored."""
     until(lambda: agent.session, "the agent is found")
-    until(lambda: agent.tries.exists() and agent.tries.stat().st_size > 2, "tries")
-    assert agent.got.read_bytes() == b""
+    agent.rounds()
     assert "service.secret" in said("agentwatch", "events", "--rule", "service.secret")
     lines = until(
         lambda: said("journalctl", "-o", "json", "AGENTWATCH_RULE=service.secret", "--no-pager"),
@@ -241,14 +271,30 @@ def test_prometheus_scrapes_it(agent: Agent) -> None:
 
 
 def test_a_killed_service_is_back_with_its_sessions(agent: Agent) -> None:
-    """kill -9: systemd restarts it, and the agent is in the session it was in."""
+    """kill -9: systemd restarts it, and the agent is in the session it was in. Meanwhile the kernel
+    goes on denying.
+    """
     pid, session = shown("MainPID"), agent.session
     began = time.monotonic()
     said("systemctl", "kill", "-s", "KILL", "--kill-who=main", "agentwatch")
+    agent.rounds(1)
     until(lambda: shown("MainPID") not in ("0", pid) and shown("ActiveState") == "active", "back")
     print(f"kill -9 to watching again: {time.monotonic() - began:.1f} s (emulated)")
     assert until(lambda: agent.session, "the session") == session
     until(denied, "enforcing again")
+
+
+def test_a_restart_is_nobodys_chance(agent: Agent) -> None:
+    """`systemctl restart`: what is denied stays denied, as the package's on_exit says."""
+    pid, session = shown("MainPID"), agent.session
+    began = time.monotonic()
+    said("systemctl", "restart", "agentwatch")
+    print(f"systemctl restart: {time.monotonic() - began:.1f} s (emulated)")
+    assert shown("MainPID") not in ("0", pid)
+    assert until(lambda: agent.session, "the session") == session
+    log = said("journalctl", "-u", "agentwatch", "-o", "cat", "--no-pager")
+    assert "the kernel goes on by the policy it has, and nobody listens" in log
+    agent.rounds(1)
 
 
 def test_a_service_that_hangs_is_killed_by_its_watchdog(agent: Agent) -> None:
@@ -283,8 +329,17 @@ def test_another_build_takes_over(agent: Agent, version: str) -> None:
     assert (found["version"], found["mode"]) == (version, "enforce")
     assert (CONFIG.read_text(), LOCAL.read_text()) == (config, RULES)
     assert until(lambda: agent.session, "the session") == session
-    until(denied, "enforcing")
+    agent.rounds()
     said("agentwatch", "journal", "verify")
+
+
+def test_nothing_was_let_through_and_all_is_accounted_for(agent: Agent) -> None:
+    """Of all that was tried through deaths, restarts, reloads and other versions."""
+    tries = agent.ended()
+    until(lambda: not agent.session, "the end of the session")
+    lost = account(read(Path("/var/log/agentwatch")), LOAD, PORT, tries)
+    print(f"denied things tried: {tries}, let through: 0, uncounted: 0, lost and told: {lost}")
+    assert set(said("ls", "/sys/fs/bpf/agentwatch").split()) == {f"v{abi.ABI}"}
 
 
 def test_removed_it_leaves_local_rules_and_the_journal(agent: Agent) -> None:
@@ -296,6 +351,7 @@ def test_removed_it_leaves_local_rules_and_the_journal(agent: Agent) -> None:
     assert CONFIG.exists()
     assert list(Path("/var/log/agentwatch/daemon").glob("*.journal"))
     assert not Path("/usr/lib/agentwatch").exists()
+    assert not list(Path("/sys/fs/bpf/agentwatch").glob("v*"))
 
 
 def test_installed_again_it_goes_on() -> None:

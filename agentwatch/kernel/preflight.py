@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from agentwatch.kernel import libbpf
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 LSM = Path("/sys/kernel/security/lsm")
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
 TRACEFS = Path("/sys/kernel/tracing/events")
 BPFFS = Path("/sys/fs/bpf")
 _PROC_PID_INIT_INO = 0xEFFFFFFC  # linux/proc_ns.h: the initial PID namespace
@@ -111,6 +113,19 @@ def _lsm() -> Check:
     )
 
 
+def _lockdown() -> Check:
+    """What kernels without it, and a root that cannot see it, have is "none"."""
+    level = "none"
+    with suppress(OSError, IndexError):
+        level = LOCKDOWN.read_text().split("[")[1].split("]")[0]
+    if level != "confidentiality":
+        return Check("lockdown", True, level, needed=True)
+    says = "confidentiality: the kernel lets nobody read its memory, and no probe can be loaded"
+    return Check(
+        "lockdown", False, says, "boot with lockdown=integrity, or without lockdown=", True
+    )
+
+
 def _cgroup() -> Check:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split(" ")
@@ -121,7 +136,7 @@ def _cgroup() -> Check:
     )
 
 
-def _directory(name: str, path: Path, kind: str, mount: str) -> Check:
+def _directory(name: str, path: Path, kind: str, mount: str, without: str) -> Check:
     mounted = any(
         fields[fields.index("-") + 1] == kind
         for fields in (
@@ -130,15 +145,17 @@ def _directory(name: str, path: Path, kind: str, mount: str) -> Check:
     )
     if mounted:
         return Check(name, True, str(path))
-    return Check(name, False, "not mounted; nothing here needs it yet", f"mount -t {kind} {mount}")
+    return Check(name, False, f"not mounted: {without}", f"mount -t {kind} {mount} (as root)")
 
 
 def _tracefs() -> Check:
-    return _directory("tracefs", TRACEFS.parent, "tracefs", "tracefs /sys/kernel/tracing")
+    where, without = TRACEFS.parent, "nothing here needs it yet"
+    return _directory("tracefs", where, "tracefs", f"tracefs {where}", without)
 
 
 def _bpffs() -> Check:
-    return _directory("bpffs", BPFFS, "bpf", "bpf /sys/fs/bpf")
+    without = "what a daemon enforces ends with it, however it ends"
+    return _directory("bpffs", BPFFS, "bpf", f"bpf {BPFFS}", without)
 
 
 _CHECKS: tuple[Callable[[], Check], ...] = (
@@ -148,6 +165,7 @@ _CHECKS: tuple[Callable[[], Check], ...] = (
     _pid_namespace,
     _library,
     _lsm,
+    _lockdown,
     _cgroup,
     _tracefs,
     _bpffs,

@@ -319,6 +319,19 @@ def test_a_broken_file_is_refused_and_said(agent: Agent) -> None:
     assert not status()["reload_error"]
 
 
+def test_a_clock_that_jumps_changes_nothing(agent: Agent) -> None:
+    """Forty days ahead and back: nothing of the journal is old, what is denied stays denied."""
+    before = sorted(Path("/var/log/agentwatch/daemon").glob("*.journal"))
+    pid = shown("MainPID")
+    for days in ("+40 days", "-40 days"):
+        said("date", "--set", days)
+        agent.rounds(2)
+        assert (shown("MainPID"), shown("ActiveState")) == (pid, "active")
+        assert status()["problems"] == []
+    assert sorted(Path("/var/log/agentwatch/daemon").glob("*.journal"))[: len(before)] == before
+    said("agentwatch", "journal", "verify")
+
+
 @pytest.mark.parametrize("version", ["9.0.0", "0.0.9"], ids=["upgrade", "downgrade"])
 def test_another_build_takes_over(agent: Agent, version: str) -> None:
     """Rules, mode, journal and sessions are those of before; the chain goes on."""

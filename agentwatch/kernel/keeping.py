@@ -76,6 +76,7 @@ class Keeping:
         self._misses: Mapping[str, int] = {}  # that a daemon before this one has told
         self._slots: dict[int, int] = {}  # of policies: their maps' descriptors
         self._set_of: Set | None = None
+        self._shared: frozenset[str] = frozenset()  # maps that are pinned
         if pins is not None:
             self._begin(pins)
 
@@ -208,7 +209,9 @@ class Keeping:
         for kind in ("links", "programs"):
             (into.path / kind / str(instance)).mkdir(0o700, parents=True, exist_ok=True)
         (into.path / "maps").mkdir(0o700, exist_ok=True)
-        for name, own in pinning.shared(self._object).items():
+        shared = pinning.shared(self._object)
+        self._shared = frozenset(shared) | self._blobs.keys()
+        for name, own in shared.items():
             _keep(self._object.map(own).fd, into.map(name))
         for name, blob in self._blobs.items():
             _keep(blob.array.fd, into.map(name))
@@ -251,14 +254,16 @@ class Keeping:
         return self._object.take_up(name, self._set_of.link(self._pins.instance, name))
 
     def pin_again(self) -> frozenset[str]:
-        """Of what somebody has unpinned since: the programs that are pinned again.
+        """Of what somebody has unpinned since: the programs and maps that are pinned again.
 
         Raises OSError where that cannot be: then they end with this daemon.
         """
         if not self.kept or self._pins is None or self._set_of is None:
             return frozenset()
-        there = set(self._set_of.programs(self._pins.instance))
-        gone = {name for name in self._object.attached - there if self._lasting(name)}
+        linked = set(self._set_of.programs(self._pins.instance))
+        gone = {name for name in self._object.attached - linked if self._lasting(name)}
+        gone |= self._shared | {self._set_of.slot(slot).name for slot in self._slots}
+        gone -= linked | self._set_of.maps
         if gone:
             self._pin(self._set_of, self._pins.instance)
         return frozenset(gone)

@@ -123,6 +123,11 @@ class Set:
         """Whose programs are attached, oldest first."""
         return sorted(int(name) for name in _names(self.path / "links") if name.isdigit())
 
+    @property
+    def maps(self) -> set[str]:
+        """What is pinned of them, by name."""
+        return set(_names(self.path / "maps"))
+
     def programs(self, instance: int) -> list[str]:
         return _names(self.path / "links" / str(instance))
 

@@ -18,6 +18,8 @@ from agentwatch.kernel.pins import sets
 from agentwatch.sinks.frames import Gap, Notice, Session, SessionEnd, Verdict
 from tests.daemon.denied import accounted, kill, lay_down, load
 from tests.daemon.running import PATIENCE, Place, cue, grows, reads, size, until
+from tests.daemon.test_lsm_feedback import lose
+from tests.kernel.held import held
 
 pytestmark = pytest.mark.root
 
@@ -347,6 +349,47 @@ def test_without_bpffs_it_goes_on_and_says_so(place: Place) -> None:
     assert [one.text for one in place.frames(Notice) if one.subject == "pins"] == [
         problem.replace("without the daemon", "without this daemon")
     ]
+
+
+def hooks_told(place: Place) -> list[str]:
+    """What was said of hooks."""
+    return [one.text for one in place.frames(Notice) if one.subject == "hooks"]
+
+
+def test_what_is_unpinned_is_pinned_again(place: Place) -> None:
+    """One program's pin, and then all there is; a notice names what was gone."""
+    daemon = place.start()
+    (one,) = sets(place.pins)
+    before = one.programs(1)
+    one.link(1, "sys_exit").unlink()
+    until(lambda: one.programs(1) == before, "the pin")
+    maps = one.maps
+    shutil.rmtree(one.path, ignore_errors=True)  # the daemon may be at it meanwhile
+    until(lambda: one.programs(1) == before and one.maps == maps, "the pins")
+    until(lambda: len(hooks_told(place)) >= 2, "notices")
+    first, *others = hooks_told(place)
+    assert first == "unpinned by somebody, and pinned again: sys_exit"
+    assert all(name in " ".join(others) for name in (*before, *maps))
+    agent = place.agent(f"read line; {reads(place)}")
+    daemon.session(agent.pid)
+    kill(daemon)
+    cue(agent)
+    assert agent.wait(PATIENCE) == -9
+    assert place.start().status["pins"]["kept"]
+    assert names(place) == [f"v{abi.ABI}"]
+
+
+def test_a_link_that_the_daemon_loses_is_taken_from_its_pin(place: Place) -> None:
+    """Nothing was detached: nothing is said, who reads is killed, and the hook is there again."""
+    wrapper = Path(__file__).with_name("losing.py")
+    daemon = place.start(sys.executable, str(wrapper), env={"LOSES": str(place["loses"])})
+    lose(place, daemon, held(daemon.pid, "sys_exit").link)
+    assert place.agent(reads(place)).wait(PATIENCE) == -9
+    until(lambda: daemon.status["hooks"]["sys_exit"], "the hook")
+    assert held(daemon.pid, "sys_exit")
+    assert hooks_told(place) == []
+    assert daemon.stop() == 0
+    assert names(place) == []
 
 
 def test_a_frozen_session_stays_frozen(place: Place) -> None:

@@ -11,13 +11,15 @@ pytest  = $(BIN)/pytest $(PYTEST)
 # The tests that need root run in a mount namespace of their own with tracefs, securityfs and bpffs.
 as_root = $(SUDO) tests/with-kernel-mounts
 rooted  = $(as_root) $(pytest) -p no:cacheprovider
-guests  = vm or lsm or without_lsm or bcc
+guests  = vm or lsm or without_lsm or bcc or service
 
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
-               packaging/apt/source tests/completeness/work.sh tests/completeness/ways.sh \
+               packaging/apt/source packaging/deb/build packaging/deb/postinst packaging/deb/prerm \
+               packaging/deb/postrm tests/completeness/work.sh tests/completeness/ways.sh \
                tests/completeness/pip.sh tests/completeness/npm.sh tests/packs/inside.sh \
-               tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/init tests/vm/kernel
+               tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/guest-systemd \
+               tests/vm/init tests/vm/kernel tests/vm/packages
 BPF_FLAGS   := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
                -Ibpf -I/usr/include/$(shell uname -m)-linux-gnu
 
@@ -94,7 +96,7 @@ test-completeness: build test-packages
 .PHONY: test-unit test-abi test-rules test-root test-completeness
 
 ##: vm: boot Debian's own kernels, load every program, run the tests that need a kernel with BPF LSM
-##:     KERNEL=6.12 for one, with PREEMPT=full or LSM=list; TEST=part of a test's name; KVM=1
+##:     KERNEL=6.12 for one, with PREEMPT=full, LSM=list or INIT=systemd; TEST=part of a test's name; KVM=1
 vm: build test-packages
 	@$(PYTHON) -m tests.vm.boots $(PYTEST) $(if $(TEST),-k "$(TEST)")
 .PHONY: vm
@@ -124,6 +126,16 @@ wheel: build
 	@grep -q '^agentwatch/data/rules/.*\.yaml ' build/contents
 	@ls dist/*.whl
 .PHONY: wheel
+
+##: man: build/man, the manual pages, from the texts of --help
+man: build
+	@$(BIN)/python packaging/man build/man $$(git log -1 --format=%ct) $$($(BIN)/agentwatch version | cut -d' ' -f2)
+.PHONY: man
+
+##: deb: dist/agentwatch_*_amd64.deb for Debian 12; the same sources give the same bytes
+deb: build
+	@packaging/deb/build $(VERSION)
+.PHONY: deb
 
 ##: clean: remove what was built, .venv and the downloads in .cache included
 clean:

@@ -16,7 +16,7 @@ from typing import Any
 from agentwatch.errors import RecordError
 from agentwatch.events import ProcessKey
 
-ABI = 4
+ABI = 5
 
 FORK, EXEC, EXIT, OPEN, CONNECT, SYN, CHANGE, MOUNT = 1, 2, 3, 4, 5, 6, 7, 8
 KINDS = 16
@@ -327,9 +327,20 @@ TAG = Layout(
     (("since", "u64"), ("agents", "u64"), ("image", "u64"), ("predicates", "u64*3")),
     base=SESSION_KEY,
 )
+_IMAGE = next(field.offset for field in TAG.fields if field.name == "image")
 MARK = Layout(
     "aw_mark",
     (("agents", "u64"), ("predicates", "u64*3"), ("generation", "u32"), ("pad", "u32")),
+)
+FORMER = Layout(
+    "aw_former",
+    (
+        ("successor", "u64"),
+        ("image", "u64"),
+        ("predicates", "u64*3"),
+        ("instance", "u32"),
+        ("pad", "u32"),
+    ),
 )
 PROJECT = Layout("aw_project", (("len", "u32"), ("pad", "u32"), ("path", f"bytes{PROJECT_MAX}")))
 MOUNTED = Layout(
@@ -409,6 +420,9 @@ CONTROL = Layout(
         ("refusing", "u32"),
         ("known", "u32"),
         ("preemption", "u32"),
+        ("recorder", "u32"),
+        ("published", "u32"),
+        ("listened", "u64"),
     ),
 )
 MAP_VALUES = (
@@ -416,6 +430,7 @@ MAP_VALUES = (
     SESSION,
     TAG,
     MARK,
+    FORMER,
     PROJECT,
     MOUNTED,
     FILE_KEY,
@@ -515,6 +530,17 @@ def project(path: bytes) -> bytes | None:
     if len(path) > PROJECT_MAX:
         return None
     return PROJECT.struct.pack(len(path), 0, path)
+
+
+def path_of_project(value: bytes) -> bytes:
+    """The other way round."""
+    length, _, path = PROJECT.struct.unpack(value)
+    return bytes(path[:length])
+
+
+def image_of_tag(value: bytes) -> int:
+    """ns of the exec that made what a tag's process runs, or of its fork."""
+    return int.from_bytes(value[_IMAGE : _IMAGE + 8], "little")
 
 
 def mounts(rows: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agentwatch.errors import ConfigErrors
 from agentwatch.kernel import loading as loaders
+from agentwatch.kernel.pins import Pins, Unpinned
 from agentwatch.kernel.probes import Probes
 
 if TYPE_CHECKING:  # imported when the kernel has begun
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # imported when the kernel has begun
 class Begun:
     """Agents that start are tagged, and what they do waits in the rings of the probes.
 
-    admitted: the rules, whose own tests are still to be done. seconds: it took to read them.
+    admitted: the rules; tested: whether their own tests are done. seconds: it took to read them.
     """
 
     config: Config
@@ -34,15 +35,20 @@ class Begun:
     admitted: Admitted
     seconds: float
     probes: Probes
+    tested: bool = False
 
 
-def begin(stack: ExitStack, path: Path | None, loader: str = "") -> Begun:
-    """As a configuration says (config.load). loader: see kernel.loading. Raises AgentwatchError.
+def begin(stack: ExitStack, path: Path | None, root: Path, loader: str = "") -> Begun:
+    """As a configuration says (config.load). root: where pins are. loader: see kernel.loading.
+    Raises AgentwatchError.
 
     stack: closes the probes, and what has become of them where they could not be had.
     """
     closing = stack.enter_context(ExitStack())
-    loading = loaders.begin(loader)
+    pins, unpinned = _pins(root)
+    if pins is not None:
+        closing.callback(pins.close)
+    loading = loaders.begin(loader, pins)
     closing.callback(loading.close)
     from agentwatch import config
     from agentwatch.admission import admit
@@ -55,9 +61,12 @@ def begin(stack: ExitStack, path: Path | None, loader: str = "") -> Begun:
         time.monotonic(),
     )
 
+    # Where something is in force it can wait, and does not go for rules that are refused later.
+    tested = pins is not None and not pins.empty
+
     def admitted_here() -> Admitted:
         return admit(
-            settings.rule_paths, host=host, without_hook=settings.without_hook, tested=False
+            settings.rule_paths, host=host, without_hook=settings.without_hook, tested=tested
         )
 
     admitted = admitted_here()
@@ -73,4 +82,14 @@ def begin(stack: ExitStack, path: Path | None, loader: str = "") -> Begun:
     if found != host:
         host = found
         admitted = admitted_here()  # there are rules that insist on being prevented
-    return Begun(settings, replace(host, lossy=probes.lossy), admitted, seconds, probes)
+    if unpinned:
+        probes.keeping.problem = unpinned
+    return Begun(settings, replace(host, lossy=probes.lossy), admitted, seconds, probes, tested)
+
+
+def _pins(root: Path) -> tuple[Pins | None, str]:
+    """What there is to go on with, or why nothing can be kept."""
+    try:
+        return Pins(root), ""
+    except Unpinned as why:
+        return None, str(why)

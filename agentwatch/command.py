@@ -16,8 +16,18 @@ from agentwatch import processes
 from agentwatch.errors import UsageError
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes, as a shell has them
+_ITSELF = "import sys; sys.path.insert(0, {!r}); from agentwatch.cli import main; main()"
 TYPED = (signal.SIGINT, signal.SIGQUIT)  # reach CMD by themselves when they come from a keyboard
 SENT = (signal.SIGTERM, signal.SIGHUP)
+
+
+def itself() -> tuple[str, ...]:
+    """What starts this very agentwatch, wherever it is installed; arguments are added.
+
+    -I: nothing from a working directory or from anybody's home is imported.
+    """
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return (sys.executable, "-I", "-c", _ITSELF.format(home))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,14 +52,21 @@ def compile_here(
         raise AgentwatchError(f"the compiler failed: {error!r}", "report it") from error
 
 
-def compile_for(engine: Engine, host: Host, before: Engine | None = None, *, room: int) -> None:
-    """Compiles an engine's rules for the kernel; before: the engine whose policy is in force. room:
-    bytes of the largest image that the kernel takes.
+def compile_for(
+    engine: Engine,
+    host: Host,
+    before: Engine | None = None,
+    *,
+    agents: AgentBits | None = None,
+    room: int,
+) -> None:
+    """Compiles an engine's rules for the kernel; before: the engine whose policy is in force, or
+    agents: the bits of that one. room: bytes of the largest image that the kernel takes.
 
     Where that is not possible the engine decides everything, and `refused` says why.
     """
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    engine.bits = before.bits if before else AgentBits()
+    engine.bits = before.bits if before else agents or AgentBits()
     engine.paused = engine.memory.paused_rules(now)
     try:
         engine.compiled = compile_here(

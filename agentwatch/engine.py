@@ -21,7 +21,7 @@ from agentwatch import abi, decoding
 from agentwatch.events import Change, Connect, Event, Exec, Mount, Open
 from agentwatch.lineage import Actor
 from agentwatch.policy import levels, patterns
-from agentwatch.policy.compiler import Compiled
+from agentwatch.policy.compiler import Compiled, Decided
 from agentwatch.policy.index import PatternIndex
 from agentwatch.policy.lowering import Facts, Policy, Shared
 from agentwatch.policy.memory import Memory
@@ -176,17 +176,22 @@ class Engine:
             if any(self.memory.has_written(event.session, name) for name in names if name):
                 self.memory.wrote(event.session, event.new_path)
 
-    def of_kernel(self, event: Event) -> Verdict:
+    def of_kernel(self, event: Event, rules: Sequence[Decided] | None = None) -> Verdict:
         """What the kernel has done about an event by this engine's policy, in the rules' words.
 
-        NO_VERDICT where it did nothing but show us the event.
+        NO_VERDICT where it did nothing but show us the event. rules: of the policy that decided it,
+        where that is another one than this engine's.
         """
-        if self.compiled is None:
+        if rules is None and self.compiled is not None:
+            rules = self.compiled.rules
+        if rules is None or not 0 < event.rule <= len(rules):
             return by_unknown(event)
         if not _is_done(event):
             return NO_VERDICT
-        decided = self.compiled.rules[event.rule - 1]
+        decided = rules[event.rule - 1]
         rule = self._rules.get(decided.rule) if decided.rule else None
+        if decided.rule and rule is None:
+            return by_unknown(event)
         if rule is None:
             agent = "" if decided.agent == ALL else decided.agent
             found = self._by_default(agent, decided.kind, decided.action, ())

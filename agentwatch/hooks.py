@@ -27,6 +27,7 @@ class Hooks:
             what = "a hook was" if len(again) == 1 else "hooks were"
             text = f"{what} detached by somebody, and nothing was seen or refused there meanwhile; "
             self._tell(f"{text}attached again: {_named(again)}")
+        self._pin()
         missing = self._probes.missing
         gone = frozenset(missing) - self._told
         self._told |= gone
@@ -37,6 +38,18 @@ class Hooks:
         if gone:
             self._tell(_worth_less(engine, before, now))
         return now
+
+    def _pin(self) -> None:
+        keeping = self._probes.keeping
+        try:
+            if unpinned := keeping.pin_again():
+                keeping.problem = ""
+                self._tell(f"unpinned by somebody, and pinned again: {_named(unpinned)}")
+        except OSError as error:
+            text = f"what was unpinned by somebody cannot be pinned again: {error}"
+            if keeping.problem != text:
+                keeping.problem = text
+                self._tell(text)
 
     def _tell(self, text: str) -> None:
         self._say(frames.Notice(subject="hooks", text=text))

@@ -41,6 +41,7 @@ class InForce:
     ) -> None:
         self._probes, self._lineage, self._say = probes, lineage, say
         self._bits = AgentBits()
+        self._engine: Engine | None = None  # the last that was asked for
         self._image: Image | None = None  # the last that was published
         self._engines: dict[int, Engine] = {}  # by generation
         self._several: set[ProcessKey] = set()  # sessions in which an agent became another one
@@ -57,7 +58,7 @@ class InForce:
 
         Where the kernel does not take it, the engine decides everything from then on, and says so.
         """
-        self._bits = engine.bits
+        self.expect(engine)
         compiled = engine.compiled
         if compiled is None and not engine.refused:  # nobody asked for it
             self._image, self.problem = None, ""
@@ -67,6 +68,8 @@ class InForce:
             self._withdraw(engine.refused)
             return
         try:
+            numbered = engine.generation, engine.bits.names, compiled.rules
+            self._probes.keeping.policy(*numbered)
             self._probes.publish(compiled.image)
         except (AgentwatchError, OSError) as error:
             self._refuse(engine, error)
@@ -92,6 +95,10 @@ class InForce:
         self._engines[engine.generation] = engine
         while len(self._engines) > KEPT:
             del self._engines[next(iter(self._engines))]
+
+    def expect(self, engine: Engine) -> None:
+        """It is to be taken: its bits add to those of the policy in force."""
+        self._bits, self._engine = engine.bits, engine
 
     def _refuse(self, engine: Engine, error: Exception) -> None:
         engine.compiled, engine.refused = None, str(getattr(error, "message", error))
@@ -182,7 +189,12 @@ class InForce:
         if not event.verdict:
             return NO_VERDICT
         engine = self._engines.get(event.generation)
-        return engine.of_kernel(event) if engine else by_unknown(event)
+        if engine is not None:
+            return engine.of_kernel(event)
+        before = self._probes.keeping.rules.get(event.generation)
+        if self._engine is None or before is None:
+            return by_unknown(event)
+        return self._engine.of_kernel(event, before)  # by a daemon before this one
 
     def disagrees(self, event: Event, done: Verdict) -> None:
         """By the same policy the engine has nothing against what the kernel has acted on.

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from agentwatch import abi
+from agentwatch.kernel.keeping import Told
 from agentwatch.kernel.probes import Probes
 from agentwatch.sessions import Session, Sessions
 from agentwatch.sinks import frames
@@ -35,8 +36,12 @@ class Losses:
         self.on_loss = on_loss
         self.counts: Counter[str] = Counter()
         self.execs = 0  # of anybody, that no probe saw: one may have been an agent's first
-        self._seen = probes.counters()
+        told = probes.keeping.told
+        # What nobody has told since a daemon before this one was there is still to be told.
+        self._seen = told.counters if told else probes.counters()
         self._misses = {hook: stats.misses for hook, stats in probes.stats().items()}
+        if not probes.keeping.inherited:
+            self.told()
 
     def check(self) -> bool:
         """Looks at every counter; whether forks or execs may have been missed since last time."""
@@ -53,6 +58,10 @@ class Losses:
         self.gap("tag", sum(untagged) - sum(before), 0)
         skipped = self._skipped()
         return skipped or any(lost[kind] for kind in _LIFECYCLE)
+
+    def told(self) -> None:
+        """The journal has all of it: whoever comes next begins from here."""
+        self._probes.keeping.tell(Told(self._seen, dict(self._misses)))
 
     def _skipped(self) -> bool:
         """Runs of probes that the kernel left out; whether forks, execs or exits were among them.

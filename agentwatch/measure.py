@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentwatch import __version__, abi
 from agentwatch.engine import Engine, Verdict
@@ -47,13 +47,14 @@ class Tally:
 class Desk:
     """What only a daemon has: who asks it. dropped: frames not sent to slow subscribers.
 
-    reloaded: whether the last configuration and rules were taken.
+    reloaded: whether the last configuration and rules were taken. findings_lost: by where to.
     """
 
     connections: int
     subscribers: int
     dropped: int
     reloaded: bool
+    findings_lost: Mapping[str, int] = field(default_factory=dict)
 
 
 def snapshots(
@@ -119,6 +120,7 @@ def snapshots(
             control_connections=now.connections if now else None,
             control_subscribers=now.subscribers if now else None,
             control_dropped_frames=now.dropped if now else None,
+            findings_lost=now.findings_lost if now else {},
             loop_turn_seconds=watch.turns.read() if now else None,
             process_cpu_seconds=time.process_time(),
             process_resident_memory_bytes=_resident(),

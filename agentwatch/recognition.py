@@ -15,6 +15,7 @@ from agentwatch.events import Event, Exec, ProcessKey
 from agentwatch.holdings import Holdings, holdings
 from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Lineage
+from agentwatch.policy.subjects import AgentBits
 from agentwatch.project import home_of, project_here
 from agentwatch.sessions import Left, Session, Sessions
 from agentwatch.sinks import frames
@@ -93,6 +94,51 @@ class Recognition:
                 )
             )
         return begun
+
+    def inherit(self, left: Iterable[Left]) -> None:
+        """Goes on with the sessions that the kernel has kept, be nobody of them left: what it has
+        recorded of them is still to be read.
+
+        Those that are provisional are settled by their records. left: what is known besides.
+        """
+        known = {one.session: one for one in left}
+        kept = self._probes.sessions()
+        rows = [one for one in self._probes.census() if one.session in kept]
+        since, told = self._probes.images(), self._probes.keeping.told
+        lost = told is None or self._probes.counters().lost != told.counters.lost
+        for key, state in kept.items():
+            if state.state == abi.SESSION_PROVISIONAL or key in self._sessions:
+                continue
+            one = known.get(key)
+            image = processes.image_now(key)
+            if image is not None:
+                image = replace(image, since=since.get(key.pid, image.since))
+            session = self._sessions.begin(
+                key,
+                how="running",
+                agents=one.agents if one else self._agents_of(state.agents),
+                project=(one.project if one else self._probes.project(key)) or None,
+                image=image,
+                uid=one.uid if one else image.uid if image else 0,
+                command=self._redactor.argv(image.argv, False) if image else (),
+            )
+            session.lost = 0 if lost else state.lost
+            for row in rows:
+                if row.session == key:
+                    self._sessions.join(row, since.get(row.process.pid, 0))
+
+    def guess(self, session: ProcessKey, members: Iterable[ProcessKey]) -> Left:
+        """A session that nobody remembers, by what its first process runs now."""
+        agent = self._engine.identify(processes.names_now(session))
+        image = processes.image_now(session)
+        where = project_here(image.cwd, home_of(image.uid)) if image else None
+        uid = image.uid if image else 0
+        return Left(session, (agent,) if agent else (), where or "", uid, tuple(members))
+
+    def _agents_of(self, bits: int) -> tuple[str, ...]:
+        """By the numbers of the daemon before."""
+        numbered = AgentBits(self._probes.keeping.agents)
+        return tuple(name for name in numbered.names if bits >> numbered.bit(name) & 1)
 
     def _begin_running(self, found: Found, how: str, project: str) -> Session:
         image = processes.image_now(found.session)

@@ -9,7 +9,7 @@ import functools
 import pwd
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentwatch import abi, actions, processes
 from agentwatch.aside import Aside
@@ -259,10 +259,12 @@ class Sessions:
         for one in tagged.values():
             self.join(one)
 
-    def join(self, one: abi.Process) -> None:
-        """A tagged process that nothing told of."""
+    def join(self, one: abi.Process, since: int = 0) -> None:
+        """A process that nothing told of. since: ns, the exec of what it runs; 0: unknown."""
         if one.session is not None and self._lineage.session(one.process) != one.session:
             image = processes.image_now(one.process)
+            if image is not None and since:
+                image = replace(image, since=since)
             session = self._sessions.get(one.session)
             if self._lineage.join(one.process, one.parent, one.session, image):
                 agents = self._lineage.agents(one.session)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -31,7 +31,7 @@ from agentwatch.mounts import Mounts, Namespace
 from agentwatch.policy.levels import Host
 from agentwatch.policy.readers import kinds_of
 from agentwatch.recognition import Recognition
-from agentwatch.sessions import Session, Sessions
+from agentwatch.sessions import Left, Session, Sessions
 from agentwatch.sinks import frames
 from agentwatch.sinks.journal import Journal
 from agentwatch.sinks.metrics import DurationCounter
@@ -115,7 +115,10 @@ class Watch:
         self._known_for = engine  # whose rules' files are known
         self.journal_error = ""  # why the journal cannot be written at present
         self.journal_failed = ""  # ... could not, the last time
-        self.take(engine)
+        if probes.keeping.inherited:
+            self._expect(engine)
+        else:
+            self.take(engine)
 
     def take(self, engine: Engine) -> None:
         """Judges by another policy from the next record on. Raises OSError: not by that one."""
@@ -148,6 +151,21 @@ class Watch:
             return known.search(engine.ruleset, mounts, before, self._closed.is_set)
 
         self._searching.do(find, take)
+
+    def _expect(self, engine: Engine) -> None:
+        """The policy of a daemon before this one stays in force until `inherit`."""
+        self.recognition.take(engine)
+        self.force.expect(engine)
+        self.enforcement.take(engine)
+        self.probes.wake_for(engine.acting_kinds)
+
+    def inherit(self, left: Iterable[Left]) -> None:
+        """Goes on where a daemon before this one has stopped: with its sessions, with what was
+        recorded since, then by our policy. left: what it remembered. Raises OSError.
+        """
+        self.recognition.inherit(left)
+        self.take(self.engine)
+        self._sweep()
 
     def take_host(self, host: Host) -> None:
         """There are other hooks than before."""
@@ -226,13 +244,13 @@ class Watch:
             handled += self._drain()
             if not self._behind:
                 self._drained = now
+                self.probes.keeping.listen(now)
                 self.sessions.let_off(now)
                 break
             if time.monotonic() - begun >= SLICE:
                 break
         if handled:
             self._heard = time.monotonic()
-            self.written(self.journal.flush)
         if time.monotonic() - self._checked >= CHECK:
             self.check()
         return handled
@@ -282,6 +300,7 @@ class Watch:
                     self._failed.append(error)
         self._say_failed()
         self.written(lambda: self.journal.records(b"".join(kept), len(kept)))
+        self.written(self.journal.flush)  # what leaves the rings outlives us
         self._measure(lifecycle, activity)
         self.probes.lifecycle.release()
         self.probes.activity.release()
@@ -522,6 +541,8 @@ class Watch:
             self.forget(session)
         self.enforcement.give_up(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self.written(self.journal.flush)
+        if not self.journal.waiting:
+            self.losses.told()
 
     def forget(self, session: Session) -> None:
         """A session is over, or goes on unwatched."""

@@ -1,11 +1,12 @@
 """The numbers of docs/numbers.md, measured again on this machine. Needs root.
 
-python -m bench                                        all of it, a quarter of an hour
+python -m bench                                        all of it, three quarters of an hour
 python -m bench open|rate|judge|kill|start|loaders|engine   one of them
 python -m bench policy                                 compiling it; the kernel's verdict
 python -m bench hooks|hostile                          each program's time; what is denied
 python -m bench daemon [--seconds N]                   a daemon's start; idle for N seconds
 python -m bench churn [--minutes N]                    agents that come and go
+python -m bench soak [--minutes N]                     20 minutes of work, under a Prometheus
 python -m bench follow [--seconds N]                   many who follow events
 """
 
@@ -32,6 +33,7 @@ from bench import (
     opening,
     pacing,
     policy,
+    soak,
     starting,
 )
 from bench.workplace import REPOSITORY, Workplace, say, workplace
@@ -55,19 +57,20 @@ PARTS: dict[str, Part] = {
     "hooks": lambda place, _: hooks.measure(),
     "hostile": lambda place, _: hostile.measure(),
     "daemon": lambda _, how: daemon.measure(how.seconds or daemon_idling.SECONDS),
-    "churn": lambda _, how: churn.measure(how.minutes),
+    "churn": lambda _, how: churn.measure(how.minutes or churn.MINUTES),
+    "soak": lambda _, how: soak.measure(how.minutes or soak.MINUTES),
     "follow": lambda place, how: daemon_following.measure(
         place, how.seconds or daemon_following.SECONDS
     ),
 }
-PLACELESS = frozenset({"policy", "hooks", "hostile"})
+PLACELESS = frozenset({"policy", "hooks", "hostile", "soak"})
 """Those that need no workplace, which takes a compiler and, emulated, minutes."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", usage=__doc__)
     parser.add_argument("parts", nargs="*")
-    parser.add_argument("--minutes", type=float, default=churn.MINUTES)
+    parser.add_argument("--minutes", type=float)
     parser.add_argument("--seconds", type=int)
     how = parser.parse_args(arguments)
     if os.geteuid() != 0 or not set(how.parts) <= set(PARTS):

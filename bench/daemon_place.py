@@ -15,10 +15,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -188,18 +189,24 @@ class Place:
 class Daemon:
     """One that runs: begun and ready on construction. began, ready: ns of boottime.
 
-    knocking: agents come by while it starts.
+    knocking: agents come by while it starts. journal: settings of it.
     """
 
     def __init__(
-        self, place: Place, rules: Path, wrapper: Sequence[str] = (), knocking: bool = False
+        self,
+        place: Place,
+        rules: Path,
+        wrapper: Sequence[str] = (),
+        knocking: bool = False,
+        journal: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.place, self.port = place, free_port()
+        self.pins = Path("/sys/fs/bpf/agentwatch-bench")
         settings: dict[str, Any] = {
             "mode": "enforce",
             "rules": [str(rules)],
             "socket": str(place.socket),
-            "journal": {"dir": str(place.journal)},
+            "journal": {"dir": str(place.journal), **journal},
             "metrics": f"127.0.0.1:{self.port}",
             "cgroup": str(place.cgroup),
         }
@@ -209,13 +216,22 @@ class Daemon:
         self.began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.process = subprocess.Popen(
             [*wrapper, AGENTWATCH, "daemon", "--config", config],
-            env={**os.environ, "NOTIFY_SOCKET": str(place.top / "notify")},
+            env={
+                **os.environ,
+                "NOTIFY_SOCKET": str(place.top / "notify"),
+                "AGENTWATCH_PINS": str(self.pins),
+            },
             stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said,
         )  # fmt: skip
         self.ready = place.wait_for_ready(self.process, knocking)
 
     def client(self) -> Client:
         return Client.connect(self.place.socket)
+
+    def status(self) -> dict[str, Any]:
+        with self.client() as client:
+            found: dict[str, Any] = client.request("status")
+        return found
 
     def sessions(self) -> list[dict[str, Any]]:
         with self.client() as client:

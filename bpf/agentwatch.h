@@ -15,7 +15,7 @@
 #ifndef AGENTWATCH_H
 #define AGENTWATCH_H
 
-#define AW_ABI 4
+#define AW_ABI 5
 
 /* aw_header.kind */
 #define AW_KIND_FORK 1
@@ -272,6 +272,15 @@ struct aw_mark { /* by image: what userspace knows of it */
 	__u32 pad;
 };
 
+/* What a tag said of the program before, from the moment that an exec replaces it until it is judged. */
+struct aw_former {
+	__u64 successor; /* aw_tag.image of the one in its place; 0: nothing is left */
+	__u64 image;
+	__u64 predicates[3];
+	__u32 instance; /* whose program has noted it, see maps.bpf.c */
+	__u32 pad;
+};
+
 struct aw_project { /* by session */
 	__u32 len;
 	__u32 pad;
@@ -349,6 +358,9 @@ struct aw_control {	   /* written by userspace at any time */
 	__u32 refusing;	   /* 1: programs that refuse connections are attached */
 	__u32 known;	   /* 1: there are files that are known by what they are */
 	__u32 preemption;  /* of tracing programs, found at the first fork: AW_PREEMPTION_* */
+	__u32 recorder;	   /* instance whose tracing programs act, see maps.bpf.c */
+	__u32 published;   /* generation of the last policy there was */
+	__u64 listened;	   /* ns, CLOCK_BOOTTIME: what was recorded before was read by a daemon */
 };
 
 #endif

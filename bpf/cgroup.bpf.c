@@ -96,6 +96,8 @@ static __always_inline int address_judge(struct bpf_sock_addr *ctx, u16 family, 
 	struct aw_piece *piece;
 	struct aw_walk *walk;
 
+	if (is_early())
+		return 1;
 	subject.tag = bpf_map_lookup_elem(&mirror, &tgid);
 	if (!subject.tag || !session_of(&subject))
 		return 1;
@@ -123,8 +125,8 @@ static __always_inline int address_judge(struct bpf_sock_addr *ctx, u16 family, 
 		question_address(walk, connect->address, family, connect->port);
 		addresses_judge(walk, connect);
 		verdict = walk->question.verdict;
-		if (verdict == AW_VERDICT_KILL || verdict == AW_VERDICT_DENY ||
-		    (verdict == AW_VERDICT_LOOK && sends))
+		if (is_recorder() && (verdict == AW_VERDICT_KILL || verdict == AW_VERDICT_DENY ||
+				      (verdict == AW_VERDICT_LOOK && sends)))
 			piece_send(piece, &subject, task);
 	}
 	__sync_lock_test_and_set(&piece->taken, 0);

@@ -190,7 +190,8 @@ int BPF_PROG(tcp_syn, struct sock *sk, int old, int new)
 	struct aw_walk *walk;
 
 	/* Of an MPTCP connection the subflow tells, which is TCP: the socket above it has no address. */
-	if (new != TCP_SYN_SENT || sk->sk_protocol != IPPROTO_TCP || !tagged(task, &subject))
+	if (new != TCP_SYN_SENT || sk->sk_protocol != IPPROTO_TCP || !is_recorder() ||
+	    !tagged(task, &subject))
 		return 0;
 	header_fill(&connect.header, task, &subject, AW_KIND_SYN, sizeof(connect));
 	connect.family = sk->__sk_common.skc_family;

@@ -33,7 +33,7 @@ static __always_inline int hook_begin(struct hooked *hooked, u16 kind, u32 lists
 	struct pt_regs *regs;
 	int asking;
 
-	if (!tagged(task, &hooked->subject))
+	if (is_early() || !tagged(task, &hooked->subject))
 		return HOOK_NOBODY;
 	if (!scratch_get(task, &hooked->record, &hooked->walk, kind)) {
 		if (!hooked->subject.session->agents ||
@@ -209,23 +209,27 @@ int BPF_PROG(lsm_bprm_committed_creds)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct aw_tag *tag, *mirrored;
 	struct aw_subject subject;
-	struct aw_walk *walk;
+	struct aw_former *former;
 	u32 tgid = task->tgid;
 
 	if (!tagged(task, &subject))
 		return 0;
 	tag = subject.tag;
-	walk = bpf_task_storage_get(&walks, task, 0, 0);
-	if (walk) {
-		walk->former.image = tag->image;
-		walk->former.predicates[0] = tag->predicates[0];
-		walk->former.predicates[1] = tag->predicates[1];
-		walk->former.predicates[2] = tag->predicates[2];
+	former = bpf_task_storage_get(&formers, task, 0, 0);
+	/* Of two instances the newer one comes first: then it is done. */
+	if (former && former->instance > instance && former->successor == tag->image)
+		return 0;
+	if (former) {
+		former->image = tag->image;
+		former->predicates[0] = tag->predicates[0];
+		former->predicates[1] = tag->predicates[1];
+		former->predicates[2] = tag->predicates[2];
+		former->instance = instance;
 	}
 	tag->image = bpf_ktime_get_boot_ns();
 	tag->predicates[0] = tag->predicates[1] = tag->predicates[2] = 0;
-	if (walk)
-		walk->former.successor = tag->image;
+	if (former)
+		former->successor = tag->image;
 	mirrored = bpf_map_lookup_elem(&mirror, &tgid);
 	if (mirrored)
 		*mirrored = *tag;

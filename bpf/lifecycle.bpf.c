@@ -102,6 +102,8 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 {
 	struct aw_subject subject;
 
+	if (!is_recorder())
+		return 0;
 	if (!control.preemption)
 		preemption_note();
 	if (!tagged(parent, &subject)) {
@@ -123,7 +125,7 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	struct aw_subject subject;
 	u32 tgid = task->tgid;
 
-	if (BPF_CORE_READ(task, signal, live.counter))
+	if (!is_recorder() || BPF_CORE_READ(task, signal, live.counter))
 		return 0;
 	if (control.doomed && !bpf_map_delete_elem(&doomed, &tgid))
 		__sync_fetch_and_add(&control.doomed, -1);
@@ -248,11 +250,11 @@ static __always_inline void exec_ask(struct aw_record *record, struct aw_walk *w
 }
 
 /* Gives the tag back what it said before lsm_bprm_committed_creds: an exec is of the program that makes it. */
-static __always_inline void former_restore(struct aw_walk *walk, struct aw_tag *tag)
+static __always_inline void former_restore(struct task_struct *task, struct aw_tag *tag)
 {
-	struct aw_former *former = &walk->former;
+	struct aw_former *former = bpf_task_storage_get(&formers, task, 0, 0);
 
-	if (!former->successor || former->successor != tag->image)
+	if (!former || !former->successor || former->successor != tag->image)
 		return;
 	former->successor = 0;
 	tag->image = former->image;
@@ -273,7 +275,7 @@ static __always_inline void exec_judge(struct aw_record *record, struct aw_walk 
 	u32 tgid = task->tgid, next = *(volatile u32 *)&control.next;
 	struct aw_mark *mark = &walk->mark;
 
-	former_restore(walk, tag);
+	former_restore(task, tag);
 	question_begin(walk, tag, subject->session, AW_LISTS_EXEC, AW_SORT_EXEC);
 	exec_ask(record, walk, task, question->slot);
 	tag->image = record->header.time;
@@ -293,7 +295,6 @@ static __always_inline void exec_judge(struct aw_record *record, struct aw_walk 
 	mark->predicates[2] = question->found[2];
 	mark->generation = question->generation;
 	bpf_map_update_elem(&marks, &record->header.time, mark, BPF_ANY);
-	walk->former.successor = 0;
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -306,9 +307,12 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	struct aw_walk *walk;
 	struct aw_exec *exec;
 	struct task_struct *leader = task->group_leader;
-	bool known = tagged_below(task, leader, &subject), candidate;
+	bool known, candidate;
 	u32 at = sizeof(*exec), names;
 
+	if (!is_recorder())
+		return 0;
+	known = tagged_below(task, leader, &subject);
 	if (!known && !control.identify)
 		return 0;
 	if (!scratch_get(task, &record, &walk, AW_KIND_EXEC))

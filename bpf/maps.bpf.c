@@ -90,6 +90,24 @@ struct {
 
 struct aw_control control = {.abi = AW_ABI, .in_force = AW_POLICY_NONE, .next = AW_POLICY_NONE};
 
+/*
+ * Programs may outlive their daemon, and the next one's run beside them on the same maps until these go.
+ * Each object is an instance, in the order they came. What records acts for one of them alone; what
+ * decides never stops because another has come: it only waits until it is its own turn.
+ */
+const volatile u32 instance SEC(".rodata.instance") = 0;
+
+static __always_inline bool is_recorder(void)
+{
+	return *(volatile u32 *)&control.recorder == instance;
+}
+
+/* A hook may run the newest program first and no other after a refusal, so both cannot look at once. */
+static __always_inline bool is_early(void)
+{
+	return *(volatile u32 *)&control.recorder < instance;
+}
+
 /* Counters are added to atomically: newer kernels preempt tracing programs. */
 #define COUNT(field)                                                                               \
 	do {                                                                                       \

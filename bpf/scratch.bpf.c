@@ -186,13 +186,6 @@ struct aw_hooked {
 	u32 told; /* 1: the call was refused, and its record is out */
 };
 
-/* What the tag said of the program before, from the moment that an exec replaces it until it is judged. */
-struct aw_former {
-	u64 successor; /* aw_tag.image of the one in its place; 0: nothing is left */
-	u64 image;
-	u64 predicates[3];
-};
-
 #define AW_MEMO_TEXT 128
 #define AW_MEMO_LISTS 2
 
@@ -225,10 +218,7 @@ struct aw_walk {
 	struct aw_hooked hooked;
 	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
-	union {
-		struct aw_mark mark;
-		struct aw_former former; /* gone before that is needed */
-	};
+	struct aw_mark mark;
 	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
 	char said[120] __attribute__((aligned(8)));    /* by a mount, while its names are walked */
 };
@@ -247,16 +237,26 @@ struct {
 	__type(value, struct aw_walk);
 } walks SEC(".maps");
 
+/* Not scratch: of two instances, one may note it and the other judge by it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct aw_former);
+} formers SEC(".maps");
+
 static __always_inline void scratch_create(struct task_struct *task)
 {
 	bpf_task_storage_get(&records, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	bpf_task_storage_get(&walks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	bpf_task_storage_get(&formers, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 }
 
 static __always_inline void scratch_delete(struct task_struct *task)
 {
 	bpf_task_storage_delete(&records, task);
 	bpf_task_storage_delete(&walks, task);
+	bpf_task_storage_delete(&formers, task);
 }
 
 static __always_inline struct aw_walk *walk_of_current(void)

@@ -296,6 +296,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	struct aw_subject subject;
 	struct call call;
 
+	if (!is_recorder())
+		return 0;
 	if (control.condemned)
 		execute(task);
 	if (control.doomed) /* a child of that kind passes here before its first instruction */

@@ -21,6 +21,7 @@ from agentwatch.rules.diagnostics import render
 COMMANDS = {
     "run": ("run:run", "Run a command as an agent: watched, and stopped by the rules."),
     "daemon": ("daemon:daemon", "Watch every agent on this machine; what systemd runs."),
+    "release": ("release:release", "End what the kernel goes on with, without a daemon."),
     "status": ("status:status", "Show what the daemon watches, and how it is."),
     "agents": ("agents:agents", "List the agents at work; tag, freeze, thaw and kill them."),
     "why": ("why:why", "Show what was denied, because of what, and what to do instead."),
@@ -28,6 +29,8 @@ COMMANDS = {
     "events": ("events:events", "Show what agents did, and what was said about it."),
     "rules": ("rules:rules", "Check, test, list and explain rule files."),
     "journal": ("journal:journal", "Verify and export the journal."),
+    "bugreport": ("bugreport:bugreport", "Collect what whoever helps needs to know; no secrets."),
+    "completion": ("completion:completion", "Print the completion of bash, zsh or fish."),
     "version": ("", "Print the version."),
 }
 HIDDEN = {"watch-for": "run:watch_for", "excerpt": "excerpt:excerpt"}

@@ -19,6 +19,7 @@ from agentwatch.errors import AgentwatchError
 from agentwatch.sinks.escape import utf8
 
 DEFAULT_SOCKET = Path("/run/agentwatch/control.sock")
+PINS = Path("/sys/fs/bpf/agentwatch")
 
 T = TypeVar("T")
 
@@ -31,6 +32,16 @@ socket_option = click.option(
     default=DEFAULT_SOCKET,
     show_default=True,
     help="The daemon's control socket; also from AGENTWATCH_SOCKET.",
+)
+pins_option = click.option(
+    "--pins",
+    "pins",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    envvar="AGENTWATCH_PINS",
+    default=PINS,
+    show_default=True,
+    help="Where in bpffs is what outlives the daemon; also from AGENTWATCH_PINS.",
 )
 output_option = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 

@@ -11,6 +11,7 @@ import click
 
 from agentwatch.beginning import begin
 from agentwatch.cli import loader_option, report
+from agentwatch.cli.asking import pins_option
 from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
 
 CONFIG = "/etc/agentwatch/agentwatch.yaml"
@@ -25,7 +26,8 @@ CONFIG = "/etc/agentwatch/agentwatch.yaml"
     help=f"The configuration.  [default: {CONFIG}, if there is one]",
 )
 @loader_option
-def daemon(path: Path | None, loader: str | None) -> None:
+@pins_option
+def daemon(path: Path | None, loader: str | None, pins: Path) -> None:
     """Watch every agent on this machine, those that run already included, until told to stop."""
     if os.geteuid() != 0:
         raise PermissionDenied(
@@ -34,11 +36,14 @@ def daemon(path: Path | None, loader: str | None) -> None:
     gc.disable()  # next to all that a start makes is kept; the daemon enables it when that is done
     with ExitStack() as stack:
         try:
-            begun = begin(stack, path, loader or "")
+            begun = begin(stack, path, pins, loader or "")
             from agentwatch.daemon import Daemon  # 0.1 s, in which agents are tagged already
             from agentwatch.notify import Notifier
+            from agentwatch.sinks import journald
+            from agentwatch.sinks.host import read_boot_id
 
-            running = Daemon(stack, begun, Notifier(), _tell)
+            log = journald.here(read_boot_id())
+            running = Daemon(stack, begun, Notifier(), _tell, log)
         except ProgramRefused as error:
             from agentwatch.kernel.preflight import explain
 

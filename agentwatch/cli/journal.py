@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from agentwatch.cli.events import journal_option, print_entries, quiet_pipe
+from agentwatch.cli.events import journal_option, print_entries, quiet_pipe, report
 from agentwatch.errors import UsageError
+from agentwatch.sinks import cursor, ocsf
 from agentwatch.sinks.chain import HASH_SIZE, Head
 from agentwatch.sinks.escape import shown, utf8
 from agentwatch.sinks.reader import read
@@ -47,9 +50,39 @@ def verify(directory: Path, heads: tuple[str, ...], output: str) -> None:
 
 @journal.command()
 @journal_option
-def export(directory: Path) -> None:
-    """Print everything as OCSF, one object per line."""
-    print_entries(read(directory), lambda _: True, "json", colour=False)
+@click.option(
+    "--cursor",
+    "file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Print only what has come since the last time; FILE remembers when that was.",
+)
+def export(directory: Path, file: Path | None) -> None:
+    """Print everything as OCSF, one object per line.
+
+    With --cursor everything is printed at least once, however often this is interrupted.
+    """
+    if file is None:
+        print_entries(read(directory), lambda _: True, "json", colour=False)
+        return
+    before, entries = cursor.load(file), read(directory)
+    for entry in entries:
+        if entry.number > before.get(entry.chain, 0):
+            for made in ocsf.objects(entry):
+                click.echo(ocsf.dumps(made))
+    sys.stdout.flush()  # where that fails, all of it is printed again the next time
+    cursor.store(file, {chain: last for chain, (_, last) in entries.spans.items()})
+    _say_missed(before, entries.spans)
+    report(entries)
+
+
+def _say_missed(before: Mapping[str, int], spans: Mapping[str, tuple[int, int]]) -> None:
+    """Frames that the journal's own limits removed before somebody came for them."""
+    for chain, (first, _) in spans.items():
+        missed = first - 1 - before.get(chain, 0)
+        if missed > 0 and before:
+            text = f"{missed} frames of {chain} were retired before they were exported"
+            click.echo(f"agentwatch: {text}: keep more, or come more often", err=True)
 
 
 def _head(text: str) -> tuple[str, Head]:

@@ -22,6 +22,7 @@ from agentwatch import run as running
 from agentwatch.admission import admit
 from agentwatch.cli import loader_option, report, through_daemon
 from agentwatch.cli.live import live_view
+from agentwatch.command import itself
 from agentwatch.compiling import compile_for
 from agentwatch.engine import Engine
 from agentwatch.errors import (
@@ -176,10 +177,9 @@ def _belongs_to(pid: int, uid: int) -> bool:
 
 
 def _other_half(pid: int, options: Options) -> Sequence[str]:
-    # -I: nothing in CMD's working directory or of its person's is imported by root.
-    python = [sys.executable, "-I", "-m", "agentwatch"]
+    python = itself()
     if os.environ.get("NO_COLOR"):  # sudo does not pass it on
-        python = ["env", "NO_COLOR=1", *python]
+        python = ("env", "NO_COLOR=1", *python)
     return [*python, "watch-for", f"--pid={pid}", *options.arguments()]
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
 
 from agentwatch.cli import wants_colour
-from agentwatch.cli.asking import ask, made, many, output_option, show_json, socket_option
+from agentwatch.cli.asking import (
+    ask,
+    made,
+    many,
+    output_option,
+    pins_option,
+    show_json,
+    socket_option,
+)
 from agentwatch.cli.events import quiet_pipe
+from agentwatch.errors import NotRunningError
 from agentwatch.sinks.escape import shown
 
 SECOND = 1_000_000_000
@@ -64,6 +73,15 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pins:
+    """kept: whether the kernel goes on, should the daemon die. on_exit: keep | release."""
+
+    directory: str = ""
+    kept: bool = False
+    on_exit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The daemon's answer. Times are ns since the epoch, 0 for never."""
 
@@ -85,6 +103,7 @@ class Status:
     agents: tuple[Agent, ...] = field(default=(), metadata={"of": Agent})
     subscribers: int = 0
     connections: int = 0
+    pins: Pins = field(default_factory=Pins)
     problems: tuple[str, ...] = ()
 
 
@@ -99,13 +118,19 @@ class Row:
 
 @click.command()
 @socket_option
+@pins_option
 @output_option
-def status(socket: Path, output: str) -> None:
+def status(socket: Path, pins: Path, output: str) -> None:
     """Show what the daemon watches, and how it is.
 
-    Exits 3 where no daemon runs.
+    Exits 3 where no daemon runs, and says what the kernel goes on with.
     """
-    value = ask(socket, "status")
+    try:
+        value = ask(socket, "status")
+    except NotRunningError:
+        with quiet_pipe():
+            _show_kept(pins, output)
+        raise
     with quiet_pipe():
         if output == "json":
             show_json(value)
@@ -126,6 +151,20 @@ def _show(found: Status, colour: bool) -> None:
         name = row.name
 
 
+def _show_kept(root: Path, output: str) -> None:
+    """What goes on without a daemon, if that may be looked at."""
+    from agentwatch.kernel.pins import sets
+
+    states = [one.state() for one in sets(root)]
+    if output == "json":
+        show_json({"pid": 0, "kept": [asdict(state) for state in states]})
+        return
+    for state in states:
+        policy = f"by policy {state.policy}" if state.policy else "by no policy"
+        has = f"{many(state.programs, 'program')}, {many(state.sessions, 'session')}"
+        click.echo(f"the kernel goes on {policy}, and nobody listens: {has} in {root / state.name}")
+
+
 def _line(name: str, text: str, fg: str | None) -> None:
     line = f"{name:<{_WIDTH}}{shown(text)}"
     click.echo(click.style(line, fg=fg) if fg else line)
@@ -141,6 +180,7 @@ def rows(found: Status) -> Iterator[Row]:
     lost = [f"{count:,} {stage}" for stage, count in found.losses.items() if count]
     yield Row("lost", ", ".join(lost) or "nothing", bad=bool(lost))
     yield from _journal(found.journal)
+    yield _pins(found.pins)
     yield Row("clients", f"{found.connections} connected, {found.subscribers} of them following")
     yield Row("config", found.config or "none: defaults")
 
@@ -184,6 +224,13 @@ def _hooks(hooks: Mapping[str, bool]) -> Row:
     missing = [hook for hook, attached in hooks.items() if not attached]
     text = f"{len(hooks) - len(missing)} of {len(hooks)} attached"
     return Row("hooks", text + f"; not {', '.join(missing)}" * bool(missing), bad=bool(missing))
+
+
+def _pins(pins: Pins) -> Row:
+    if not pins.kept:
+        return Row("pins", "none: without the daemon nothing is in force", bad=True)
+    exits = "keeps them" if pins.on_exit == "keep" else "releases them"
+    return Row("pins", f"{pins.directory}: in force should the daemon die; a clean stop {exits}")
 
 
 def _journal(journal: Journal) -> Iterator[Row]:

@@ -19,9 +19,10 @@ from agentwatch.config.values import (
     Address,
     Quantity,
     absolute,
-    address,
     file_path,
+    group,
     is_directory,
+    metrics,
     socket_path,
 )
 from agentwatch.errors import ConfigErrors
@@ -35,6 +36,7 @@ __all__ = ["DEFAULT", "KEYS", "Address", "Audit", "Breaker", "Config", "Journal"
 DEFAULT = Path("/etc/agentwatch/agentwatch.yaml")
 AUDITS = ("all", "findings")
 ON_LOSS = ("log", "freeze", "kill")
+ON_EXIT = ("keep", "release")
 CODES = {
     "AW511": "a number out of its bounds",
     "AW512": "a path that is not written from / on, or is too long",
@@ -109,11 +111,13 @@ def _config(file: Path, root: Table, report: Report) -> Config:
         audit=audit,
         without_hook=section.word("without_hook", WITHOUT_HOOK, default.without_hook),
         on_loss=section.word("on_loss", ON_LOSS, default.on_loss),
+        on_exit=section.word("on_exit", ON_EXIT, default.on_exit),
         cgroup=_unless(section, "cgroup", "root", _cgroup, None),
         journal=_journal(journal),
         jsonl=_unless(section, "jsonl", "off", file_path, None),
-        metrics=_unless(section, "metrics", "off", address, default.metrics),
+        metrics=_metrics(section, default.metrics),
         socket=_value(section, "socket", socket_path, default.socket),
+        group=_unless(section, "group", "none", group, None),
         breaker=_breaker(breaker),
         path=file,
         places=tuple(
@@ -142,6 +146,14 @@ def _unless(
     if isinstance(node, Text) and node.value == word:
         return None
     return _value(section, key, reader, default)
+
+
+def _metrics(section: Section, default: Address | Path | None) -> Address | Path | None:
+    node = section.get("metrics")
+    text = as_text(node, section.report, quote("metrics")) if node is not None else None
+    if text is None:
+        return default
+    return None if text.value == "off" else metrics(text, section.report, quote("metrics"))
 
 
 def _part(section: Section, key: str, kind: type[Journal] | type[Breaker]) -> Section:

@@ -61,8 +61,9 @@ class Config:
 
     rules: files and directories, () for those installed (see rule_paths). agents: those the daemon
     tags by itself, None for all, () for none. cgroup: None for the root of the cgroup2 hierarchy.
-    jsonl, metrics: None for none. path: the file, None without. places: (dotted key, where it
-    stands) of every key that was written. Two are equal when they mean the same.
+    jsonl, metrics: None for none; metrics may be a file. group: whose members see what root sees,
+    None for nobody's. path: the file, None without. places: (dotted key, where it stands) of every
+    key that was written. Two are equal when they mean the same.
     """
 
     mode: str = "enforce"
@@ -71,11 +72,13 @@ class Config:
     audit: Audit = Audit()
     without_hook: str = "kill"
     on_loss: str = "log"
+    on_exit: str = "release"
     cgroup: Path | None = None
     journal: Journal = Journal()
     jsonl: Path | None = None
-    metrics: Address | None = METRICS
+    metrics: Address | Path | None = METRICS
     socket: Path = Path("/run/agentwatch/control.sock")
+    group: str | None = None
     breaker: Breaker = Breaker()
     path: Path | None = field(default=None, compare=False)
     places: tuple[tuple[str, Place], ...] = field(default=(), compare=False, repr=False)
@@ -105,7 +108,7 @@ class Config:
         return Reload(config, _changed(self, config), _changed(config, new))
 
 
-NEEDS_RESTART = ("cgroup", "journal", "metrics", "socket")
+NEEDS_RESTART = ("cgroup", "journal", "metrics", "socket", "group")
 """What is opened once, at the start. All other keys are applied by a reload."""
 
 

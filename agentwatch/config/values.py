@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import os
 import re
@@ -122,6 +123,18 @@ def _is_host(host: str) -> bool:
     return host.startswith("[") == (numbers.version == 6)
 
 
+def metrics(text: Text, report: Report, what: str) -> Address | Path | None:
+    """HOST:PORT, or a file whose name ends in .prom; None when what is wrong has been reported."""
+    if not text.value.startswith("/"):
+        return address(text, report, what)
+    path = file_path(text, report, what)
+    if path is None or path.suffix == ".prom":
+        return path
+    message = f"{what}: node_exporter reads files called *.prom, and {quote(text.value)} is none"
+    report.error("AW207", text.place, f"{message}; rename it")
+    return None
+
+
 def absolute(text: Text, report: Report, what: str) -> Path | None:
     """A path from / on; None when what is wrong has been reported."""
     if not is_shown(text, report, what):
@@ -156,6 +169,16 @@ def socket_path(text: Text, report: Report, what: str) -> Path | None:
     )
     report.error("AW512", text.place, message)
     return None
+
+
+def group(text: Text, report: Report, what: str) -> str | None:
+    """The name of a group of this host; None when what is wrong has been reported."""
+    try:
+        return grp.getgrnam(text.value).gr_name
+    except (KeyError, ValueError):
+        message = f"{what}: there is no group {quote(text.value)}; make it with groupadd --system"
+        report.error("AW514", text.place, f"{message}, or write none")
+        return None
 
 
 def is_directory(path: Path) -> bool | None:

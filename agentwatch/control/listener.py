@@ -7,6 +7,7 @@ has just opened it makes two daemons.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -22,6 +23,7 @@ DIRECTORY_MODE = 0o755
 LOCK_MODE = 0o600  # who may open it could lock it, and keep the daemon from starting
 PATH_MAX = 107  # bytes, sockaddr_un's less the NUL
 
+_READ_ONLY = "mount it read-write; a service's own view is widened by ReadWritePaths="
 _REMEDY = "set `socket` to a path that only root may change, for example in /run/agentwatch"
 
 
@@ -56,7 +58,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.filename or path}: {error.strerror}"
-        raise AgentwatchError(f"no control socket at {path}: {reason}", _REMEDY) from None
+        remedy = _READ_ONLY if error.errno == errno.EROFS else _REMEDY
+        raise AgentwatchError(f"no control socket at {path}: {reason}", remedy) from None
 
 
 def _directory(path: Path) -> Path:

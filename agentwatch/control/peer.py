@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 from agentwatch.errors import PermissionDenied
 
+SO_PEERGROUPS = 59
 SO_PEERPIDFD = 77  # Linux 6.5; not in Python's socket module yet
+
+MEMBERSHIPS = 256  # groups of a process that are asked for: getsockopt gives 1024 bytes
 
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -34,12 +37,16 @@ class Credentials(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process that connected. pidfd: ours to close, and the proof that `pid` is still it."""
+    """The process that connected. pidfd: ours to close, and the proof that `pid` is still it.
+
+    groups: every one it was in when it connected.
+    """
 
     pid: int
     uid: int
     gid: int
     pidfd: int
+    groups: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, connection: socket.socket) -> Peer:
@@ -50,7 +57,7 @@ class Peer:
         pid, uid, gid = Credentials.of(connection)
         if pid <= 0:
             raise PermissionDenied("the process that connected is not visible from here", _REMEDY)
-        peer = cls(pid, uid, gid, _pidfd(connection, pid))
+        peer = cls(pid, uid, gid, _pidfd(connection, pid), _groups(connection) | {gid})
         if not peer.alive:
             peer.close()
             raise _gone(pid)
@@ -68,6 +75,15 @@ class Peer:
 
     def close(self) -> None:
         os.close(self.pidfd)
+
+
+def _groups(connection: socket.socket) -> frozenset[int]:
+    """Supplementary ones; of more than MEMBERSHIPS none are known."""
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MEMBERSHIPS)
+    except OSError:
+        return frozenset()
+    return frozenset(number for (number,) in struct.iter_unpack("=I", raw))
 
 
 def _pidfd(connection: socket.socket, pid: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import grp
 import os
 import resource
 import select
@@ -37,6 +38,7 @@ from agentwatch.daemon.policy import Loaded, Reloading, Result, compiled
 from agentwatch.daemon.remembered import Remembered
 from agentwatch.daemon.signals import Signals
 from agentwatch.daemon.status import Policy, Status
+from agentwatch.daemon.succession import Succession
 from agentwatch.daemon.upkeep import Upkeep
 from agentwatch.daemon.verbs import Verbs
 from agentwatch.engine import Engine
@@ -45,13 +47,18 @@ from agentwatch.freezer import Freezer
 from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
+from agentwatch.policy.subjects import AgentBits
 from agentwatch.sinks import frames, metrics
 from agentwatch.sinks.host import read_boot_id, this_host
 from agentwatch.sinks.journal import Journal
+from agentwatch.sinks.journald import Journald
 from agentwatch.sinks.jsonl import Findings, JsonLines
+from agentwatch.sinks.textfile import TextFile
 from agentwatch.watch import Watch
 
 TIDY = 60.0  # s between two looks at what of the journal is to be kept
+ANCHOR = 600.0  # s between two times that journald is told where the chain stands
+FIRST_ANCHOR = 5.0  # s after the start
 REVOKE = 1.0  # s between two looks at who may not read events any more
 SWITCH = 0.001  # s that a reload's thread may keep the interpreter from the loop
 RULES_NAMED = 8  # of those that are gone
@@ -62,7 +69,7 @@ class Daemon:
     """Everything there is, each closed by `stack` in reverse. Raises AgentwatchError.
 
     begun: how far it is; its probes are whoever loaded them's to close. tell: where a line goes
-    for whoever looks at the daemon's own terminal.
+    for whoever looks at the daemon's own terminal. journald: where there is no such terminal.
     """
 
     def __init__(
@@ -71,12 +78,15 @@ class Daemon:
         begun: Begun,
         notifier: Notifier,
         tell: Callable[[str | AgentwatchError], None] = lambda text: None,
+        journald: Journald | None = None,
     ) -> None:
         config, probes = begun.config, begun.probes
         self.config, self._notifier, self._host = config, notifier, begun.host
         self._refusing = begun.host.cgroup  # connections, from the start
+        self._untried = not begun.tested
         self._stop = ""
-        self._tell = tell
+        self._tell, self._journald = (journald.tell if journald else tell), journald
+        self._group = grp.getgrnam(config.group).gr_gid if config.group else None
         self._refused: AgentwatchError | None = None
         _raise_limits()
         sys.setswitchinterval(SWITCH)
@@ -93,10 +103,17 @@ class Daemon:
             self._rules_gone,
         )
         self._upkeep.took(config)
-        room = probes.policy_room
-        loaded = compiled(begun.config, begun.admitted, begun.seconds, self._host, room)
+        loaded = compiled(
+            begun.config,
+            begun.admitted,
+            begun.seconds,
+            self._host,
+            probes.policy_room,
+            agents=AgentBits(probes.keeping.agents),
+            generation=probes.keeping.generation,
+        )
         mounts = Mounts.read()
-        self._journal = _journal(config, mounts)
+        self._journal = _journal(config, mounts, self._group)
         stack.callback(self._close_journal)
         self._denials, self._tally = Denials(), Tally()
         self._freezer = Freezer.open(config.cgroup)
@@ -117,6 +134,7 @@ class Daemon:
         stack.callback(self._watch.close)
         self._feed = Feed(self._journal, self._watch.sessions)
         self._findings: Findings | None = None
+        self._lines: JsonLines | None = None
         stack.callback(self._close_findings)
         now = time.time_ns()
         self._policy = Policy(loaded, now, now)
@@ -124,6 +142,7 @@ class Daemon:
         stack.callback(self._history.close)
         self._remembered = Remembered(config.socket, read_boot_id())
         self._forgetful = False
+        self._succession = Succession(self._watch, self._say)
         self._sought = 0  # of losses.execs, those after which agents were looked for
         self._audit = Audit(self._watch.say)
         self._verbs = Verbs(
@@ -136,11 +155,13 @@ class Daemon:
             Status(self._watch, self._server, self._policy, this_host()),
             self._ask_reload,
             self._upkeep.pause,
+            self._group,
         )
         self._apply(loaded, self._findings_of(config))
         self._serve_metrics(stack)
         self._revoked = self._fed = time.monotonic()
         self._tidied = -TIDY  # at once: a daemon may not live for long
+        self._anchored = time.monotonic() - ANCHOR + FIRST_ANCHOR
 
     # The loop.
 
@@ -152,7 +173,10 @@ class Daemon:
             self._watch.register(self._poller)
             self._begin()
             # Agents are watched from here on; whether the rules pass their own tests is known soon.
-            self._watch.aside.do(self._try_rules, self._tried)
+            if self._untried:
+                self._watch.aside.do(self._try_rules, self._tried)
+            else:
+                self._tried(None)
             while not self._stop:
                 self._turn(wake)
             self._notifier.stopping(self._stop)
@@ -189,6 +213,9 @@ class Daemon:
         if now - self._tidied >= TIDY:
             self._tidied = now
             self._watch.written(self._journal.tidy)
+        if self._journald is not None and now - self._anchored >= ANCHOR:
+            self._anchored = now
+            self._journald.anchor(self._journal.directory.name, self._journal.head)
         interval = self._notifier.watchdog_interval()
         if interval is not None and now - self._fed >= interval:
             self._fed = now
@@ -211,11 +238,13 @@ class Daemon:
         self._watch.look_at_hooks()
         if left := left_out(engine.compiled):
             self._watch.say(frames.Notice(subject="policy", text=left))
-        frozen = self._left_frozen()
-        self._watch.recognition.resume(self._remembered.read())
+        frozen, remembered = self._left_frozen(), self._remembered.read()
+        self._succession.begin(remembered)
+        self._watch.recognition.resume(remembered)
         self._watch.recognition.search()
         self._freeze_again(frozen)
         self._watch.step()
+        self._succession.end()
         gc.freeze()  # as _keep, which would walk it all: a start leaves little to be collected
         gc.enable()
 
@@ -235,12 +264,18 @@ class Daemon:
             self._tell(f"watching: {self._headline()}; `agentwatch status` tells more")
         else:
             self._refused, self._stop = refused, refused.message
+            self._succession.keep = False  # nothing of it was in force before us
 
     def _left_frozen(self) -> set[int]:
         """Processes that a daemon which is gone had frozen: stopped by signal now."""
         if self._freezer is None:
             return set()
         return {pid for left in self._freezer.recover(_stop) for pid in left.pids}
+
+    def _say(self, subject: str, text: str) -> None:
+        """In the journal and on the daemon's terminal."""
+        self._tell(text)
+        self._watch.say(frames.Notice(subject=subject, text=text))
 
     def _freeze_again(self, pids: set[int]) -> None:
         """What was frozen does not go on because somebody starts the daemon anew."""
@@ -265,14 +300,19 @@ class Daemon:
     def _end(self) -> None:
         """What is watched goes on unwatched, and the journal says so."""
         self._watch.catch_up(1.0)
+        kept = self._succession.leave(self.config.on_exit)
         for session in self._watch.sessions:
-            text = "the daemon stops: from here on it is not watched"
+            text = f"the daemon stops: from here on {kept or 'it is not watched'}"
             self._watch.say(frames.Notice(subject="release", text=text, session=session.key))
         self._remember()
         pids = ", ".join(str(one.key.pid) for one in self._watch.sessions)
-        left = f"; the sessions of {pids} go on unwatched" if pids else ""
-        self._tell(f"stopped: {self._stop}{left}")
+        left = f"; the sessions of {pids} go on unwatched" if pids and not kept else ""
+        going = f"; {kept}: `agentwatch release` ends that" if kept else left
+        self._tell(f"stopped: {self._stop}{going}")
         self._watch.say(frames.Stop(reason=self._stop))
+        if self._journald is not None:
+            self._watch.written(self._journal.flush)
+            self._journald.anchor(self._journal.directory.name, self._journal.head)
 
     def _headline(self) -> str:
         counts = (len(self._watch.engine.ruleset.rules), len(self._watch.sessions))
@@ -475,7 +515,7 @@ class Daemon:
         """Where findings go by a configuration: the file that is open, or another one."""
         if self._findings is not None and config.jsonl == self._findings.path:
             return self._findings
-        return Findings(config.jsonl, this_host()) if config.jsonl else None
+        return Findings(config.jsonl, this_host(), self._group) if config.jsonl else None
 
     def _apply(self, loaded: Loaded, findings: Findings | None) -> None:
         """What of the configuration is not the engine's."""
@@ -490,8 +530,9 @@ class Daemon:
         if findings is not self._findings:
             self._close_findings()
             self._findings = findings
-        jsonl = [JsonLines(findings, watch.say)] if findings else []
-        watch.sinks = (self._denials, self._tally, self._feed, *jsonl)
+            self._lines = JsonLines(findings, watch.say) if findings else None
+        told = [sink for sink in (self._lines, self._journald) if sink is not None]
+        watch.sinks = (self._denials, self._tally, self._feed, *told)
 
     def _serve_metrics(self, stack: ExitStack) -> None:
         if self.config.metrics is None:
@@ -502,13 +543,20 @@ class Daemon:
             self._tally,
             self._desk,
         )
-        server = metrics.serve(self.config.metrics.host, self.config.metrics.port, take)
-        stack.callback(server.close)
+        where = self.config.metrics
+        if isinstance(where, Path):
+            stack.callback(TextFile(where, lambda: metrics.page(take())).close)
+        else:
+            stack.callback(metrics.serve(where.host, where.port, take).close)
 
     def _desk(self) -> Desk:
         server = self._server
         accepted = not self._policy.error
-        return Desk(len(server), server.subscribers, self._feed.dropped, accepted)
+        lost = {
+            "jsonl": self._lines.missing if self._lines else 0,
+            "journald": self._journald.dropped if self._journald else 0,
+        }
+        return Desk(len(server), server.subscribers, self._feed.dropped, accepted, lost)
 
     # Ends.
 
@@ -545,13 +593,14 @@ def _identities(loaded: Loaded) -> object:
     return loaded.engine.ruleset.agents, loaded.config.agents
 
 
-def _journal(config: Config, mounts: Mounts) -> Journal:
+def _journal(config: Config, mounts: Mounts, group: int | None) -> Journal:
     keep = config.journal
     return Journal.open(
         Path(keep.dir),
         name="daemon",
         boot_id=read_boot_id(),
         mounts=mounts,
+        group=group,
         segment_bytes=keep.segment_bytes,
         fsync=keep.fsync,
         keep_bytes=keep.keep_bytes,

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentwatch.command import itself
 from agentwatch.control.connection import Poller
 from agentwatch.control.server import Stream
 from agentwatch.errors import AgentwatchError
@@ -52,19 +52,21 @@ class History:
                 message = f"uid {uid} is reading the journal through the daemon already"
             raise AgentwatchError(message, "try again in a moment")
 
-    def begin(self, stream: Stream, uid: int, since: int, session: ProcessKey | None) -> None:
-        """Begins to send a person's part of the journal from `since` (ns since the epoch) on.
+    def begin(
+        self, stream: Stream, uid: int, since: int, session: ProcessKey | None, eyes: int
+    ) -> None:
+        """Begins to send uid's part of the journal from `since` (ns since the epoch) on.
 
-        session: only of this one.
+        session: only of this one. eyes: the uid whose part it is; 0 is all of it.
         """
         only = ["--session", str(session.pid), str(session.start)] if session else []
         process = subprocess.Popen(
             [
                 "nice",
-                *_python(),
+                *itself(),
                 "excerpt",
                 f"--journal={self._directory}",
-                f"--uid={uid}",
+                f"--uid={eyes}",
                 f"--since={since}",
                 *only,
             ],
@@ -131,8 +133,3 @@ class History:
         reading.process.wait()
         assert reading.process.stdout is not None
         reading.process.stdout.close()
-
-
-def _python() -> Sequence[str]:
-    # -I: nothing from a working directory or from anybody's home is imported.
-    return [sys.executable, "-I", "-m", "agentwatch"]

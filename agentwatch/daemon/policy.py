@@ -16,6 +16,7 @@ from agentwatch.config import Config
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError, ConfigErrors, Diagnostic
 from agentwatch.policy.levels import Host
+from agentwatch.policy.subjects import AgentBits
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +56,23 @@ def compiled(
     host: Host,
     room: int,
     before: Engine | None = None,
+    *,
+    agents: AgentBits | None = None,
+    generation: int = 0,
 ) -> Loaded:
-    """The policy of these rules. seconds: it took to read them. room: bytes the kernel has."""
+    """The policy of these rules. seconds: it took to read them. room: bytes the kernel has.
+
+    agents, generation: of the policy before, where that was another daemon's.
+    """
     began = time.monotonic()
     engine = Engine(
         admitted.ruleset,
         mode=config.mode,
-        generation=following(before.generation) if before else 1,
+        generation=following(before.generation if before else generation),
         without_hook=config.without_hook,
         memory=before.memory if before else None,
     )
-    compile_for(engine, host, before, room=room)
+    compile_for(engine, host, before, agents=agents, room=room)
     return Loaded(config, engine, admitted, seconds + time.monotonic() - began)
 
 

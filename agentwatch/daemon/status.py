@@ -70,6 +70,11 @@ class Status:
             "losses": {**dict.fromkeys(STAGES, 0), **watch.losses.counts},
             "journal": self._journal(),
             "agents": self._agents(visible),
+            "pins": {
+                "directory": watch.probes.keeping.place,
+                "kept": watch.probes.keeping.kept,
+                "on_exit": config.on_exit,
+            },
             "subscribers": self._server.subscribers,
             "connections": len(self._server),
             "frozen": [one.key.pid for one in visible if one.held],
@@ -139,6 +144,8 @@ class Status:
         if policy.restart:
             keys = ", ".join(policy.restart)
             found.append(f"changed in the configuration, and wants a restart: {keys}")
+        if watch.probes.keeping.problem:
+            found.append(f"nothing is in force without the daemon: {watch.probes.keeping.problem}")
         if watch.journal_error:
             found.append(watch.journal_error)
         elif times := watch.journal.failures:

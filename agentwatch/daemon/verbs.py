@@ -32,7 +32,7 @@ Answer = wire.Reply | None
 
 class Verbs:
     """Answers requests. reload: begins one, answers later. paused: tells once the kernel knows,
-    or why it does not.
+    or why it does not. readers: a group whose members are shown what root is shown.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class Verbs:
         status: Status,
         reload: Callable[[Connection], None],
         paused: Callable[[Callable[[AgentwatchError | None], None]], None],
+        readers: int | None = None,
     ) -> None:
         self._watch, self._feed, self._denials, self._host = watch, feed, denials, host
-        self._audit, self._history = audit, history
+        self._audit, self._history, self._readers = audit, history, readers
         self._status, self._reload, self._paused = status, reload, paused
         self._verbs: dict[str, Callable[[Peer, wire.Request, Connection], Answer]] = {
             "status": self._say_status,
@@ -87,9 +88,14 @@ class Verbs:
 
     # Sessions.
 
+    def _sees_as(self, peer: Peer) -> int:
+        """The uid whose eyes the peer sees with: 0 sees everything."""
+        return 0 if self._readers in peer.groups else peer.uid
+
     def _visible(self, peer: Peer) -> list[Session]:
         """Those whose business it is to the peer."""
-        return [one for one in self._watch.sessions if peer.uid in (0, one.told.uid)]
+        uid = self._sees_as(peer)
+        return [one for one in self._watch.sessions if uid in (0, one.told.uid)]
 
     def _named(self, which: str) -> list[Session]:
         """By pid, session id, or agent. Raises UsageError for nothing of that name."""
@@ -341,7 +347,7 @@ class Verbs:
         return session
 
     def _may_see(self, peer: Peer, session: ProcessKey) -> bool:
-        return peer.uid in (0, self._denials.uid(session))
+        return self._sees_as(peer) in (0, self._denials.uid(session))
 
     def _denial(self, verdict: frames.Verdict) -> dict[str, Any]:
         names = ("rule", "title", "severity", "action", "outcome", "level", "by", "kind", "what")
@@ -355,10 +361,11 @@ class Verbs:
         if request.args.get("follow", True) is False:
             self._history.check(peer.uid)
             since = request.optional("since", int) or 0
-            self._history.begin(connection.stream(), peer.uid, since, session)
+            eyes = self._sees_as(peer)
+            self._history.begin(connection.stream(), peer.uid, since, session, eyes)
             return None
         if session is not None and session not in [one.key for one in self._visible(peer)]:
             remedy = "agentwatch agents list has the sessions there are"
             raise UsageError(f"no session of yours is called {asked}", remedy)
-        self._feed.subscribe(connection.stream(), View(peer.uid, session))
+        self._feed.subscribe(connection.stream(), View(self._sees_as(peer), session))
         return None

@@ -22,6 +22,7 @@ from agentwatch import abi
 from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.bcc_compiler import COMPILING, GOING_ON, HOOKS, MAPS, PROGRAMS
+from agentwatch.kernel.keeping import Keeping
 from agentwatch.kernel.libbpf import Map, PerCpuMap, attach_raw, info_of
 from agentwatch.kernel.policies import Policies
 from agentwatch.kernel.preflight import bcc_lacks
@@ -192,6 +193,8 @@ class BccProbes(Probes):
         self._held: set[ProcessKey] = set()
         self._lock = threading.Lock()
         self._policies = _NoPolicies()
+        self.keeping = Keeping(None, None, {}, bool, self._get, self._set)
+        self.keeping.problem = "what bcc has loaded ends with who loaded it"
         self._offered = self.hooks = frozenset()
         self.missing = {}
         self.lifecycle = Ring(found["lifecycle"], sizes.lifecycle)

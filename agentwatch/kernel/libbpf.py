@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
     "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_map__name": (c_char_p, [c_void_p]),
+    "bpf_map__type": (c_int, [c_void_p]),
+    "bpf_map__key_size": (c_uint32, [c_void_p]),
+    "bpf_map__map_flags": (c_uint32, [c_void_p]),
+    "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
+    "bpf_obj_pin": (c_int, [c_int, c_char_p]),
+    "bpf_obj_get": (c_int, [c_char_p]),
     "bpf_map__fd": (c_int, [c_void_p]),
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__value_size": (c_uint32, [c_void_p]),
@@ -39,6 +48,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__attach": (c_void_p, [c_void_p]),
     "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
     "bpf_link__fd": (c_int, [c_void_p]),
+    "bpf_link__open": (c_void_p, [c_char_p]),
     "bpf_link__destroy": (c_int, [c_void_p]),
     "bpf_link__disconnect": (None, [c_void_p]),
     "bpf_iter_create": (c_int, [c_int]),
@@ -53,7 +63,22 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
+BTF = Path("/sys/kernel/btf/vmlinux")
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+
+
+class OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts of bpf/libbpf.h, as far as btf_custom_path."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("unused", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
+    )
 
 
 class ProgramInfo(ctypes.Structure):
@@ -96,6 +121,30 @@ class ProgramInfo(ctypes.Structure):
         ("run_cnt", c_uint64),
         ("recursion_misses", c_uint64),
     )
+
+
+class _MapInfo(ctypes.Structure):
+    """struct bpf_map_info of linux/bpf.h, as far as map_flags."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What two maps have in common of which one can stand for the other. type: BPF_MAP_TYPE_*."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
 
 
 class _CgroupLink(ctypes.Structure):
@@ -195,6 +244,28 @@ def _error(what: str) -> OSError:
     return OSError(code, f"{what}: {os.strerror(code)}")
 
 
+def shape(fd: int) -> Shape:
+    """Of a map that there is. Raises OSError for what is none."""
+    info, size = _MapInfo(), c_uint32(ctypes.sizeof(_MapInfo))
+    if calls().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+        raise _error("map info")
+    return Shape(info.type, info.key_size, info.value_size, info.max_entries, info.map_flags)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Keeps a map, a program or a link, whoever has it open. Raises OSError."""
+    if calls().bpf_obj_pin(fd, os.fsencode(path)):
+        raise _error(f"{path}: pin")
+
+
+def pinned(path: Path) -> int:
+    """The descriptor of what is pinned there. Raises OSError."""
+    fd = int(calls().bpf_obj_get(os.fsencode(path)))
+    if fd < 0:
+        raise _error(str(path))
+    return fd
+
+
 class Map:
     """A map of a loaded object, by bytes. Missing keys are None, other failures OSError."""
 
@@ -279,7 +350,11 @@ class Object:
         self._open()
 
     def _open(self) -> None:
-        self._object = calls().bpf_object__open_file(os.fsencode(self._path), None)
+        # A type that this kernel does not have would be looked for in its modules as well, by calls
+        # that take CAP_SYS_ADMIN; none of ours is a module's, so libbpf is told where to look.
+        options = OpenOptions(ctypes.sizeof(OpenOptions), btf_custom_path=os.fsencode(BTF))
+        path = os.fsencode(self._path)
+        self._object = calls().bpf_object__open_file(path, ctypes.byref(options))
         if not self._object:
             raise self._refused(f"{self._path.name} cannot be opened")
         self.programs = {
@@ -350,6 +425,35 @@ class Object:
         def adjustment() -> None:
             for name, program in self.programs.items():
                 calls().bpf_program__set_autoload(program, name in names)
+
+        self._adjust(adjustment)
+
+    def shapes(self) -> dict[str, Shape]:
+        """Every map by the name it has in the object, as it is made unless another is reused."""
+        lib, found = calls(), {}
+        for name in self._map_names():
+            one = self._map(name)
+            found[name] = Shape(
+                lib.bpf_map__type(one),
+                lib.bpf_map__key_size(one),
+                lib.bpf_map__value_size(one),
+                lib.bpf_map__max_entries(one),
+                lib.bpf_map__map_flags(one),
+            )
+        return found
+
+    def _map_names(self) -> Iterator[str]:
+        at = calls().bpf_object__next_map(self._object, None)
+        while at:
+            yield calls().bpf_map__name(at).decode()
+            at = calls().bpf_object__next_map(self._object, at)
+
+    def reuse(self, name: str, fd: int) -> None:
+        """Takes a map that there is, of the same shape, in place of one of its own."""
+
+        def adjustment() -> None:
+            if calls().bpf_map__reuse_fd(self._map(name), fd):
+                raise _error(f"map {name}: reuse")
 
         self._adjust(adjustment)
 
@@ -443,12 +547,38 @@ class Object:
 
     def attach_again(self, name: str) -> None:
         """After its link was lost. Raises ProgramRefused."""
+        self._give_up(name)
+        self.attach(name)
+
+    def take_up(self, name: str, path: Path) -> bool:
+        """Goes on with the link that is pinned there, after its descriptor was lost.
+
+        False where that is none of this program's.
+        """
+        link = calls().bpf_link__open(os.fsencode(path))
+        if not link:
+            return False
+        self._give_up(name)
+        self._links[name] = link
+        if self.is_attached(name):
+            return True
+        self.detach(name)
+        return False
+
+    def _give_up(self, name: str) -> None:
+        """What has the number of a lost link now may be somebody else's: it is not closed."""
         link = self._links.pop(name, None)
         if link:
-            # What has the link's number now may be somebody else's: it is not closed.
             calls().bpf_link__disconnect(link)
             calls().bpf_link__destroy(link)
-        self.attach(name)
+
+    def program(self, name: str) -> int:
+        """The descriptor of a loaded program."""
+        return int(calls().bpf_program__fd(self.programs[name]))
+
+    def link(self, name: str) -> int:
+        """The descriptor of an attached program's link."""
+        return int(calls().bpf_link__fd(self._links[name]))
 
     def detach(self, name: str) -> None:
         """A second time does nothing."""
@@ -490,7 +620,7 @@ class Object:
 
     def info(self, name: str) -> ProgramInfo:
         """Statistics of a loaded program. run_cnt grows only while kernel.bpf_stats_enabled."""
-        return info_of(name, calls().bpf_program__fd(self.programs[name]))
+        return info_of(name, self.program(name))
 
     def close(self) -> None:
         """Detaches and unloads everything; a second call does nothing."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from agentwatch.errors import KernelError
 from agentwatch.kernel import preflight
+from agentwatch.kernel.pins import Pins
 from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.probes import Loading, Probes
 from agentwatch.policy.levels import Host
@@ -18,14 +19,20 @@ if TYPE_CHECKING:  # imported where it is used
 LOADERS = ("core", "bcc")
 
 
-def begin(asked: str = "") -> Loading | BccLoading:
+def begin(asked: str = "", pins: Pins | None = None) -> Loading | BccLoading:
     """Begins to load the probes. asked: one of LOADERS, "" for the one that fits this kernel.
 
+    pins: what is to be gone on with, by the core loader alone.
     Raises PermissionDenied without root, KernelError for what the loader lacks.
     """
     lacks = preflight.core_lacks() if not asked else ()
     if asked == "core" or not (asked or lacks):
-        return Loading()
+        return Loading(pins=pins)
+    if pins is not None and not pins.empty:
+        raise KernelError(
+            "what is in force is the core loader's, which bcc's probes cannot go on with",
+            "agentwatch release: nothing is watched from there until the daemon starts",
+        )
     from agentwatch.kernel.bcc_probes import BccLoading
 
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from agentwatch import abi
 from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.events import ProcessKey
+from agentwatch.kernel.keeping import Keeping
 from agentwatch.kernel.libbpf import ArrayMap, Object
 from agentwatch.known import File
 from agentwatch.mounts import MOUNTINFO as FIRST_MOUNTINFO
@@ -41,8 +42,11 @@ class Policies:
     no_room: what was not taken, how often: mark | project | mount | file.
     """
 
-    def __init__(self, bpf: Object, room: int, set_word: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, bpf: Object, room: int, set_word: Callable[[str, int], None], keeping: Keeping
+    ) -> None:
         self._object, self.room, self._set_word = bpf, room, set_word
+        self._keeping = keeping
         self._slots = bpf.map("policies")
         self._marks = bpf.map("marks")
         self._projects = bpf.map("projects")
@@ -53,6 +57,20 @@ class Policies:
         self._published: bytes | None = None
         self._loaded: dict[int, ArrayMap] = {}  # by slot
         self.no_room: Counter[str] = Counter(mark=0, project=0, mount=0, file=0)
+        if keeping.inherited:
+            self._inherit(keeping.in_force)
+
+    def _inherit(self, in_force: int) -> None:
+        """Goes on with the policy in force; what was to follow it when its daemon died does not."""
+        self._set_word("next", abi.POLICY_NONE)
+        for slot in range(abi.POLICY_SLOTS):
+            if slot == in_force:
+                fd = self._keeping.policy_of(slot)
+                self._loaded[slot] = ArrayMap("policy", fd, self.room, 1)
+                self._in_force = slot
+            else:
+                self._slots.delete(_word(slot))
+                self._keeping.drop(slot)
 
     @staticmethod
     def prepare(bpf: Object, room: int) -> None:
@@ -74,12 +92,15 @@ class Policies:
             loaded = self._object.array("policy", self.room)
             self._loaded[slot] = loaded
             loaded.update(_KEY, image.ljust(self.room, b"\0"))
+            self._keeping.hold(slot, loaded.fd)
             self._slots.update(_word(slot), _word(loaded.fd))
         except OSError as error:
             raise KernelError(
                 f"the kernel has no room for the policy: {error}", "use fewer rules"
             ) from None
         self._next, self._published = slot, image
+        at = 4 * abi.POLICY_GENERATION
+        self._set_word("published", int.from_bytes(image[at : at + 4], "little"))
         self._set_word("next", slot)
         # Waits for each exec that has read the word before: it leaves none.
         self._slots.update(_word(slot), _word(loaded.fd))
@@ -119,6 +140,7 @@ class Policies:
         """Once nobody walks it any more: a change of a slot waits for all who run, then it goes."""
         self._slots.update(_word(slot), _word(self._loaded[slot].fd))
         self._slots.delete(_word(slot))
+        self._keeping.drop(slot)
         self._close(slot)
 
     def _close(self, slot: int) -> None:
@@ -195,6 +217,11 @@ class Policies:
         )
         raise KernelError(f"the kernel has no room for the project: {why}", "use a shorter path")
 
+    def project(self, session: ProcessKey) -> str:
+        """As the kernel has it; "" for none."""
+        value = self._projects.lookup(abi.session_key(session))
+        return os.fsdecode(abi.path_of_project(value)) if value else ""
+
     def set_mounts(self, table: Mounts) -> None:
         """Where file systems are mounted; replaces what was known before.
 
@@ -249,8 +276,14 @@ class Policies:
 
         False where that cannot be: there is no cgroup2, or another program there refuses it.
         """
-        directory = cgroup or cgroup_root()
         self._detach_connect()
+        there = self._attach_connect(cgroup or cgroup_root())
+        if not there:
+            self._detach_connect()
+        self._set_word("refusing", int(there))
+        return there
+
+    def _attach_connect(self, directory: Path | None) -> bool:
         if directory is None:
             return False
         try:
@@ -260,17 +293,16 @@ class Policies:
         try:
             for name in CONNECT_HOOKS:
                 self._object.attach_cgroup(name, opened)
-        except ProgramRefused:
-            self._detach_connect()
+                self._keeping.link(name)
+        except (ProgramRefused, OSError):
             return False
         finally:
             os.close(opened)
-        self._set_word("refusing", 1)
         return True
 
     def _detach_connect(self) -> None:
-        self._set_word("refusing", 0)
         for name in CONNECT_HOOKS:
+            self._keeping.unlink(name)
             self._object.detach(name)
 
     def refused_below(self, cgroup: Path | None) -> bool:

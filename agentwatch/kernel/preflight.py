@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from agentwatch.kernel import libbpf
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 LSM = Path("/sys/kernel/security/lsm")
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
 TRACEFS = Path("/sys/kernel/tracing/events")
 BPFFS = Path("/sys/fs/bpf")
 MODULES = Path("/lib/modules")
@@ -170,6 +172,19 @@ def _lsm() -> Check:
     )
 
 
+def _lockdown() -> Check:
+    """What kernels without it, and a root that cannot see it, have is "none"."""
+    level = "none"
+    with suppress(OSError, IndexError):
+        level = LOCKDOWN.read_text().split("[")[1].split("]")[0]
+    if level != "confidentiality":
+        return Check("lockdown", True, level, needed=True)
+    says = "confidentiality: the kernel lets nobody read its memory, and no probe can be loaded"
+    return Check(
+        "lockdown", False, says, "boot with lockdown=integrity, or without lockdown=", True
+    )
+
+
 def _cgroup() -> Check:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split(" ")
@@ -180,7 +195,7 @@ def _cgroup() -> Check:
     )
 
 
-def _directory(name: str, path: Path, kind: str, mount: str) -> Check:
+def _directory(name: str, path: Path, kind: str, mount: str, without: str) -> Check:
     mounted = any(
         fields[fields.index("-") + 1] == kind
         for fields in (
@@ -189,15 +204,17 @@ def _directory(name: str, path: Path, kind: str, mount: str) -> Check:
     )
     if mounted:
         return Check(name, True, str(path))
-    return Check(name, False, "not mounted; nothing here needs it yet", f"mount -t {kind} {mount}")
+    return Check(name, False, f"not mounted: {without}", f"mount -t {kind} {mount} (as root)")
 
 
 def _tracefs() -> Check:
-    return _directory("tracefs", TRACEFS.parent, "tracefs", "tracefs /sys/kernel/tracing")
+    where, without = TRACEFS.parent, "nothing here needs it yet"
+    return _directory("tracefs", where, "tracefs", f"tracefs {where}", without)
 
 
 def _bpffs() -> Check:
-    return _directory("bpffs", BPFFS, "bpf", "bpf /sys/fs/bpf")
+    without = "what a daemon enforces ends with it, however it ends"
+    return _directory("bpffs", BPFFS, "bpf", f"bpf {BPFFS}", without)
 
 
 _CHECKS: tuple[Callable[[], Check], ...] = (
@@ -208,6 +225,7 @@ _CHECKS: tuple[Callable[[], Check], ...] = (
     _pid_namespace,
     _library,
     _lsm,
+    _lockdown,
     _cgroup,
     _tracefs,
     _bpffs,

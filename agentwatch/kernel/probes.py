@@ -15,7 +15,9 @@ from agentwatch import abi
 from agentwatch.errors import KernelError, PermissionDenied, ProgramRefused
 from agentwatch.events import ProcessKey
 from agentwatch.kernel import lsm
+from agentwatch.kernel.keeping import Keeping
 from agentwatch.kernel.libbpf import Object
+from agentwatch.kernel.pins import Pins
 from agentwatch.kernel.policies import CONNECT_HOOKS, Policies
 from agentwatch.kernel.ringbuf import Ring
 from agentwatch.known import File
@@ -35,6 +37,10 @@ ITERATORS = ("census", "adopt", "reconcile", "refresh")  # run on request, over 
 PREPARATIONS = ("find_symbols", "find_homes")  # run once
 HELD = frozenset({abi.SESSION_FROZEN, abi.SESSION_ENDING})
 _KEY = bytes(4)  # of the only entry of an array
+
+
+def _is_lasting(program: str) -> bool:
+    return program not in ITERATORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ def need_root() -> None:
         )
 
 
-def _opened(sizes: Sizes, hooks: frozenset[str]) -> Object:
+def _opened(sizes: Sizes, hooks: frozenset[str], pins: Pins | None) -> Object:
     """Ready to be loaded. hooks: the programs of lsm.HOOKS that are."""
     if not OBJECT.exists():
         raise KernelError(f"{OBJECT.name} is missing: it was not built", "make")
@@ -73,11 +79,19 @@ def _opened(sizes: Sizes, hooks: frozenset[str]) -> Object:
         for name in ("activity", "lifecycle", "mirror"):
             bpf.resize(name, getattr(sizes, name))
         Policies.prepare(bpf, sizes.policy)
+        if pins is not None:
+            pins.fit(bpf, _layout(sizes))
+            bpf.set_constants(".rodata.instance", pins.instance.to_bytes(4, "little"))
         bpf.only(frozenset(bpf.programs) - (frozenset(lsm.HOOKS) - hooks))
     except BaseException:
         bpf.close()
         raise
     return bpf
+
+
+def _layout(sizes: Sizes) -> dict[str, object]:
+    """What policies in pinned maps must be laid out as."""
+    return {"image": abi.POLICY_ABI, "room": sizes.policy}
 
 
 class Loading:
@@ -86,18 +100,18 @@ class Loading:
     Only the load is in the thread: a thread waits for the interpreter's lock after each call, and
     may have it only every few ms where somebody else is busy.
     hooks: programs of the preventing tier, of which one that the verifier refuses is left out.
-    refused: those, and what was said.
+    refused: those, and what was said. pins: what is there to go on with, closed with this.
     Raises PermissionDenied without root, ProgramRefused where it cannot be opened.
     """
 
     loader = "core"
 
-    def __init__(self, sizes: Sizes | None = None) -> None:
-        self.sizes = sizes or Sizes()
+    def __init__(self, sizes: Sizes | None = None, pins: Pins | None = None) -> None:
+        self.sizes, self.pins = sizes or Sizes(), pins
         need_root()
         self.hooks = lsm.programs()
         self.refused: dict[str, str] = {}
-        self._object = _opened(self.sizes, self.hooks)
+        self._object = _opened(self.sizes, self.hooks, pins)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._load, name="load")
         self._thread.start()
@@ -105,7 +119,7 @@ class Loading:
     def _load(self) -> None:
         try:
             while not self._is_loaded():
-                self._object = _opened(self.sizes, self.hooks)
+                self._object = _opened(self.sizes, self.hooks, self.pins)
         except Exception as error:  # raised to whoever wants what was loaded
             self._error = error
 
@@ -171,6 +185,8 @@ class Probes:
         found = self._get("abi")
         if found != abi.ABI:
             raise KernelError(f"the probes speak ABI {found}, this agentwatch {abi.ABI}", "make")
+        layout = _layout(sizes)
+        self.keeping = Keeping(bpf, loading.pins, layout, _is_lasting, self._get, self._set)
         self._set("identify", int(identify))
         self._set("looking", int(identify))
         self._mirror = bpf.map("mirror")
@@ -184,7 +200,10 @@ class Probes:
         self._counters = bpf.per_cpu_map("counters")
         self.lifecycle = Ring(bpf.map("lifecycle").fd, sizes.lifecycle)
         self.activity = Ring(bpf.map("activity").fd, sizes.activity)
-        self._policies = Policies(bpf, sizes.policy, self._set)
+        self._policies = Policies(bpf, sizes.policy, self._set, self.keeping)
+        if self.keeping.inherited:
+            self.keeping.waiting = self.lifecycle.waiting + self.activity.waiting
+            self._held |= {key for key, one in self.sessions().items() if one.state in HELD}
         self.set_mounts(Mounts.read())
         for name in PREPARATIONS:
             bpf.run(name)
@@ -200,6 +219,18 @@ class Probes:
         for hook, log in loading.refused.items():
             self.missing[hook] = f"this kernel's verifier refuses it: {lsm.reason(log)}"
         self.hooks = frozenset(name for name in loading.hooks if self._prevents(name))
+
+    def images(self) -> dict[int, int]:
+        """By pid: ns of the exec that made what a tagged process runs, or of its own fork."""
+        found = {}
+        for key in list(self._mirror.keys(4)):
+            if value := self._mirror.lookup(key):
+                found[int.from_bytes(key, "little")] = abi.image_of_tag(value)
+        return found
+
+    def project(self, session: ProcessKey) -> str:
+        """As the kernel has it; "" for none."""
+        return self._policies.project(session)
 
     def _prevents(self, hook: str) -> bool:
         """Attaches a program of the preventing tier; without it, rules are worth less."""
@@ -218,8 +249,12 @@ class Probes:
         again = set()
         lost = {*HOOKS, *self.hooks} - self._object.attached - self.missing.keys()
         for name in sorted(lost):
+            if self.keeping.regain(name):  # it was never detached
+                continue
             try:
+                self.keeping.unlink(name)
                 self._object.attach_again(name)
+                self.keeping.link(name)
                 again.add(name)
             except (KernelError, OSError) as error:
                 self.hooks -= {name}
@@ -532,5 +567,6 @@ class Probes:
             with suppress(BufferError):  # records still held by a reader: freed with them
                 ring.close()
         self._policies.close()
+        self.keeping.close()
         self._control.close()
         self._object.close()

@@ -61,6 +61,19 @@ class Ring:
         """Bytes written and not released."""
         return int(self._producer[0] - self._consumer[0])
 
+    @property
+    def waiting(self) -> int:
+        """Records committed and not released."""
+        found, position, end = 0, self._consumer[0], self._producer[0]
+        words, mask = self._words, self._mask
+        while position < end:
+            header = words[(position & mask) >> 2]
+            if header & _BUSY:
+                break
+            found += not header & _DISCARD
+            position += ((header & _LENGTH) + 15) & ~7
+        return found
+
     def close(self) -> None:
         for view in (self._words, self._data, self._producer, self._consumer):
             view.release()

@@ -234,6 +234,13 @@ FAMILIES = (
         (),
         "Frames that slow subscribers were not sent; each was told how many.",
     ),
+    Family(
+        "findings_lost",
+        "counter",
+        ("to",),
+        "Findings that were not handed on; to: jsonl (the file for shippers) or journald.",
+        '`{to="jsonl"}` increases: the file cannot be written; the journal has what shippers miss',
+    ),
     # agentwatch itself.
     Family(
         "loop_turn_seconds",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,11 @@ class Findings:
     nothing is found out: the file is opened anew when its name means another one.
     """
 
-    def __init__(self, path: Path, host: Host | None = None) -> None:
-        """Raises PermissionDenied or JournalError when the file cannot be opened."""
-        self.path = path
+    def __init__(self, path: Path, host: Host | None = None, group: int | None = None) -> None:
+        """group: whose members may read it. Raises PermissionDenied or JournalError when the file
+        cannot be opened.
+        """
+        self.path, self._group = path, group
         self._host = host or this_host()
         self._fd = self._open()
 
@@ -62,6 +65,9 @@ class Findings:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise JournalError(f"{self.path} is no file", "name a file with --jsonl FILE")
+        if self._group is not None:
+            with suppress(OSError):  # it is written all the same, and root reads it
+                os.fchown(fd, -1, self._group)
         return fd
 
     def _moved(self) -> bool:

@@ -100,6 +100,7 @@ class Snapshot:
     control_connections: int | None = None
     control_subscribers: int | None = None
     control_dropped_frames: int | None = None
+    findings_lost: Numbers = field(default_factory=_none)
     loop_turn_seconds: Durations | None = None
     process_cpu_seconds: float = 0.0
     process_resident_memory_bytes: int = 0

@@ -35,6 +35,7 @@ ORDER = 8192
 class Reader:
     """Iterates the entries of a directory of chains, or of one chain; `problems` fills meanwhile.
 
+    spans: chain -> sequences of the first and the last frame of it that were read so far.
     Records of sessions that were never confirmed as an agent's are left out, unless provisional.
     """
 
@@ -43,13 +44,14 @@ class Reader:
         self._chains = segments.chains(directory)
         self._provisional = provisional
         self.problems: list[Problem] = []
+        self.spans: dict[str, tuple[int, int]] = {}
 
     def __iter__(self) -> Iterator[Entry]:
         single = (self._chain(one) for one in self._chains)
         return heapq.merge(*single, key=lambda entry: entry.wall)
 
     def _chain(self, one: Chain) -> Iterator[Entry]:
-        reading = _Reading(one, self.problems, self._provisional)
+        reading = _Reading(one, self.problems, self._provisional, self.spans)
         return _with_images(_in_order(reading.entries()))
 
 
@@ -71,8 +73,14 @@ class _Ahead:
 class _Reading:
     """One chain: what is known of it while it is read."""
 
-    def __init__(self, one: Chain, problems: list[Problem], provisional: bool) -> None:
-        self._one = one
+    def __init__(
+        self,
+        one: Chain,
+        problems: list[Problem],
+        provisional: bool,
+        spans: dict[str, tuple[int, int]],
+    ) -> None:
+        self._one, self._spans = one, spans
         self._problems = problems
         self._provisional = provisional
         self._ahead: deque[_Ahead] = deque()
@@ -90,6 +98,8 @@ class _Reading:
             if isinstance(item, Problem):
                 self._problems.append(item)
                 continue
+            first, _ = self._spans.get(self._one.name, (item.raw.sequence, 0))
+            self._spans[self._one.name] = first, item.raw.sequence
             ahead = self._enter(item)
             if ahead is None:
                 continue

@@ -59,7 +59,7 @@ def _open(directory: int) -> int:
             return os.open(NAME, _OPEN, dir_fd=directory)
         os.unlink(NAME, dir_fd=directory)
     fd = os.open(NAME, _OPEN | os.O_CREAT | os.O_EXCL, segments.FILE_MODE, dir_fd=directory)
-    os.fchmod(fd, segments.FILE_MODE)
+    segments.share(fd, directory)
     return fd
 
 

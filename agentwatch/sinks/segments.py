@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def make_directory(directory: Path, name: str, group: int | None = None) -> tupl
             inner = _enter(name, outer, directory / name)
             if group is not None:
                 os.fchown(inner, -1, group)
-                os.fchmod(inner, DIRECTORY_MODE | stat.S_ISGID)
+                os.fchmod(inner, DIRECTORY_MODE)
         finally:
             os.close(outer)
     except OSError as error:
@@ -210,8 +211,20 @@ def distrust(one: Chain) -> str:
 def create(directory: int, number: int) -> int:
     """A new, empty segment, append-only for this descriptor. Raises OSError."""
     fd = os.open(segment_name(number), _CREATE, FILE_MODE, dir_fd=directory)
-    os.fchmod(fd, FILE_MODE)
+    share(fd, directory)
     return fd
+
+
+def share(fd: int, directory: int) -> None:
+    """A new file gets the mode, and the group, that files of this chain have. Raises OSError.
+
+    The directory has no setgid bit that would do so: hardened services may not set one.
+    """
+    group = os.fstat(directory).st_gid
+    if os.fstat(fd).st_gid != group:
+        with suppress(PermissionError):  # somebody made the directory another group's
+            os.fchown(fd, -1, group)
+    os.fchmod(fd, FILE_MODE)
 
 
 def hold(directory: int) -> bool:
@@ -245,6 +258,9 @@ def write_failed(path: Path, error: OSError) -> JournalError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space; what waits is written as soon as there is room"
         return JournalError(f"no room for the journal in {path}: {error.strerror}", remedy)
+    if error.errno == errno.EROFS:
+        remedy = "mount it read-write; a service's own view is widened by ReadWritePaths="
+        return JournalError(f"{path} cannot be written: {error.strerror}", remedy)
     return JournalError(
         f"the journal in {path} cannot be written: {error.strerror}",
         "name another: `journal.dir` in the configuration, --journal of run",

@@ -93,7 +93,8 @@ def test_a_hook_that_is_lost_is_attached_again_or_missed_aloud(place: Place) -> 
     port = free_port()
     place.write(metrics=f"127.0.0.1:{port}")
     wrapper = Path(__file__).with_name("losing.py")
-    daemon = place.start(sys.executable, str(wrapper), env={"LOSES": str(place["loses"])})
+    env = {"LOSES": str(place["loses"]), "AGENTWATCH_PINS": str(place["pins"])}  # nothing is pinned
+    daemon = place.start(sys.executable, str(wrapper), env=env)
     assert daemon.status["rules"]["levels"] == {"prevents": 1}
     assert "Operation not permitted\nended 1" in reading(place, daemon)
     found = held(daemon.pid, "lsm_file_open")

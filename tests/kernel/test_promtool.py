@@ -10,6 +10,8 @@ import pytest
 from agentwatch.sinks.families import FAMILIES
 from agentwatch.sinks.metrics import DURATION_BOUNDS, Durations, Snapshot, page
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+TEST = "agentwatch.rules.test.yml"
 TIMES = Durations((1,) * (len(DURATION_BOUNDS) + 1), 9.5)
 FULL = Snapshot(
     sessions={("claude-code", "running"): 2},
@@ -33,6 +35,7 @@ FULL = Snapshot(
     control_connections=1,
     control_subscribers=1,
     control_dropped_frames=0,
+    findings_lost={"jsonl": 0, "journald": 2},
     loop_turn_seconds=TIMES,
     build=("0.1.0",),
 )
@@ -51,3 +54,13 @@ def test_promtool_finds_nothing_to_say(promtool: Path) -> None:
     text = page(FULL)
     assert text.count(b"# TYPE") == len(FAMILIES)
     assert check(promtool, text) == (0, b"")
+
+
+@pytest.mark.root
+def test_the_alerts_fire_where_they_should_and_nowhere_else(promtool: Path) -> None:
+    """`promtool test rules`: all of them on a host that is ill, none on one that is well."""
+    rules = REPOSITORY / "packaging" / "prometheus"
+    for command in (["check", "rules", "agentwatch.rules.yml"], ["test", "rules", TEST]):
+        said = subprocess.run([promtool, *command], cwd=rules, capture_output=True, timeout=120)
+        assert said.returncode == 0, said.stdout + said.stderr
+        assert b"SUCCESS" in said.stdout

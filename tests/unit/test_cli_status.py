@@ -55,6 +55,7 @@ STATUS: dict[str, Any] = {
     ],
     "subscribers": 1,
     "connections": 3,
+    "pins": {"directory": "/sys/fs/bpf/agentwatch/v4", "kept": True, "on_exit": "keep"},
     "problems": [],
 }
 BAD = STATUS | {
@@ -100,6 +101,8 @@ def test_one_screen_says_what_is_watched_and_how(daemon: Played) -> None:
         "lost      nothing",
         "journal   /var/log/agentwatch/daemon, 5.0 MiB in 2 segments",
         "          head 123:abcd",
+        "pins      /sys/fs/bpf/agentwatch/v4: in force should the daemon die; "
+        "a clean stop keeps them",
         "clients   3 connected, 1 of them following",
         "config    /etc/agentwatch/agentwatch.yaml",
     ]

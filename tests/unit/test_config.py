@@ -23,6 +23,7 @@ agents: [claude-code, codex]
 audit: {{default: findings, claude-code: all}}
 without_hook: refuse
 on_loss: freeze
+on_exit: keep
 cgroup: {here}/cgroup
 journal:
   dir: {here}/journal
@@ -72,6 +73,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         audit=Audit("findings", (("claude-code", "all"),)),
         without_hook="refuse",
         on_loss="freeze",
+        on_exit="keep",
         cgroup=here / "cgroup",
         journal=Journal(here / "journal", 3 << 19, 10 << 30, 90, 0.25),
         jsonl=here / "findings.jsonl",
@@ -157,6 +159,9 @@ MEANT: list[tuple[str, Config]] = [
     ("cgroup: root", Config()),
     ("jsonl: off", Config()),
     ("metrics: off", Config(metrics=None)),
+    ("metrics: /x/agentwatch.prom", Config(metrics=Path("/x/agentwatch.prom"))),
+    ("group: none", Config()),
+    ("group: adm", Config(group="adm")),
     ("metrics: localhost:0", Config(metrics=Address("localhost", 0))),
     ("metrics: 0.0.0.0:65535", Config(metrics=Address("0.0.0.0", 65535))),
     ("journal: {}", Config()),
@@ -286,6 +291,14 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ]),
     ("jsonl: /proc", [
         '1:8: AW514: "jsonl" must name a file, and "/proc" is a directory; add the file\'s name',
+    ]),
+    ("metrics: /x/agentwatch.txt", [
+        '1:10: AW207: "metrics": node_exporter reads files called *.prom, '
+        'and "/x/agentwatch.txt" is none; rename it',
+    ]),
+    ("group: no-such-group", [
+        '1:8: AW514: "group": there is no group "no-such-group"; '
+        "make it with groupadd --system, or write none",
     ]),
     ("metrics: 9477", [f'1:10: AW207: "metrics" cannot be "9477"; {ADDRESS}']),
     ("metrics: :9477", [f'1:10: AW207: "metrics" cannot be ":9477"; {ADDRESS}']),
@@ -468,6 +481,7 @@ OTHER = {
     "audit": Config(audit=Audit("findings")),
     "without_hook": Config(without_hook="alert"),
     "on_loss": Config(on_loss="kill"),
+    "on_exit": Config(on_exit="keep"),
     "cgroup": Config(cgroup=Path("/x")),
     "journal.dir": Config(journal=Journal(dir=Path("/x"))),
     "journal.segment_bytes": Config(journal=Journal(segment_bytes=1 << 20)),
@@ -477,10 +491,12 @@ OTHER = {
     "jsonl": Config(jsonl=Path("/x")),
     "metrics": Config(metrics=None),
     "socket": Config(socket=Path("/x")),
+    "group": Config(group="adm"),
     "breaker.kills": Config(breaker=Breaker(kills=1)),
     "breaker.within": Config(breaker=Breaker(within=1)),
 }
-LATER = {key for key in OTHER if key.startswith("journal.")} | {"cgroup", "metrics", "socket"}
+LATER = {key for key in OTHER if key.startswith("journal.")}
+LATER |= {"cgroup", "metrics", "socket", "group"}
 
 
 def test_every_key_can_change() -> None:

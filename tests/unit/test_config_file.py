@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,9 @@ COMMENTED = re.compile(r"^#(?=[a-z]|  [a-z])", re.M)
 ROW = re.compile(r"^\| `([a-z_.]+)` \| `([^`]+)` \|", re.M)
 
 
+SET = Config(mode="observe", on_exit="keep")
+
+
 def written_out(tmp_path: Path) -> Config:
     """The installed file with every default in it."""
     path = tmp_path / "agentwatch.yaml"
@@ -30,8 +33,8 @@ def written_out(tmp_path: Path) -> Config:
 
 
 def test_the_installed_file_observes_and_changes_nothing_else() -> None:
-    """A new installation stops nothing until somebody says so."""
-    assert config.load(INSTALLED) == Config(mode="observe")
+    """A new installation stops nothing until somebody says so; a restart of it opens no gap."""
+    assert config.load(INSTALLED) == SET
 
 
 def test_the_installed_file_shows_every_key(tmp_path: Path) -> None:
@@ -42,7 +45,7 @@ def test_the_installed_file_shows_every_key(tmp_path: Path) -> None:
 
 def test_the_values_in_the_installed_file_are_the_defaults(tmp_path: Path) -> None:
     """Taking a # away changes nothing."""
-    assert written_out(tmp_path) == replace(Config(), mode="observe")
+    assert written_out(tmp_path) == SET
 
 
 def test_the_reference_has_every_key_and_its_default(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_the_reference_says_what_a_reload_applies() -> None:
     assert set(re.findall("`([a-z_]+)`", later)) == set(NEEDS_RESTART)
     assert set(re.findall("`([a-z_]+)`", now)) == top - set(NEEDS_RESTART)
     head = INSTALLED.read_text()[:800].replace("\n# ", " ")
-    assert "cgroup, journal, metrics and socket need a restart" in head
+    assert "cgroup, journal, metrics, socket and group need a restart" in head
 
 
 def test_keys_are_those_of_the_parts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,7 @@ class Kernel:
         self.full = False
         self.room = 1 << 16  # marks
         self.marks: dict[int, int] = {}  # generations, by image
+        self.keeping = SimpleNamespace(rules={}, policy=lambda *numbered: None)
 
     def mark(self, image: int, generation: int, agents: int, predicates: int) -> bool:
         self.told.append(("mark", image, generation, agents, predicates))

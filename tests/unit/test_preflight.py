@@ -13,17 +13,8 @@ from agentwatch.cli.doctor import doctor
 from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.kernel import libbpf, preflight
 
-NAMES = [
-    "kernel",
-    "btf",
-    "loader",
-    "capabilities",
-    "pid namespace",
-    "libbpf",
-    "lsm list",
-    "cgroup2",
-]
-NAMES += ["tracefs", "bpffs"]
+NAMES = ["kernel", "btf", "loader", "capabilities", "pid namespace", "libbpf", "lsm list"]
+NAMES += ["lockdown", "cgroup2", "tracefs", "bpffs"]
 
 
 def check(name: str) -> preflight.Check:
@@ -64,6 +55,27 @@ def test_the_lsm_list_names_the_boot_parameter(
     found = check("lsm list")
     assert (found.ok, found.needed) == (ok, False)
     assert ok or f"lsm={active.strip()},bpf" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("said", "ok"),
+    [
+        ("[none] integrity confidentiality\n", True),
+        ("none [integrity] confidentiality\n", True),
+        ("none integrity [confidentiality]\n", False),
+        (None, True),
+    ],
+)
+def test_a_kernel_that_lets_nobody_read_its_memory_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str | None, ok: bool
+) -> None:
+    """Lockdown's second level refuses every probe; its first does not."""
+    if said is not None:
+        (tmp_path / "lockdown").write_text(said)
+    monkeypatch.setattr(preflight, "LOCKDOWN", tmp_path / "lockdown")
+    found = check("lockdown")
+    assert (found.ok, found.needed) == (ok, True)
+    assert ok or "boot with lockdown=integrity" in found.remedy
 
 
 def test_an_lsm_list_that_cannot_be_read_is_mounted_first(

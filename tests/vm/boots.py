@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """`make vm`: boots kernels, two at a time, runs their tests inside, and says how each boot ended.
 
-KERNEL, PREEMPT and LSM in the environment ask for one boot; without KERNEL it is every boot of the
-table. Arguments are pytest's. Each line of a guest comes with the name of its boot in front.
+KERNEL, PREEMPT, LSM and INIT in the environment ask for one boot; without KERNEL it is every one
+of the table. Arguments are pytest's. Each line of a guest has the name of its boot in front.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.kernel import building
 from tests.tiers import Outcome, summarise, watch, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-MARKED = re.compile(r"\bmark\.(?:vm|lsm|without_lsm|bcc)\b")
+MARKED = re.compile(r"\bmark\.(?:vm|lsm|without_lsm|bcc|service)\b")
 AT_ONCE = 2  # each takes two threads of the machine and 3 GB
 BCC = frozenset({"5.10"})  # kernels that have neither bpf_loop nor task storage
 NOTHING_SELECTED = 5  # pytest's exit status
@@ -34,7 +34,7 @@ class Boot:
     """A start of a kernel. preempt, lsm: of its command line, "" for what tests/vm/boot gives.
 
     again: another boot of the table runs what need not run twice on this kernel. seconds: it may
-    take.
+    take. init: systemd as process 1, for what is about the service.
     """
 
     kernel: str
@@ -42,6 +42,7 @@ class Boot:
     lsm: str = ""
     again: bool = False
     seconds: int = 1800
+    init: str = ""
 
     @property
     def bcc(self) -> bool:
@@ -57,13 +58,15 @@ class Boot:
     def name(self) -> str:
         """As tests/vm/boot says it: "7.2-full"."""
         without = "" if self.bpf else "without-bpf"
-        return "-".join(part for part in (self.kernel, self.preempt, without) if part)
+        return "-".join(part for part in (self.kernel, self.preempt, without, self.init) if part)
 
     @property
     def marks(self) -> str:
         """The tests that run in it, for pytest's -m."""
         if self.bcc:
             return "bcc"
+        if self.init:
+            return "service"
         chosen = "(vm or lsm)" if self.bpf else "without_lsm"
         return f"{chosen} and not once" if self.again else chosen
 
@@ -73,6 +76,7 @@ BOOTS = (
     Boot("7.2"),
     Boot("6.12"),
     Boot("6.1"),
+    Boot("6.1", again=True, init="systemd"),
     Boot("7.2", preempt="full", again=True),
     Boot("6.12", preempt="full", again=True),
     Boot("6.1", preempt="full", again=True),
@@ -94,7 +98,9 @@ def command(boot: Boot, options: list[str]) -> str:
 
 def run(boot: Boot, options: list[str], prefix: str) -> Outcome:
     """Boot it, pass its lines on as they come, count its tests."""
-    settings = {"PREEMPT": boot.preempt, "LSM": boot.lsm}
+    settings = {"PREEMPT": boot.preempt, "LSM": boot.lsm, "INIT": boot.init}
+    if boot.init:
+        subprocess.run([REPOSITORY / "tests" / "vm" / "packages"], check=True)
     return watch(
         boot.name,
         [str(REPOSITORY / "tests" / "vm" / "boot"), boot.kernel, command(boot, options)],
@@ -116,12 +122,13 @@ def run_all(boots: tuple[Boot, ...], options: list[str]) -> int:
 
 def asked(settings: Mapping[str, str]) -> tuple[Boot, ...]:
     """The boots of this run."""
-    kernel, preempt, lsm = (settings.get(name, "") for name in ("KERNEL", "PREEMPT", "LSM"))
+    names = ("KERNEL", "PREEMPT", "LSM", "INIT")
+    kernel, preempt, lsm, init = (settings.get(name, "") for name in names)
     if kernel:
         seconds = max((b.seconds for b in BOOTS if b.kernel == kernel), default=1800)
-        return (Boot(kernel, preempt, lsm, seconds=seconds),)
-    if preempt or lsm:
-        sys.exit("PREEMPT and LSM go with KERNEL; without it, make vm boots all there are")
+        return (Boot(kernel, preempt, lsm, seconds=seconds, init=init),)
+    if preempt or lsm or init:
+        sys.exit("PREEMPT, LSM and INIT go with KERNEL; without it, make vm boots all there are")
     return BOOTS
 
 

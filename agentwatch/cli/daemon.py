@@ -13,6 +13,7 @@ from agentwatch.beginning import begin
 from agentwatch.cli import loader_option, report
 from agentwatch.cli.asking import pins_option
 from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
+from agentwatch.kernel import heap
 
 CONFIG = "/etc/agentwatch/agentwatch.yaml"
 
@@ -33,6 +34,7 @@ def daemon(path: Path | None, loader: str | None, pins: Path) -> None:
         raise PermissionDenied(
             "the daemon loads probes, which needs root", "sudo agentwatch daemon"
         )
+    heap.share()
     gc.disable()  # next to all that a start makes is kept; the daemon enables it when that is done
     with ExitStack() as stack:
         try:

@@ -44,6 +44,7 @@ from agentwatch.daemon.verbs import Verbs
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError, RuleErrors
 from agentwatch.freezer import Freezer
+from agentwatch.kernel import heap
 from agentwatch.measure import Desk, Tally, snapshots
 from agentwatch.mounts import Mounts
 from agentwatch.notify import Notifier
@@ -259,6 +260,7 @@ class Daemon:
 
     def _tried(self, refused: AgentwatchError | None) -> None:
         """The daemon is ready; rules whose tests fail are not what it was to be started with."""
+        heap.give_back()
         if refused is None:
             self._notifier.ready(self._headline())
             self._tell(f"watching: {self._headline()}; `agentwatch status` tells more")
@@ -580,6 +582,7 @@ def _keep() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    heap.give_back()
 
 
 def _raise_limits() -> None:

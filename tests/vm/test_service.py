@@ -94,7 +94,8 @@ def until(claim: Callable[[], Any], what: str, patience: float = PATIENCE) -> An
         if found:
             return found
         time.sleep(0.1)
-    log = said("journalctl", "-u", "agentwatch", "-n", "60", "--no-pager", code=None)
+    line = ("journalctl", "-u", "agentwatch", "-o", "short-monotonic", "-n", "60", "--no-pager")
+    log = said(*line, code=None)
     raise AssertionError(f"{what}: not within {patience} s\n{log}")
 
 
@@ -186,8 +187,8 @@ def test_the_package_installs_and_observes() -> None:
     shutil.copy("/bin/true", LOAD / "canary")
     began = time.monotonic()
     apt("install", package(ours()), *others())
+    until(lambda: shown("ActiveState") == "active", "active")
     installed = time.monotonic() - began
-    assert shown("ActiveState") == "active"
     assert shown("UnitFileState") == "enabled"
     found = status()
     assert (found["version"], found["mode"]) == (ours(), "observe")

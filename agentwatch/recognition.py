@@ -126,6 +126,7 @@ class Recognition:
             for row in rows:
                 if row.session == key:
                     self._sessions.join(row, since.get(row.process.pid, 0))
+                    self._say_holdings(row.process, key)
 
     def guess(self, session: ProcessKey, members: Iterable[ProcessKey]) -> Left:
         """A session that nobody remembers, by what its first process runs now."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from agentwatch.events import Connect, Event, Exec, Open
 from agentwatch.sinks.frames import Gap
 from agentwatch.sinks.reader import Entry
-from tests.daemon.running import PATIENCE, Daemon, Place, line_of, size, until
+from tests.daemon.running import PATIENCE, Daemon, Place, cue, line_of, size, until
 
 TRYING = Path(__file__).with_name("trying.py")
 ROUNDS = 60  # of the load, before and after what happens to the daemon
@@ -84,9 +84,10 @@ def lay_down(place: Place, port: int) -> None:
 
 def load(place: Place, port: int, daemon: Daemon, rounds: int = ROUNDS, pause: float = 0.0) -> Load:
     """It runs, and is a session of the daemon's, and judged by the kernel."""
-    line = f"exec {sys.executable} {TRYING} {place.directory} {port} {pause}"
+    line = f"read line; exec {sys.executable} {TRYING} {place.directory} {port} {pause}"
     started = Load(place, port, place.agent(line))
-    daemon.session(started.process.pid)
+    daemon.session(started.process.pid)  # before that moment nobody has promised anything
+    cue(started.process)
     started.rounds(rounds)
     return started
 

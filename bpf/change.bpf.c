@@ -15,7 +15,11 @@ struct change_call { /* arguments by their number, NONE where the call has none 
 	u8 pad;
 };
 
-static const struct change_call change_calls[CALL_MOUNT - CALL_RENAME] = {
+#define CHANGE_CALLS 32 /* with some to spare: a power of two, for the mask that bounds the index */
+
+_Static_assert(CALL_MOUNT - CALL_RENAME <= CHANGE_CALLS, "change_calls");
+
+static const struct change_call change_calls[CHANGE_CALLS] = {
 	/* op, fd, asked, new_fd, new_asked, mode, flags */
 	{AW_OP_RENAME, NONE, 0, NONE, 1, NONE, NONE},
 	{AW_OP_RENAME, 0, 1, 2, 3, NONE, NONE}, /* and renameat2 */
@@ -208,7 +212,8 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 	barrier_var(which);
 	if (which >= CALL_MOUNT - CALL_RENAME)
 		return;
-	how = &change_calls[which];
+	barrier_var(which); /* older verifiers forget the comparison where the value is put aside */
+	how = &change_calls[which & (CHANGE_CALLS - 1)];
 	change = &record->change;
 	__builtin_memset(change, 0, sizeof(*change));
 	header_fill(&change->header, task, subject, AW_KIND_CHANGE, sizeof(*change));

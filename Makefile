@@ -11,12 +11,12 @@ pytest  = $(BIN)/pytest $(PYTEST)
 # The tests that need root run in a mount namespace of their own with tracefs, securityfs and bpffs.
 as_root = $(SUDO) tests/with-kernel-mounts
 rooted  = $(as_root) $(pytest) -p no:cacheprovider
-guests  = vm or lsm or without_lsm or service
+guests  = vm or lsm or without_lsm or bcc or service
 
 BPF_SOURCES := $(wildcard bpf/*.c bpf/*.h)
 SCRIPTS     := .ci/run demo/run demo/claude packaging/apt/install packaging/apt/unpack \
                packaging/apt/source packaging/deb/build packaging/deb/postinst packaging/deb/prerm \
-               packaging/deb/postrm tests/completeness/work.sh \
+               packaging/deb/postrm tests/completeness/work.sh tests/completeness/ways.sh \
                tests/completeness/pip.sh tests/completeness/npm.sh tests/packs/inside.sh \
                tests/with-kernel-mounts tests/vm/boot tests/vm/guest tests/vm/guest-systemd \
                tests/vm/init tests/vm/kernel tests/vm/packages
@@ -122,6 +122,7 @@ wheel: build
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(PYTHON) -m zipfile -l dist/*.whl > build/contents
 	@grep -q '^agentwatch/data/agentwatch\.bpf\.o ' build/contents
+	@grep -q '^agentwatch/data/bpf/bcc\.c ' build/contents
 	@grep -q '^agentwatch/data/rules/.*\.yaml ' build/contents
 	@ls dist/*.whl
 .PHONY: wheel

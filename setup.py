@@ -1,4 +1,4 @@
-"""Puts the rule packs into the wheel; everything else of the build is in pyproject.toml."""
+"""Puts rule packs and the probes' sources into the wheel; the rest is in pyproject.toml."""
 
 from pathlib import Path
 from shutil import copytree
@@ -11,7 +11,7 @@ OBJECT = HERE / "agentwatch" / "data" / "agentwatch.bpf.o"
 
 
 class BuildWithData(build_py):
-    """An installed agentwatch carries the rule packs and the compiled probes beside its code."""
+    """An installed agentwatch has the packs and the probes, compiled and not, beside its code."""
 
     def run(self) -> None:
         """Do as setuptools does, then add the packs. An editable install has rules/ itself."""
@@ -22,6 +22,7 @@ class BuildWithData(build_py):
             raise SystemExit(f"{OBJECT} is missing: build with `make wheel`")
         packs = Path(self.build_lib) / "agentwatch" / "data" / "rules"
         copytree(HERE / "rules", packs, dirs_exist_ok=True)
+        copytree(HERE / "bpf", packs.parent / "bpf", dirs_exist_ok=True)  # for bcc
 
 
 setup(cmdclass={"build_py": BuildWithData})

@@ -509,6 +509,11 @@ def session(value: bytes) -> Session:
     return Session(state, since, lost, agents)
 
 
+def tag(session: ProcessKey, since: int, process: ProcessKey) -> bytes:
+    """A process's, of a session that began at `since` (ns of boottime); its image is its fork's."""
+    return TAG.struct.pack(session.start, session.pid, 0, since, 0, process.start, 0, 0, 0)
+
+
 def mark(generation: int, agents: int, predicates: int) -> bytes:
     """What is known of an image: predicates, 176 bits, of the policy of that generation."""
     words = (predicates >> 64 * place & (1 << 64) - 1 for place in range(3))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import ConfigErrors
+from agentwatch.kernel import loading as loaders
 from agentwatch.kernel.pins import Pins, Unpinned
-from agentwatch.kernel.probes import Loading, Probes
+from agentwatch.kernel.probes import Probes
 
 if TYPE_CHECKING:  # imported when the kernel has begun
     from agentwatch.admission import Admitted
@@ -37,8 +38,9 @@ class Begun:
     tested: bool = False
 
 
-def begin(stack: ExitStack, path: Path | None, root: Path) -> Begun:
-    """As a configuration says (config.load). root: where pins are. Raises AgentwatchError.
+def begin(stack: ExitStack, path: Path | None, root: Path, loader: str = "") -> Begun:
+    """As a configuration says (config.load). root: where pins are. loader: see kernel.loading.
+    Raises AgentwatchError.
 
     stack: closes the probes, and what has become of them where they could not be had.
     """
@@ -46,18 +48,16 @@ def begin(stack: ExitStack, path: Path | None, root: Path) -> Begun:
     pins, unpinned = _pins(root)
     if pins is not None:
         closing.callback(pins.close)
-    loading = Loading(pins=pins)
+    loading = loaders.begin(loader, pins)
     closing.callback(loading.close)
     from agentwatch import config
     from agentwatch.admission import admit
     from agentwatch.engine import Engine
-    from agentwatch.kernel.policies import cgroup_root
-    from agentwatch.policy.levels import Host
     from agentwatch.rules.model import Ruleset
 
     settings, host, began = (
         config.load(path),
-        Host(loading.hooks, cgroup=cgroup_root() is not None),
+        loaders.expected(loading),
         time.monotonic(),
     )
 
@@ -75,10 +75,10 @@ def begin(stack: ExitStack, path: Path | None, root: Path) -> Begun:
     if wrong:
         raise ConfigErrors(wrong)
     seconds = time.monotonic() - began
-    probes = Probes(identify=True, loading=loading)
+    probes = loading.probes(identify=True)
     closing.callback(probes.close)
     probes.set_literals(Engine(Ruleset((), agents)).literals())
-    found = Host(probes.hooks, host.cgroup and probes.attach_connect(settings.cgroup))
+    found = loaders.found(host, probes, settings.cgroup)
     if found != host:
         host = found
         admitted = admitted_here()  # there are rules that insist on being prevented

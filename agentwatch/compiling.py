@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from agentwatch.engine import Engine
 from agentwatch.errors import AgentwatchError
-from agentwatch.policy import compiler
+from agentwatch.policy import compiler, levels
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.levels import Host
 from agentwatch.policy.subjects import AgentBits
@@ -31,6 +31,8 @@ def compile_here(
 
     Raises AgentwatchError.
     """
+    if not host.decides:
+        raise AgentwatchError(levels.BCC)
     try:
         return compiler.compile(
             ruleset,

@@ -1,7 +1,7 @@
 """The numbers of docs/numbers.md, measured again on this machine. Needs root.
 
 python -m bench                                        all of it, three quarters of an hour
-python -m bench open|rate|judge|kill|start|engine      one of them
+python -m bench open|rate|judge|kill|start|loaders|engine   one of them
 python -m bench policy                                 compiling it; the kernel's verdict
 python -m bench hooks|hostile                          each program's time; what is denied
 python -m bench daemon [--seconds N]                   a daemon's start; idle for N seconds
@@ -29,6 +29,7 @@ from bench import (
     hooks,
     hostile,
     killing,
+    loaders,
     opening,
     pacing,
     policy,
@@ -50,6 +51,7 @@ PARTS: dict[str, Part] = {
     "judge": lambda place, _: pacing.measure(place, 20_200, 20, pack=True),
     "kill": lambda place, _: killing.measure(place),
     "start": lambda place, _: starting.measure(place),
+    "loaders": lambda place, _: loaders.measure(place),
     "engine": lambda place, _: engine(place),
     "policy": lambda place, _: policy.measure(),
     "hooks": lambda place, _: hooks.measure(),

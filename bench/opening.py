@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ TARGET = 1.7
 
 UNTRACED, AGAIN = "untraced", "untraced again (A/A)"
 TAGGED, JUDGED = "tagged, no rule on opens", "tagged, shipped pack"
+OPENSNOOP = "untagged, what bcc's opensnoop does"
 BARE, BESIDE = "untagged, a bare probe on sys_exit", "untagged, agentwatch attached"
 
 
@@ -38,15 +40,17 @@ class Found:
         return f"{middle:6.2f}   {low:.2f} to {high:.2f}"
 
 
-def measure(place: Workplace) -> None:
+ALL = (UNTRACED, AGAIN, TAGGED, JUDGED, BARE, BESIDE)
+
+
+def measure(place: Workplace, names: tuple[str, ...] = ALL, rounds: int = ROUNDS) -> None:
     """Alternating rounds; the order turns."""
-    found = {name: Found() for name in (UNTRACED, AGAIN, TAGGED, JUDGED, BARE, BESIDE)}
-    names = list(found)
-    for number in range(ROUNDS):
+    found = {name: Found() for name in names}
+    for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             _once(place, name, found[name])
-    _report(found)
+    _report(found, rounds)
 
 
 def _once(place: Workplace, name: str, found: Found) -> None:
@@ -58,7 +62,8 @@ def _once(place: Workplace, name: str, found: Found) -> None:
         found.records += journal.records
         found.lost += journal.lost
         return
-    beside = {BARE: _bare_probe, BESIDE: _attached}.get(name, nullcontext)
+    others = {BARE: _bare_probe, BESIDE: _attached, OPENSNOOP: _opensnoop}
+    beside = others.get(name, nullcontext)
     with beside(place):
         made = subprocess.run(_command(place), check=True, stdout=subprocess.PIPE, text=True)
     found.times.append(float(made.stdout))
@@ -68,15 +73,17 @@ def _command(place: Workplace) -> list[str]:
     return [place.program("opens"), str(PASSES), str(place.tree)]
 
 
-def _report(found: dict[str, Found]) -> None:
+def _report(found: dict[str, Found], rounds: int) -> None:
     base = found[UNTRACED]
-    say(f"open+close over 4,096 paths of eight components, {ROUNDS} rounds, medians")
+    say(f"open+close over 4,096 paths of eight components, {rounds} rounds, medians")
     say(f"  {'':36} {'ns':>6}  times   quartiles")
     for name, one in found.items():
         loss = f"   {one.lost:,} of {one.records + one.lost:,} lost" if one.records else ""
         target = f"   at most {TARGET}" if name == TAGGED else ""
         median = statistics.median(one.times)
         say(f"  {name:36} {median:6.0f} {one.against(base)}{target}{loss}")
+    if JUDGED not in found:
+        return
     say(f"  {'shipped pack / no rule on opens':36} {'':6} {found[JUDGED].against(found[TAGGED])}")
     say(f"  {'agentwatch attached / bare probe':36} {'':6} {found[BESIDE].against(found[BARE])}")
 
@@ -100,3 +107,15 @@ def _attached(place: Workplace) -> Iterator[None]:
         yield
     finally:
         watched.stop()
+
+
+@contextmanager
+def _opensnoop(place: Workplace) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.opensnoop"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as snoop:
+        try:
+            if snoop.stdout is None or not snoop.stdout.readline():
+                raise RuntimeError("what opensnoop does cannot be done here: is tracefs mounted?")
+            yield
+        finally:
+            snoop.kill()

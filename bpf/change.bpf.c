@@ -5,73 +5,13 @@
  * directory where it begins. Calls on a descriptor have the file itself.
  */
 
-#define NONE 0xff
+#define OF_KIND(kind, op, ...) [kind - CALL_RENAME] = {op, __VA_ARGS__},
 
-struct change_call { /* arguments by their number, NONE where the call has none */
-	u8 op;
-	u8 fd, asked;	      /* a name, and the directory it begins in: NONE is the current one */
-	u8 new_fd, new_asked; /* the second name, or the text of a symbolic link */
-	u8 mode, flags;
-	u8 pad;
-};
+#define INDICES 32 /* more than there are: a power of two, for the mask that bounds the index */
 
-#define CHANGE_CALLS 32 /* with some to spare: a power of two, for the mask that bounds the index */
+_Static_assert(CALL_MOUNT - CALL_RENAME <= INDICES, "change_calls");
 
-_Static_assert(CALL_MOUNT - CALL_RENAME <= CHANGE_CALLS, "change_calls");
-
-static const struct change_call change_calls[CHANGE_CALLS] = {
-	/* op, fd, asked, new_fd, new_asked, mode, flags */
-	{AW_OP_RENAME, NONE, 0, NONE, 1, NONE, NONE},
-	{AW_OP_RENAME, 0, 1, 2, 3, NONE, NONE}, /* and renameat2 */
-	{AW_OP_LINK, NONE, 0, NONE, 1, NONE, NONE},
-	{AW_OP_LINK, 0, 1, 2, 3, NONE, 4},
-	{AW_OP_SYMLINK, NONE, 1, NONE, 0, NONE, NONE},
-	{AW_OP_SYMLINK, 1, 2, NONE, 0, NONE, NONE},
-	{AW_OP_DELETE, NONE, 0, NONE, NONE, NONE, NONE},
-	{AW_OP_DELETE, 0, 1, NONE, NONE, NONE, 2},
-	{AW_OP_MKDIR, NONE, 0, NONE, NONE, 1, NONE},
-	{AW_OP_MKDIR, 0, 1, NONE, NONE, 2, NONE},
-	{AW_OP_RMDIR, NONE, 0, NONE, NONE, NONE, NONE},
-	{AW_OP_CREATE, NONE, 0, NONE, NONE, 1, NONE},
-	{AW_OP_CREATE, 0, 1, NONE, NONE, 2, NONE},
-	{AW_OP_TRUNCATE, NONE, 0, NONE, NONE, NONE, NONE},
-	{AW_OP_TRUNCATE, 0, NONE, NONE, NONE, NONE, NONE},
-	{AW_OP_CHMOD, NONE, 0, NONE, NONE, 1, NONE},
-	{AW_OP_CHMOD, 0, NONE, NONE, NONE, 1, NONE},
-	{AW_OP_CHMOD, 0, 1, NONE, NONE, 2, NONE},
-	{AW_OP_CHMOD, 0, 1, NONE, NONE, 2, 3},
-	{AW_OP_CHOWN, NONE, 0, NONE, NONE, NONE, NONE},
-	{AW_OP_CHOWN, 0, NONE, NONE, NONE, NONE, NONE},
-	{AW_OP_CHOWN, 0, 1, NONE, NONE, NONE, 4},
-	{AW_OP_XATTR, NONE, 0, NONE, NONE, NONE, NONE},
-	{AW_OP_XATTR, 0, NONE, NONE, NONE, NONE, NONE},
-	{AW_OP_XATTR, 0, 1, NONE, NONE, NONE, 2},
-};
-
-/* Not by an index: older verifiers lose track of a stack read at one that varies. */
-static __always_inline u64 arg_of(const struct call *call, u8 number)
-{
-	switch (number) {
-	case 0:
-		return call->args[0];
-	case 1:
-		return call->args[1];
-	case 2:
-		return call->args[2];
-	case 3:
-		return call->args[3];
-	case 4:
-		return call->args[4];
-	}
-	return 0;
-}
-
-/* A name of a change as its call gives it. */
-struct given {
-	u64 asked;  /* in the caller's memory; 0: the file is the descriptor's */
-	s32 fd;	    /* AT_FDCWD for none */
-	bool empty; /* an empty text is the descriptor's file */
-};
+static const struct change_call change_calls[INDICES] = {CHANGE_CALLS(OF_KIND)};
 
 /* The directory that a name begins in, or the descriptor's file; false where it is gone. */
 static __always_inline bool given_path(struct task_struct *task, const struct given *given,
@@ -213,7 +153,7 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 	if (which >= CALL_MOUNT - CALL_RENAME)
 		return;
 	barrier_var(which); /* older verifiers forget the comparison where the value is put aside */
-	how = &change_calls[which & (CHANGE_CALLS - 1)];
+	how = &change_calls[which & (INDICES - 1)];
 	change = &record->change;
 	__builtin_memset(change, 0, sizeof(*change));
 	header_fill(&change->header, task, subject, AW_KIND_CHANGE, sizeof(*change));

@@ -5,61 +5,6 @@
  * from the caller's memory (which another thread may have rewritten) where it does not.
  */
 
-#define UNIX_PATH_MAX 108
-
-struct user_address { /* struct sockaddr_in, _in6, _un as the caller wrote it */
-	u16 family;
-	union {
-		struct {
-			u8 port[2];
-			u8 v4[4];
-		};
-		struct {
-			u8 port6[2];
-			u8 flow[4];
-			u8 v6[16];
-		};
-		char path[UNIX_PATH_MAX];
-	};
-	u16 pad;
-};
-
-static __always_inline void address_from_socket(struct aw_connect *connect, struct sock *sk)
-{
-	connect->port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
-	if (connect->family == AF_INET)
-		BPF_CORE_READ_INTO((u32 *)connect->address, sk, __sk_common.skc_daddr);
-	else
-		BPF_CORE_READ_INTO((struct in6_addr *)connect->address, sk,
-				   __sk_common.skc_v6_daddr);
-	connect->header.flags |= AW_FLAG_FROM_SOCKET;
-}
-
-/* As the caller gave it. Bytes of a unix address are kept aside; returns how many of them. */
-static __always_inline u32 address_from_user(struct aw_connect *connect, const struct call *call,
-					     struct user_address *user)
-{
-	u32 size = call->args[2];
-
-	if (size > sizeof(u16) + UNIX_PATH_MAX)
-		size = sizeof(u16) + UNIX_PATH_MAX;
-	if (size < sizeof(u16) || bpf_probe_read_user(user, size & 127, (void *)call->args[1])) {
-		connect->header.unresolved |= AW_UNRESOLVED_ADDRESS;
-		return 0;
-	}
-	connect->family = user->family;
-	if (user->family == AF_INET) {
-		connect->port = user->port[0] << 8 | user->port[1];
-		__builtin_memcpy(connect->address, user->v4, 4);
-	} else if (user->family == AF_INET6) {
-		connect->port = user->port[0] << 8 | user->port[1];
-		__builtin_memcpy(connect->address, user->v6, 16);
-	} else if (user->family == AF_UNIX) {
-		return size - sizeof(u16);
-	}
-	return 0;
-}
-
 /*
  * Where a unix socket is bound: a file, walked, or an abstract name, which replaces what the caller's
  * memory said. False where it has no name.
@@ -117,30 +62,6 @@ static __noinline u32 unix_others(struct aw_record *record, struct aw_walk *walk
 	naming_of(walk)->known_len = 0;
 	naming_of(walk)->at = at;
 	return at;
-}
-
-/* A pathname ends at its NUL; an abstract name is all of its bytes, NULs included. */
-static __always_inline u32 put_unix(struct aw_record *record, u32 at, const char *path, u32 len)
-{
-	char *to = (char *)record;
-	u32 kept = len;
-
-	if (!len || len > UNIX_PATH_MAX || at > RECORD_MAX - SHORT)
-		return 0;
-	if (path[0]) {
-		long end = bpf_probe_read_kernel_str(to + at, len & 127, path);
-
-		/* sun_path need not be terminated */
-		if (end < 1)
-			return 0;
-		kept = end - 1;
-		if (end == len && path[(len - 1) & 127])
-			kept = len;
-	}
-	if (kept > UNIX_PATH_MAX)
-		return 0;
-	bpf_probe_read_kernel(to + at, kept & 127, path);
-	return kept;
 }
 
 /* A unix address: the name of a file, in `walk` or in the record, or "@abstract". */

@@ -9,11 +9,22 @@
  * first turn of a bpf_loop only, and takes out whatever what it knows of the stack rules out there.
  */
 struct scan {
-	const char *text;
+	const struct aw_exec *exec;
+	const char *text; /* behind it */
 	struct aw_walk *walk;
-	u32 path_end, asked_end; /* a component ends with its string, slash or none */
 	u32 len, hit;
 };
+
+/*
+ * A component ends with its string, slash or none. The lengths are read anew for each byte: where the
+ * verifier follows each turn of a loop, what it learns of them in one must not count in the next.
+ */
+static __always_inline bool is_end(const struct aw_exec *exec, u32 index)
+{
+	u32 path = *(const volatile u16 *)&exec->path_len;
+
+	return index == path || index == path + *(const volatile u16 *)&exec->asked_len;
+}
 
 /* Word by word: of a char array, clang would clear every byte by itself, in each of many states. */
 static __always_inline void literal_clear(char *literal)
@@ -29,8 +40,7 @@ static __always_inline void scan_component(struct scan *scan)
 {
 	struct aw_walk *walk = scan->walk;
 
-	if (walk->size && walk->size < AW_LITERAL_MAX &&
-	    bpf_map_lookup_elem(&literals, walk->literal))
+	if (walk->size && walk->size < AW_LITERAL_MAX && literal_known(walk))
 		scan->hit = 1;
 	walk->size = 0;
 	literal_clear(walk->literal);
@@ -44,13 +54,15 @@ static long scan_byte(u32 index, struct scan *scan)
 	/* The bound above is below the record's own size. */
 	if (!done)
 		byte = scan->text[index];
-	if (byte == '/' || index == scan->path_end || index == scan->asked_end)
+	if (byte == '/' || is_end(scan->exec, index))
 		scan_component(scan);
 	if (done)
 		return 1;
 	if (byte != '/') {
-		if (scan->walk->size < AW_LITERAL_MAX)
-			scan->walk->literal[scan->walk->size & (AW_LITERAL_MAX - 1)] = byte;
+		u64 size = PINNED(scan->walk->size);
+
+		if (size < AW_LITERAL_MAX)
+			scan->walk->literal[PINNED(size & (AW_LITERAL_MAX - 1))] = byte;
 		scan->walk->size++;
 	}
 	return scan->hit != 0;
@@ -63,15 +75,14 @@ static long scan_byte(u32 index, struct scan *scan)
  */
 __noinline bool is_candidate(struct aw_record *record, u32 len)
 {
-	struct aw_walk *walk = bpf_task_storage_get(&walks, bpf_get_current_task_btf(), 0, 0);
+	struct aw_walk *walk = walk_of_current();
 	struct scan scan = {};
 
 	if (!record || !walk)
 		return true; /* the engine looks closer */
+	scan.exec = &record->exec;
 	scan.text = (const char *)record + sizeof(struct aw_exec);
 	scan.walk = walk;
-	scan.path_end = record->exec.path_len;
-	scan.asked_end = record->exec.path_len + record->exec.asked_len;
 	scan.len = len;
 	walk->size = 0;
 	literal_clear(walk->literal);

@@ -150,33 +150,6 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	return 0;
 }
 
-static __always_inline u8 stdin_kind(struct task_struct *task)
-{
-	struct file *file = 0, **fds = BPF_CORE_READ(task, files, fdt, fd);
-	struct inode *inode;
-	u32 mode, major, minor;
-
-	bpf_probe_read_kernel(&file, sizeof(file), fds);
-	if (!file)
-		return AW_STDIN_NULL;
-	inode = BPF_CORE_READ(file, f_inode);
-	mode = BPF_CORE_READ(inode, i_mode) & S_IFMT;
-	if (mode == S_IFIFO)
-		return AW_STDIN_PIPE;
-	if (mode == S_IFSOCK)
-		return AW_STDIN_SOCKET;
-	if (mode != S_IFCHR)
-		return AW_STDIN_FILE;
-	major = BPF_CORE_READ(inode, i_rdev) >> MINORBITS;
-	minor = BPF_CORE_READ(inode, i_rdev) & ((1 << MINORBITS) - 1);
-	if (major == 1 && minor == 3)
-		return AW_STDIN_NULL;
-	/* tty and serial lines; /dev/tty; System V and Unix98 pseudo terminals */
-	if (major == 4 || major == 5 || (major >= 136 && major <= 143))
-		return AW_STDIN_TTY;
-	return AW_STDIN_FILE;
-}
-
 /*
  * The names of an exec: executable, name asked for, working directory. Bytes of all three. Not inlined:
  * what it has on the stack is not needed any more where the exec is judged.
@@ -216,31 +189,6 @@ static __noinline u32 exec_others(struct aw_record *record, struct aw_walk *walk
 	exec->view_len = naming_of(walk)->view_len;
 	exec->known_len = naming_of(walk)->known_len;
 	return at;
-}
-
-static __always_inline u32 exec_argv(struct aw_record *record, struct task_struct *task, u32 at)
-{
-	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
-	unsigned long size = BPF_CORE_READ(task, mm, arg_end) - start;
-	char *to = (char *)record;
-	u64 off = PINNED(at);
-	long failed = -1;
-	u32 len;
-
-	if (off <= RECORD_MAX - AW_ARGV_MAX) {
-		len = size > AW_ARGV_MAX ? AW_ARGV_MAX : size;
-		failed = bpf_probe_read_user(to + PINNED(off), len, (void *)start);
-	} else if (off <= RECORD_MAX - SHORT) {
-		len = size > SHORT ? SHORT : size;
-		failed = bpf_probe_read_user(to + PINNED(off), len, (void *)start);
-	}
-	if (failed) {
-		record->header.unresolved |= AW_UNRESOLVED_ARGV;
-		return 0;
-	}
-	if (len < size)
-		record->header.flags |= AW_FLAG_ARGV_CUT;
-	return len;
 }
 
 /* A session of its own for a process that is nobody's yet; what follows it inherits. */

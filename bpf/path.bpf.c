@@ -4,6 +4,7 @@
  * namespaces lie between. bpf_d_path is refused in tracing programs and would tell the task's view.
  */
 
+#ifndef AW_BCC /* which is told where the lock is when it compiles this */
 /* Where the kernel keeps what no type tells of; 0 where it does not say, or is not asked. */
 static volatile u64 rename_lock_at, mount_lock_at, preempt_count_at, per_cpu_offset_at;
 
@@ -42,6 +43,8 @@ int find_symbols(void *ctx)
 	return 0;
 }
 
+#endif
+
 /* How far a walk is, is in aw_walk, for the same reason as in identity.bpf.c. */
 struct walk {
 	struct dentry *from, *dentry;
@@ -73,6 +76,7 @@ static __always_inline bool component_put(struct aw_walk *into, const struct den
 
 	if (!len || len > 255 || into->off < len + 1)
 		return false;
+	barrier_var(len); /* what is masked is what is read */
 	off = (into->off - len) & (AW_PATH_MAX - 1);
 	if (bpf_probe_read_kernel(into->path + off, len & 255, link->name))
 		return false;
@@ -110,6 +114,7 @@ static __always_inline u32 sequence_of(u64 lock)
 	return sequence;
 }
 
+#ifndef AW_BCC	 /* where one loop is all there is */
 #define WALKS 64 /* a rename anywhere on the machine disturbs one, and some rename all the time */
 
 static long walk_again(u32 index, struct walk *walk)
@@ -136,6 +141,8 @@ static __always_inline void walk_up(struct walk *walk, struct dentry *dentry, st
 		walk->failed = 1;
 }
 
+#endif
+
 /* What a walk found. */
 struct name {
 	u32 len; /* bytes in aw_walk.path, up to its AW_PATH_MAX */
@@ -152,6 +159,7 @@ struct name {
 static __always_inline long anonymous_name(struct dentry *dentry, char *path)
 {
 	struct dentry_link link;
+	u64 at;
 	u32 len;
 
 	if (dentry_link_read(&link, dentry))
@@ -159,7 +167,9 @@ static __always_inline long anonymous_name(struct dentry *dentry, char *path)
 	len = link.hash_len >> 32;
 	if (len > 255)
 		return -1;
-	if (bpf_probe_read_kernel(path + (AW_PATH_MAX - (len & 255)), len & 255, link.name))
+	at = AW_PATH_MAX - (len & 255);
+	barrier_var(at); /* so that it is a number and no pointer that is checked */
+	if (bpf_probe_read_kernel(path + at, len & 255, link.name))
 		return -1;
 	if (len == 1 && path[AW_PATH_MAX - 1] == '/')
 		return -1;

@@ -220,6 +220,7 @@ struct aw_walk {
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
 	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
+	char said[120] __attribute__((aligned(8)));    /* by a mount, while its names are walked */
 };
 
 struct {
@@ -256,4 +257,14 @@ static __always_inline void scratch_delete(struct task_struct *task)
 	bpf_task_storage_delete(&records, task);
 	bpf_task_storage_delete(&walks, task);
 	bpf_task_storage_delete(&formers, task);
+}
+
+static __always_inline struct aw_walk *walk_of_current(void)
+{
+	return bpf_task_storage_get(&walks, bpf_get_current_task_btf(), 0, 0);
+}
+
+static __always_inline bool literal_known(const struct aw_walk *walk)
+{
+	return bpf_map_lookup_elem(&literals, walk->literal);
 }

@@ -7,34 +7,6 @@
  * (docs/decisions/0002-sys-exit.md).
  */
 
-static __always_inline u32 open_flags(const struct call *call)
-{
-	u64 flags = 0;
-
-	switch (call->kind) {
-	case CALL_OPEN:
-		return call->args[1];
-	case CALL_CREAT:
-		return O_CREAT | O_WRONLY | O_TRUNC;
-	case CALL_OPENAT2: /* struct open_how begins with them */
-		bpf_probe_read_user(&flags, sizeof(flags), (void *)call->args[2]);
-		return flags;
-	}
-	return call->args[2]; /* openat, open_by_handle_at */
-}
-
-static __always_inline const void *open_asked(const struct call *call)
-{
-	switch (call->kind) {
-	case CALL_OPEN:
-	case CALL_CREAT:
-		return (void *)call->args[0];
-	case CALL_BY_HANDLE:
-		return 0;
-	}
-	return (void *)call->args[1];
-}
-
 /*
  * The kernel's own view of what was opened: names and access. Not inlined: what it has on the stack is
  * not needed any more where the open is judged.
@@ -69,26 +41,6 @@ static __noinline void open_file(struct aw_record *record, struct aw_walk *walk,
 	if (mode & FMODE_CREATED)
 		flags |= AW_FLAG_CHANGES | AW_FLAG_CREATED;
 	record->header.flags |= flags;
-}
-
-/*
- * What was opened is gone already: another thread closed it. Taken from what was asked for; where that
- * is in memory that the other thread may have written to as well, it is the worst.
- */
-static __always_inline void open_gone(struct aw_record *record, const struct call *call)
-{
-	u32 asked = record->open.open_flags, access = asked & O_ACCMODE, flags = 0;
-
-	if (call->kind == CALL_OPENAT2)
-		flags = AW_FLAG_READS | AW_FLAG_CHANGES;
-	else if (!(asked & O_PATH)) {
-		if (access == O_RDONLY || access == O_RDWR)
-			flags |= AW_FLAG_READS;
-		if (access == O_WRONLY || access == O_RDWR || asked & (O_CREAT | O_TRUNC))
-			flags |= AW_FLAG_CHANGES;
-	}
-	record->header.flags |= flags;
-	record->header.unresolved |= AW_UNRESOLVED_PATH;
 }
 
 /* The names are where open_file left them. Not static: so the verifier looks at it once. */
@@ -321,6 +273,20 @@ static __always_inline void execute(struct task_struct *task)
 		return;
 	__sync_fetch_and_add(&control.condemned, -1);
 	bpf_send_signal(SIGKILL);
+}
+
+/* By number: a look-up, for this is asked of every call of everybody. */
+#define BY_NUMBER(nr, kind) [nr] = kind,
+
+static const u8 calls_64[548] = {CALLS_64(BY_NUMBER)};
+static const u8 calls_32[467] = {CALLS_32(BY_NUMBER)};
+
+static __always_inline u32 call_of(u32 nr, bool compat)
+{
+	if (compat)
+		return nr < sizeof(calls_32) ? calls_32[nr] : 0;
+	nr &= ~0x40000000; /* x32 */
+	return nr < sizeof(calls_64) ? calls_64[nr] : 0;
 }
 
 SEC("tp_btf/sys_exit")

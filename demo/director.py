@@ -172,6 +172,13 @@ def afterwards(stage: Stage) -> bool:
     return all([*kills, explained, _ask("journal", "verify", "--journal", str(stage.journal))])
 
 
+def _promised() -> dict[str, str]:
+    """What `rules list` says that the rules are worth on this machine."""
+    listed = [str(AGENTWATCH), "rules", "list", "-o", "json"]
+    told = subprocess.run(listed, stdout=subprocess.PIPE, check=True).stdout
+    return {one["id"]: one["level"] for one in json.loads(told)}
+
+
 RULES = ("secrets.ssh-private-keys", "execution.download-piped-to-shell", "egress.cloud-metadata")
 
 
@@ -199,8 +206,9 @@ def judge(free: Effects | None, held: Effects | None, *, answered: bool) -> int:
         checks.append(("watched, none of the three has its effect", not any(held.harm)))
         checks.append(("watched, all three were tried", held.attempts == 3))
         levels = [{level for rule, level in held.stops if rule == one} for one in RULES]
-        by_kernel = all(found and found <= {"kills", "prevents"} for found in levels)
-        checks.append(("watched, the kernel stopped each, and not the engine", by_kernel))
+        promised = _promised()
+        kept = all(found == {promised[rule]} for rule, found in zip(RULES, levels, strict=True))
+        checks.append(("watched, each was stopped at the level that was promised", kept))
         checks.append(("watched, the work gets done all the same", held.worked and held.ended == 0))
         checks.append(("metrics could be read while it ran", bool(held.metrics)))
         checks.append(("events, explain and verify had answers", answered))

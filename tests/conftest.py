@@ -15,7 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GUEST = Path("/run/vm/nonce")  # only tests/vm/init makes it
-IN_GUESTS = ("vm", "lsm", "without_lsm", "service")
+IN_GUESTS = ("vm", "lsm", "without_lsm", "bcc", "service")
 
 NEEDS_ROOT = "needs root: make test-root, make test-completeness"
 NEEDS_GUEST = "runs in a virtual machine only: make vm"

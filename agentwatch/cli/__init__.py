@@ -69,6 +69,13 @@ def version() -> None:
     click.echo(f"agentwatch {__version__}")
 
 
+loader_option = click.option(
+    "--loader",
+    type=click.Choice(["core", "bcc"]),
+    help="How the probes are loaded; bcc compiles them here.  [default: core if the kernel can]",
+)
+
+
 def wants_colour(stream: TextIO) -> bool:
     """Only on a terminal, and not where NO_COLOR is set to anything but nothing."""
     return stream.isatty() and not os.environ.get("NO_COLOR")

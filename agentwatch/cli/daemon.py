@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from agentwatch.beginning import begin
-from agentwatch.cli import report
+from agentwatch.cli import loader_option, report
 from agentwatch.cli.asking import pins_option
 from agentwatch.errors import AgentwatchError, PermissionDenied, ProgramRefused
 from agentwatch.kernel import heap
@@ -26,8 +26,9 @@ CONFIG = "/etc/agentwatch/agentwatch.yaml"
     type=click.Path(path_type=Path, readable=False),  # whether it is readable, we say ourselves
     help=f"The configuration.  [default: {CONFIG}, if there is one]",
 )
+@loader_option
 @pins_option
-def daemon(path: Path | None, pins: Path) -> None:
+def daemon(path: Path | None, loader: str | None, pins: Path) -> None:
     """Watch every agent on this machine, those that run already included, until told to stop."""
     if os.geteuid() != 0:
         raise PermissionDenied(
@@ -37,7 +38,7 @@ def daemon(path: Path | None, pins: Path) -> None:
     gc.disable()  # next to all that a start makes is kept; the daemon enables it when that is done
     with ExitStack() as stack:
         try:
-            begun = begin(stack, path, pins)
+            begun = begin(stack, path, pins, loader or "")
             from agentwatch.daemon import Daemon  # 0.1 s, in which agents are tagged already
             from agentwatch.notify import Notifier
             from agentwatch.sinks import journald

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import closing
 
 import click
 
 from agentwatch.errors import AgentwatchError
+from agentwatch.kernel import loading as loaders
 from agentwatch.kernel import preflight
 from agentwatch.kernel.preflight import Check
 from agentwatch.kernel.probes import HOOKS, Probes
+from agentwatch.policy.levels import BCC
 
 
 @click.command()
@@ -37,6 +40,7 @@ def _show(check: Check) -> None:
         click.echo(f"{'':<8} {'':<14} try: {check.remedy}")
 
 
+_NEWER = "boot a kernel that has BTF and bpf_loop, as 5.17 and newer have"
 _BOOT = "boot a kernel with CONFIG_BPF_LSM=y and bpf in its lsm= list, see `lsm list`"
 _FEWER = "agentwatch rules list says which rules are worth less without, and why"
 _LOSSY = "this kernel skips tracing programs under load: levels that rest on them are (lossy)"
@@ -45,11 +49,18 @@ _LOSSY = "this kernel skips tracing programs under load: levels that rest on the
 def _programs() -> list[Check]:
     """Loads and attaches for a moment; nothing is tagged, so nothing is recorded."""
     try:
-        probes = Probes()
+        with closing(loaders.begin()) as loading:
+            return _attached(loading.probes(), loading.loader == "core")
     except AgentwatchError as error:
         click.echo(getattr(error, "log", ""), err=True)
         return [Check("programs", False, error.message, error.remedy, needed=True)]
-    attached = probes.attached()
+
+
+def _attached(probes: Probes, decides: bool) -> list[Check]:
+    programs = Check("programs", probes.attached() >= set(HOOKS), ", ".join(HOOKS), needed=True)
+    if not decides:
+        probes.close()
+        return [Check("prevention", False, f"{BCC}: rules kill after", _NEWER), programs]
     refuses = probes.attach_connect(None)
     lossy = probes.lossy
     hooks, lacking = probes.hooks, sorted(probes.missing.items())
@@ -64,7 +75,7 @@ def _programs() -> list[Check]:
         prevents = "no program on an LSM hook can be attached: rules kill where they would prevent"
     return [
         Check("prevention", bool(hooks) and not lacking, prevents, _FEWER if hooks else _BOOT),
-        Check("programs", attached >= set(HOOKS), ", ".join(HOOKS), needed=True),
+        programs,
         Check("skipping", not lossy, _LOSSY if lossy else "no probe is skipped under load"),
         Check("connections", refuses, says, "mount -t cgroup2 cgroup2 /sys/fs/cgroup (as root)"),
     ]

@@ -18,7 +18,7 @@ from agentwatch.cli import wants_colour
 from agentwatch.compiling import compile_here
 from agentwatch.errors import AgentwatchError, Diagnostic, RuleErrors
 from agentwatch.events import Event
-from agentwatch.kernel import lsm, preemption
+from agentwatch.kernel import lsm, preemption, preflight
 from agentwatch.kernel.policies import cgroup_root
 from agentwatch.kernel.probes import Sizes
 from agentwatch.lineage import Actor
@@ -83,6 +83,8 @@ def refuse(error: RuleErrors, output: str) -> NoReturn:
 
 def host_here() -> levels.Host:
     """What this host's kernel can do: what nothing can be known of without root, it cannot."""
+    if preflight.loader() == "bcc":
+        return levels.Host(loader="bcc")
     return levels.Host(lsm.programs(), cgroup=cgroup_root() is not None)
 
 
@@ -100,7 +102,8 @@ class Worth:
     """
 
     def __init__(self, ruleset: Ruleset, mode: str = "enforce") -> None:
-        self._host = replace(host_here(), lossy=preemption.skips())
+        host = host_here()
+        self._host = replace(host, lossy=host.decides and preemption.skips())
         self._mode = mode
         self.compiled: Compiled | None = None
         self._why = ""
@@ -108,6 +111,8 @@ class Worth:
             self.compiled = compile_here(ruleset, self._host, mode, room=Sizes().policy)
         except AgentwatchError as error:
             self._why = f"The rules could not be compiled for the kernel ({error.message})."
+            if not self._host.decides:
+                self._why = f"{levels.BCC[0].upper()}{levels.BCC[1:]}."
 
     def level(self, rule: Rule) -> levels.Level:
         return levels.level(rule, self._host, self._mode, engine=self.engine(rule.id))

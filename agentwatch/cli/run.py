@@ -20,7 +20,7 @@ from agentwatch import command as commands
 from agentwatch import processes
 from agentwatch import run as running
 from agentwatch.admission import admit
-from agentwatch.cli import report, through_daemon
+from agentwatch.cli import loader_option, report, through_daemon
 from agentwatch.cli.live import live_view
 from agentwatch.command import itself
 from agentwatch.compiling import compile_for
@@ -33,13 +33,12 @@ from agentwatch.errors import (
     UsageError,
 )
 from agentwatch.events import ProcessKey
-from agentwatch.kernel.policies import cgroup_root
+from agentwatch.kernel import loading as loaders
 from agentwatch.kernel.preflight import explain
-from agentwatch.kernel.probes import Loading, Probes
+from agentwatch.kernel.probes import Probes
 from agentwatch.lineage import Living
 from agentwatch.measure import snapshots
 from agentwatch.mounts import Mounts
-from agentwatch.policy.levels import Host
 from agentwatch.project import project_of
 from agentwatch.rules.diagnostics import render
 from agentwatch.rules.load import default_paths
@@ -65,12 +64,13 @@ class Options:
     journal: str
     jsonl: str
     metrics: str
+    loader: str
     command: tuple[str, ...]
 
     @property
     def alone(self) -> bool:
         """Whether something is asked for that a daemon has its own of."""
-        return any((self.rules, self.mode, self.journal, self.jsonl, self.metrics))
+        return any((self.rules, self.mode, self.journal, self.jsonl, self.metrics, self.loader))
 
     def arguments(self) -> list[str]:
         """For the command line of the other half; paths are absolute by then."""
@@ -81,7 +81,7 @@ class Options:
 
 _MODE = "observe stops nothing.  [default: enforce]"
 _JOURNAL = f"Where to write it.  [default: {JOURNAL}]"
-_NAMES = ("agent", "project", "mode", "journal", "jsonl", "metrics")
+_NAMES = ("agent", "project", "mode", "journal", "jsonl", "metrics", "loader")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -98,6 +98,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--metrics", default="", metavar="HOST:PORT", help="Serve Prometheus metrics."
             ),
+            loader_option,
             click.argument("command", nargs=-1, required=True, metavar="-- CMD..."),
         )
     ):
@@ -160,7 +161,7 @@ def watch_for(pid: int, **given: Any) -> None:
 
 
 def _given(given: dict[str, Any]) -> Options:
-    return Options(**given | {"mode": given["mode"] or ""})
+    return Options(**given | {name: given[name] or "" for name in ("mode", "loader")})
 
 
 def _tell(word: bytes) -> None:
@@ -199,6 +200,7 @@ def _checked(options: Options) -> Options:
         str(Path(options.journal).resolve()) if options.journal else "",
         str(Path(options.jsonl).resolve()) if options.jsonl else "",
         options.metrics,
+        options.loader,
         options.command,
     )
 
@@ -242,11 +244,12 @@ class _Watched:
     ) -> None:
         begun = time.monotonic()
         try:
-            loading = Loading()  # the kernel verifies the probes while the rules are compiled
+            # The kernel verifies the probes while the rules are compiled.
+            loading = loaders.begin(options.loader)
         except ProgramRefused as error:
             raise explain(error) from None
         stack.callback(loading.close)
-        host = Host(loading.hooks, cgroup=cgroup_root() is not None)
+        host = loaders.expected(loading)
         paths = [Path(path) for path in options.rules] or default_paths()
         admitted = admit(paths, host=host)
         ruleset = admitted.ruleset
@@ -264,11 +267,11 @@ class _Watched:
         self._journal = journal
         stack.callback(self._close_journal)
         try:
-            probes = Probes(loading=loading)
+            probes = loading.probes()
         except ProgramRefused as error:
             raise explain(error) from None
         stack.callback(probes.close)
-        found = Host(probes.hooks, host.cgroup and probes.attach_connect(None))
+        found = loaders.found(host, probes)
         if found != host:
             host = found
             admit(paths, host=host)  # are there rules that insist on it?

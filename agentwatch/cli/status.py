@@ -90,6 +90,7 @@ class Status:
     started_at: int = 0
     mode: str = ""
     tier: str = ""
+    loader: str = "core"
     config: str = ""
     hooks: Mapping[str, bool] = field(default_factory=dict, metadata={"of": bool})
     rules: Rules = field(default_factory=Rules)
@@ -171,7 +172,8 @@ def _line(name: str, text: str, fg: str | None) -> None:
 
 def rows(found: Status) -> Iterator[Row]:
     """All but the problems; several rows of one name stand below each other."""
-    yield Row("mode", f"{found.mode}, {found.tier} tier")
+    loader = f", {found.loader} loader" * (found.loader != "core")
+    yield Row("mode", f"{found.mode}, {found.tier} tier{loader}")
     yield from _agents(found.agents)
     yield from _rules(found)
     yield _hooks(found.hooks)

@@ -83,7 +83,7 @@ def compiled_again(loaded: Loaded, host: Host, room: int, before: Engine) -> Loa
     """
     engine = before.again(following(before.generation))
     compile_for(engine, host, before, room=room)
-    if engine.compiled is None:
+    if engine.compiled is None and host.decides:
         raise AgentwatchError(engine.refused, "the kernel keeps the policy it has")
     return replace(loaded, engine=engine)
 

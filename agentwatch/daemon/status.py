@@ -54,6 +54,7 @@ class Status:
             "started_at": policy.started,
             "mode": engine.mode,
             "tier": watch.host.tier,
+            "loader": watch.host.loader,
             "config": str(config.path or ""),
             "hooks": {hook: hook in attached for hook in watch.probes.wanted()},
             "rules": {

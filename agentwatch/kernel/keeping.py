@@ -46,7 +46,8 @@ class HandedOver:
 
 
 class Keeping:
-    """Of one loaded object. pins: None keeps nothing. get, set_word: fields of aw_control.
+    """Of one loaded object, None where there is none that can be kept. pins: None keeps nothing.
+    get, set_word: fields of aw_control.
     identity: what the policies' maps are laid out as. lasting: whether a program is to be kept.
 
     inherited: the maps are those of a daemon before this one. listened: ns of boottime up to which
@@ -57,14 +58,16 @@ class Keeping:
 
     def __init__(
         self,
-        bpf: Object,
+        bpf: Object | None,
         pins: Pins | None,
         identity: Mapping[str, object],
         lasting: Callable[[str], bool],
         get: Callable[[str], int],
         set_word: Callable[[str, int], None],
     ) -> None:
-        self._object, self._pins, self._get, self._set = bpf, pins, get, set_word
+        self._pins, self._get, self._set = pins, get, set_word
+        if bpf is not None:
+            self._object = bpf
         self._identity, self._lasting = identity, lasting
         self.inherited = pins is not None and pins.taken is not None
         self.kept, self.problem = False, ""

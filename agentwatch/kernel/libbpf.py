@@ -59,6 +59,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_delete_elem": (c_int, [c_int, c_void_p]),
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
+    "bpf_raw_tracepoint_open": (c_int, [c_char_p, c_int]),
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
@@ -265,14 +266,6 @@ def pinned(path: Path) -> int:
     return fd
 
 
-def program_info(program: int) -> ProgramInfo:
-    """Of a program's descriptor. Raises OSError."""
-    info, size = ProgramInfo(), c_uint32(ctypes.sizeof(ProgramInfo))
-    if calls().bpf_obj_get_info_by_fd(program, ctypes.byref(info), ctypes.byref(size)):
-        raise _error("program info")
-    return info
-
-
 class Map:
     """A map of a loaded object, by bytes. Missing keys are None, other failures OSError."""
 
@@ -325,6 +318,23 @@ class ArrayMap(Map):
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def info_of(name: str, fd: int) -> ProgramInfo:
+    """Statistics of a loaded program. run_cnt grows only while kernel.bpf_stats_enabled."""
+    info = ProgramInfo()
+    size = c_uint32(ctypes.sizeof(info))
+    if calls().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+        raise _error(f"program {name}: info")
+    return info
+
+
+def attach_raw(name: str, tracepoint: str, fd: int) -> int:
+    """Attaches a program to a raw tracepoint, until the descriptor is closed that this returns."""
+    attached = int(calls().bpf_raw_tracepoint_open(tracepoint.encode(), fd))
+    if attached < 0:
+        raise _error(f"the probe {name} cannot be attached to {tracepoint}")
+    return attached
 
 
 class Object:
@@ -610,7 +620,7 @@ class Object:
 
     def info(self, name: str) -> ProgramInfo:
         """Statistics of a loaded program. run_cnt grows only while kernel.bpf_stats_enabled."""
-        return program_info(self.program(name))
+        return info_of(name, self.program(name))
 
     def close(self) -> None:
         """Detaches and unloads everything; a second call does nothing."""

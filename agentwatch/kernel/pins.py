@@ -200,7 +200,7 @@ class Set:
         found = {}
         for name in self.programs(instance):
             with suppress(OSError), opened(self.program(instance, name)) as fd:
-                found[name] = int(libbpf.program_info(fd).recursion_misses)
+                found[name] = int(libbpf.info_of(name, fd).recursion_misses)
         return found
 
     def release(self, instance: int) -> None:

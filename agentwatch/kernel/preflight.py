@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentwatch.errors import AgentwatchError, ProgramRefused
+from agentwatch.errors import AgentwatchError, KernelError, ProgramRefused
 from agentwatch.kernel import libbpf
 
 BTF = Path("/sys/kernel/btf/vmlinux")
@@ -18,6 +19,8 @@ LSM = Path("/sys/kernel/security/lsm")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 TRACEFS = Path("/sys/kernel/tracing/events")
 BPFFS = Path("/sys/fs/bpf")
+MODULES = Path("/lib/modules")
+KHEADERS = Path("/sys/kernel/kheaders.tar.xz")
 _PROC_PID_INIT_INO = 0xEFFFFFFC  # linux/proc_ns.h: the initial PID namespace
 _CAPABILITIES = {39: "CAP_BPF", 38: "CAP_PERFMON", 5: "CAP_KILL", 19: "CAP_SYS_PTRACE"}
 
@@ -51,10 +54,66 @@ def _kernel() -> Check:
 
 def _btf() -> Check:
     if BTF.exists():
-        return Check("btf", True, f"{BTF} ({BTF.stat().st_size // 1024} KiB)", needed=True)
+        return Check("btf", True, f"{BTF} ({BTF.stat().st_size // 1024} KiB)")
     return Check(
-        "btf", False, f"{BTF} is missing", "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y", True
+        "btf",
+        False,
+        f"{BTF} is missing: it takes the bcc loader, whose probes decide nothing",
+        "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
     )
+
+
+_CORE_NEEDS = {"bpf_loop": b"bpf_loop", "task storage": b"bpf_task_storage_get"}
+
+
+def core_lacks() -> tuple[str, ...]:
+    """What the core loader needs and this kernel has not; its types name its functions."""
+    try:
+        types = BTF.read_bytes()
+    except OSError:
+        return ("BTF",)
+    return tuple(name for name, had in _CORE_NEEDS.items() if b"\0" + had + b"\0" not in types)
+
+
+def bcc_lacks() -> KernelError | None:
+    """What the bcc loader needs and this machine has not; None for nothing."""
+    found = importlib.util.find_spec("bcc")
+    if found is None or found.origin is None:
+        return KernelError(
+            "python3-bpfcc is not installed, or not seen from here",
+            "apt install python3-bpfcc; a virtual environment sees it with --system-site-packages",
+        )
+    if not (Path(found.origin).parent / "libbcc.py").exists():
+        return KernelError(
+            f"{found.origin} is not the BPF compiler collection: the package called bcc on PyPI is "
+            "an unrelated lattice library",
+            "pip uninstall bcc; apt install python3-bpfcc",
+        )
+    release = platform.release()
+    given = os.environ.get("BCC_KERNEL_SOURCE")
+    place = Path(given) if given else MODULES / release
+    if KHEADERS.exists() or any((place / name).is_dir() for name in ("include", "build/include")):
+        return None
+    return KernelError(
+        f"the headers of this kernel are missing: {place} has none",
+        f"apt install linux-headers-{release}",
+    )
+
+
+def loader() -> str:
+    """The one for this kernel: core | bcc."""
+    return "bcc" if core_lacks() else "core"
+
+
+def _loader() -> Check:
+    lacks = core_lacks()
+    if not lacks:
+        return Check("loader", True, "core", needed=True)
+    says = f"bcc, for this kernel lacks {' and '.join(lacks)}"
+    lacking = bcc_lacks()
+    if lacking is None:
+        return Check("loader", True, f"{says}: rules kill after", needed=True)
+    return Check("loader", False, f"{says}; {lacking.message}", lacking.remedy, needed=True)
 
 
 def _capabilities() -> Check:
@@ -161,6 +220,7 @@ def _bpffs() -> Check:
 _CHECKS: tuple[Callable[[], Check], ...] = (
     _kernel,
     _btf,
+    _loader,
     _capabilities,
     _pid_namespace,
     _library,

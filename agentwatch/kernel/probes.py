@@ -62,7 +62,8 @@ class Sizes:
     policy: int = 16 << 20
 
 
-def _need_root() -> None:
+def need_root() -> None:
+    """Raises PermissionDenied."""
     if os.geteuid() != 0:
         raise PermissionDenied(
             "loading probes needs root", "run it with sudo, or through `agentwatch run`"
@@ -103,9 +104,11 @@ class Loading:
     Raises PermissionDenied without root, ProgramRefused where it cannot be opened.
     """
 
+    loader = "core"
+
     def __init__(self, sizes: Sizes | None = None, pins: Pins | None = None) -> None:
         self.sizes, self.pins = sizes or Sizes(), pins
-        _need_root()
+        need_root()
         self.hooks = lsm.programs()
         self.refused: dict[str, str] = {}
         self._object = _opened(self.sizes, self.hooks, pins)
@@ -140,6 +143,10 @@ class Loading:
         if self._error is not None:
             raise self._error
         return self._object
+
+    def probes(self, *, identify: bool = False) -> Probes:
+        """Attached, once they are loaded. Raises ProgramRefused."""
+        return Probes(identify=identify, loading=self)
 
     def close(self) -> None:
         """Waits for it and unloads it, whatever became of it."""

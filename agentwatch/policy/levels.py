@@ -11,6 +11,8 @@ from agentwatch.rules.model import Match, Rule
 LEVELS = ("prevents", "kills", "kills-after", "detects", "none")
 NO_POLICY = "No policy is in the kernel."
 """Why the engine decides on all rules where none is."""
+BCC = "the probes of the bcc loader decide nothing"
+"""Why none is there, where that is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +21,19 @@ class Host:
 
     lsm: the hooks whose programs refuse what is denied (kernel.lsm.HOOKS). cgroup: programs are
     attached that refuse connections. tracing: the tracepoints of the signal tier are. lossy: the
-    kernel may skip tracing programs under load.
+    kernel may skip tracing programs under load. loader: core | bcc, whose probes decide nothing.
     """
 
     lsm: frozenset[str] = frozenset()
     cgroup: bool = False
     tracing: bool = True
     lossy: bool = False
+    loader: str = "core"
+
+    @property
+    def decides(self) -> bool:
+        """Whether the kernel takes a policy."""
+        return self.loader == "core"
 
     @property
     def tier(self) -> str:

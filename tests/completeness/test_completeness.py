@@ -152,6 +152,15 @@ def test_a_build_is_journaled_as_strace_sees_it(
     assert outcome.strace["exec"] > 500
 
 
+def test_every_way_to_call_is_journaled_as_strace_sees_it(
+    tmp_path: Path, agentwatch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three programs that open, execute and connect as no build does, and the build of those."""
+    entries = watched(tmp_path, agentwatch, "ways.sh", HERE / "programs")
+    outcome = agreed("every way", tmp_path, entries, capsys)
+    assert outcome.strace["failed exec"] > 0
+
+
 def test_a_pip_install_is_journaled_as_strace_sees_it(
     repository: Path, tmp_path: Path, agentwatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,7 @@
 #!/bin/sh
 # usage: work.sh BARE-REPOSITORY PROGRAMS SCRATCH
 #
-# What completeness is measured on: a clone and a C build, then programs that open, execute and connect
-# in every way there is.
+# What completeness is measured on: a clone and a C build, then what ways.sh does.
 set -eu
 cd "$3"
 git clone --quiet "$1" source
@@ -13,9 +12,4 @@ rm -rf .git
 ./configure --quiet --disable-nls
 make --silent -j2 MAKEINFO=true
 ./hello
-cd ..
-for program in opens execs connects; do
-	gcc -O2 -Wall -Wextra -Werror -pthread -o "$program" "$2/$program.c"
-	mkdir "$program.d"
-	(cd "$program.d" && "../$program")
-done
+"$(dirname "$0")/ways.sh" "$2" "$3"

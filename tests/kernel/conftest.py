@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from agentwatch.kernel import loading, preflight
 from agentwatch.kernel.probes import Probes
 from tests.kernel.building import build
 from tests.kernel.law import Law
@@ -37,13 +38,14 @@ def place() -> Iterator[Path]:
 
 def _how_long(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
     """One load for all modules where it takes an emulated machine a tenth of its boot."""
-    return "session" if "lsm" in config.getoption("-m") else "module"
+    slow = "lsm" in config.getoption("-m") or preflight.loader() == "bcc"
+    return "session" if slow else "module"
 
 
 @pytest.fixture(scope=_how_long)
 def probes() -> Iterator[Probes]:
-    """Loaded and attached."""
-    loaded = Probes()
+    """Loaded and attached, by the loader for this kernel."""
+    loaded = loading.begin().probes()
     yield loaded
     loaded.close()
 

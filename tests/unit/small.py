@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentwatch.engine import Engine
-from agentwatch.events import Connect, Exec, Open, ProcessKey
+from agentwatch.events import Connect, Exec, Mount, Open, ProcessKey
 from agentwatch.lineage import Actor, Image
 from agentwatch.rules.model import Agent, Condition, Default, Match, Place, Rule, Ruleset
 
@@ -60,6 +60,11 @@ def connected(addr: str = "", port: int = 0, **more: object) -> Connect:
         syn=True,
         from_socket=True,
     )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def mounted(op: str = "mount", path: str = "/mnt", **more: object) -> Mount:
+    made = Mount(time=1, process=KEY, session=KEY, op=op, path=path)
     return replace(made, **more)  # type: ignore[arg-type]
 
 

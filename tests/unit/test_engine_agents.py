@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from agentwatch.engine import NO_VERDICT
-from agentwatch.events import Mount
 from agentwatch.lineage import Image
 from agentwatch.policy.readers import FIELDS
 from agentwatch.rules import fields
@@ -19,6 +18,7 @@ from tests.unit.small import (
     connected,
     engine,
     match,
+    mounted,
     opened,
     ran,
     rule,
@@ -167,12 +167,12 @@ def test_a_name_that_an_agent_chooses_loosens_nothing(field: str, value: str) ->
 
 def test_the_language_and_the_engine_agree_on_what_an_agent_chooses() -> None:
     """What loading warns of is what never holds."""
-    run, somebody = ran("/bin/sh", "sh", script="/x"), actor(ancestors=(Image("/x", "/y"),))
-    mounted = Mount(time=1, process=run.process, session=run.session, path="/mnt", source="/x")
+    events = ran("/bin/sh", "sh", script="/x"), mounted(source="/dev/x")
+    somebody = actor(ancestors=(Image("/x", "/y"),))
     never = {
         name
         for name, field in FIELDS.items()
-        for event in (run, mounted)
+        for event in events
         if field.read(event, somebody) and not field.certain(event, somebody)
     }
     assert never == fields.CHOSEN

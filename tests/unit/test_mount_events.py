@@ -19,7 +19,7 @@ from agentwatch.rules.model import Default, Rule, Ruleset
 from agentwatch.sinks import lines, ocsf
 from agentwatch.sinks.host import Host
 from agentwatch.testing import Records
-from tests.unit.small import HERE, KEY, actor, engine, opened, rule
+from tests.unit.small import HERE, actor, engine, mounted, opened, rule
 
 HOST = Host(boot_id="boot", name="box", offset=1_700_000_000_000_000_000)
 LSM = levels.Host(
@@ -41,10 +41,6 @@ def decoded(*arguments: Any, **options: Any) -> Mount:
     event = decoding.decode(Records().mount(*arguments, **options))
     assert isinstance(event, Mount)
     return event
-
-
-def mounted(op: str = "mount", path: str = "/mnt", **more: Any) -> Mount:
-    return Mount(time=1, process=KEY, session=KEY, op=op, path=path, **more)
 
 
 # Records.

@@ -13,7 +13,7 @@ from agentwatch.cli.doctor import doctor
 from agentwatch.errors import KernelError, ProgramRefused
 from agentwatch.kernel import libbpf, preflight
 
-NAMES = ["kernel", "btf", "capabilities", "pid namespace", "libbpf", "lsm list"]
+NAMES = ["kernel", "btf", "loader", "capabilities", "pid namespace", "libbpf", "lsm list"]
 NAMES += ["lockdown", "cgroup2", "tracefs", "bpffs"]
 
 
@@ -33,10 +33,10 @@ def test_everything_is_looked_at_and_every_problem_has_a_remedy() -> None:
 def test_missing_btf_is_said_with_the_kernels_option(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nothing can be loaded without."""
+    """Without, it takes the other loader."""
     monkeypatch.setattr(preflight, "BTF", tmp_path / "vmlinux")
     found = check("btf")
-    assert (found.ok, found.needed) == (False, True)
+    assert (found.ok, found.needed) == (False, False)
     assert "CONFIG_DEBUG_INFO_BTF=y" in found.remedy
     (tmp_path / "vmlinux").write_bytes(bytes(4096))
     assert check("btf").ok
@@ -166,7 +166,7 @@ def test_programs_that_cannot_be_loaded_are_a_problem(monkeypatch: pytest.Monkey
         raise KernelError("no room", "make some")
 
     monkeypatch.setattr(preflight, "checks", list)
-    monkeypatch.setattr("agentwatch.cli.doctor.Probes", refuse)
+    monkeypatch.setattr("agentwatch.kernel.loading.begin", refuse)
     result = CliRunner().invoke(doctor, ["--programs"])
     assert result.exit_code == 1
     assert "MISSING  programs       no room" in result.output

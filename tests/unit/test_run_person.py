@@ -253,7 +253,8 @@ def test_commands_are_refused_with_a_shells_codes(
 
 def test_the_other_half_gets_the_same_options() -> None:
     """CMD stands behind `--` and cannot be taken for options."""
-    options = Options("a", ("/r1", "/r2"), "/p", "observe", "/j", "", "h:1", ("cmd", "--agent=b"))
+    command = ("cmd", "--agent=b")
+    options = Options("a", ("/r1", "/r2"), "/p", "observe", "/j", "", "h:1", "bcc", command)
     expected = ["--agent=a", "--project=/p", "--mode=observe", "--journal=/j", "--metrics=h:1"]
-    expected += ["--rules=/r1", "--rules=/r2", "--", "cmd", "--agent=b"]
+    expected += ["--loader=bcc", "--rules=/r1", "--rules=/r2", "--", "cmd", "--agent=b"]
     assert options.arguments() == expected

@@ -18,12 +18,17 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from agentwatch.kernel import lsm  # noqa: E402  # the path comes first
+from agentwatch.kernel import lsm, preflight  # noqa: E402  # the path comes first
 from agentwatch.policy.levels import LEVELS  # noqa: E402
 from tests.vm.boots import AT_ONCE, BOOTS, Boot  # noqa: E402
 
 DOCUMENT = REPOSITORY / "docs" / "levels.md"
-SUITES = {"bookworm": "Debian 12", "trixie": "Debian 13", "sid": "Debian unstable"}
+SUITES = {
+    "bullseye-security": "Debian 11",
+    "bookworm": "Debian 12",
+    "trixie": "Debian 13",
+    "sid": "Debian unstable",
+}
 OTHER = "other"
 HEAD = "| kernel | distribution | BPF LSM | " + " | ".join(f"`{level}`" for level in LEVELS) + " |"
 RULE = "|---" * (3 + len(LEVELS)) + "|"
@@ -42,6 +47,8 @@ def row(agentwatch: Path) -> str:
     known = (line.split() for line in (REPOSITORY / "tests/vm/kernels").read_text().splitlines())
     suite = next((SUITES[one[1]] for one in known if one[:1] == [kernel]), OTHER)
     module = "yes" if lsm.programs() else "no"
+    if preflight.loader() == "bcc":
+        module = "not used"
     counts = " | ".join(str(found[level]) for level in LEVELS)
     return f"| {kernel} | {suite} | {module} | {counts} |"
 

@@ -13,8 +13,9 @@ from tests.vm.levels import row
 @pytest.mark.once
 @pytest.mark.vm
 @pytest.mark.without_lsm
+@pytest.mark.bcc
 def test_the_table_of_levels_says_what_is_found_here(agentwatch: Path, repository: Path) -> None:
-    """The row of this kernel, with or without BPF LSM, is in docs/levels.md: `make levels`."""
+    """The row of this kernel, whatever it has, is in docs/levels.md: `make levels`."""
     found = row(agentwatch)
     print(found)
     assert found in (repository / "docs" / "levels.md").read_text().splitlines()

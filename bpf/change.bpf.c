@@ -7,7 +7,11 @@
 
 #define OF_KIND(kind, op, ...) [kind - CALL_RENAME] = {op, __VA_ARGS__},
 
-static const struct change_call change_calls[CALL_MOUNT - CALL_RENAME] = {CHANGE_CALLS(OF_KIND)};
+#define INDICES 32 /* more than there are: a power of two, for the mask that bounds the index */
+
+_Static_assert(CALL_MOUNT - CALL_RENAME <= INDICES, "change_calls");
+
+static const struct change_call change_calls[INDICES] = {CHANGE_CALLS(OF_KIND)};
 
 /* The directory that a name begins in, or the descriptor's file; false where it is gone. */
 static __always_inline bool given_path(struct task_struct *task, const struct given *given,
@@ -148,7 +152,8 @@ static __always_inline void change_end(struct task_struct *task, const struct aw
 	barrier_var(which);
 	if (which >= CALL_MOUNT - CALL_RENAME)
 		return;
-	how = &change_calls[which];
+	barrier_var(which); /* older verifiers forget the comparison where the value is put aside */
+	how = &change_calls[which & (INDICES - 1)];
 	change = &record->change;
 	__builtin_memset(change, 0, sizeof(*change));
 	header_fill(&change->header, task, subject, AW_KIND_CHANGE, sizeof(*change));

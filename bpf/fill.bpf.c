@@ -73,10 +73,12 @@ static __always_inline u32 put_string(struct aw_record *record, u32 *at, const v
 		if (len > SHORT)
 			record->header.unresolved |= bit;
 	}
-	if (len <= 0 || len > AW_PATH_MAX + 1) {
+	if (len < 0 || len > AW_PATH_MAX + 1) {
 		record->header.unresolved |= bit;
 		return 0;
 	}
+	if (!len) /* of an empty text older kernels do not count the NUL */
+		return 0;
 	len--; /* its NUL */
 	*at += len;
 	return len;

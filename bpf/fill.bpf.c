@@ -17,8 +17,9 @@
 		pinned_;                                                                           \
 	})
 
-static __always_inline u32 put_name(struct aw_record *record, u32 *at, const struct name *name,
-				    const char *buffer, u32 bit)
+/* Not inlined: what it has on the stack is gone where callers go on to other names. */
+static __noinline u32 put_name(struct aw_record *record, u32 *at, const struct name *name,
+			       const char *buffer, u32 bit)
 {
 	u64 len = PINNED(name->len), off = PINNED(*at), skipped;
 	char *to = (char *)record;
@@ -73,10 +74,12 @@ static __always_inline u32 put_string(struct aw_record *record, u32 *at, const v
 		if (len > SHORT)
 			record->header.unresolved |= bit;
 	}
-	if (len <= 0 || len > AW_PATH_MAX + 1) {
+	if (len < 0 || len > AW_PATH_MAX + 1) {
 		record->header.unresolved |= bit;
 		return 0;
 	}
+	if (!len) /* of an empty text older kernels do not count the NUL */
+		return 0;
 	len--; /* its NUL */
 	*at += len;
 	return len;

@@ -22,7 +22,11 @@ def hardened(place: Place) -> Daemon:
     (powers,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.M)
     kept = ",".join("+" + name.removeprefix("CAP_").lower() for name in powers.split())
     where = place.directory
-    script = f'mount --bind {where} {where} && mount -o remount,ro,bind / && exec "$@"'
+    pins = place.pins  # as the unit has it: the rest of bpffs is read-only, too
+    script = (
+        f"mkdir -p {pins} && mount --bind {pins} {pins} && mount -o remount,ro,bind {pins.parent}"
+    )
+    script += f' && mount --bind {where} {where} && mount -o remount,ro,bind / && exec "$@"'
     return place.start(
         *("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"),
         *("setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{kept}"),
@@ -37,6 +41,7 @@ def test_it_has_them_and_no_more(hardened: Daemon) -> None:
     found = hardened.status
     assert all(found["hooks"].values())
     assert found["problems"] == []
+    assert found["pins"]["kept"]
 
 
 def test_it_finds_kills_freezes_and_remembers(hardened: Daemon, place: Place) -> None:

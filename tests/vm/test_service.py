@@ -143,11 +143,14 @@ class Agent:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [STUB, f"exec /usr/bin/python3 {TRYING} {LOAD} {PORT} 1"],
-            stdin=subprocess.DEVNULL,
+            [STUB, f"read line; exec /usr/bin/python3 {TRYING} {LOAD} {PORT} 1"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        until(lambda: self.session, "the agent is found")  # what it does before is the engine's
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
 
     def rounds(self, count: int = 3) -> None:
         """Waits for so many more, each of which tries everything."""
@@ -223,7 +226,6 @@ def test_it_runs_with_no_more_than_the_unit_gives() -> None:
 
 def test_an_agent_is_denied_and_told_why(agent: Agent) -> None:
     """The rule's level holds; `events` and journald have it by rule, and the head is anchored."""
-    until(lambda: agent.session, "the agent is found")
     agent.rounds()
     assert "service.secret" in said("agentwatch", "events", "--rule", "service.secret")
     lines = until(

@@ -17,9 +17,8 @@
 		pinned_;                                                                           \
 	})
 
-/* Not inlined: what it has on the stack is gone where callers go on to other names. */
-static __noinline u32 put_name(struct aw_record *record, u32 *at, const struct name *name,
-			       const char *buffer, u32 bit)
+static __always_inline u32 put_name(struct aw_record *record, u32 *at, const struct name *name,
+				    const char *buffer, u32 bit)
 {
 	u64 len = PINNED(name->len), off = PINNED(*at), skipped;
 	char *to = (char *)record;

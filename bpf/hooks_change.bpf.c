@@ -13,6 +13,13 @@ struct change {
 	struct path first, second;
 };
 
+/* Not inlined: what it has on the stack is gone where changed_put goes on to other names. */
+static __noinline u32 changed_name(struct aw_record *record, u32 *at, const struct name *name,
+				   const char *buffer, u32 bit)
+{
+	return put_name(record, at, name, buffer, bit);
+}
+
 /*
  * Puts one of the two names and its others into the record, whose length grows with them. Not inlined:
  * what it has on the stack is not needed any more where the change is judged.
@@ -27,7 +34,7 @@ static __noinline void changed_put(struct aw_record *record, struct aw_walk *wal
 	struct name name;
 
 	name_of(&name, path, walk);
-	len = put_name(record, &at, &name, walk->path, bit);
+	len = changed_name(record, &at, &name, walk->path, bit);
 	others_put(record, walk, task, 0, path, &name, record->header.length, len, &at, bit);
 	if (second) {
 		change->new_dev = name.dev;

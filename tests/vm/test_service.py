@@ -82,8 +82,15 @@ def said(*command: str | Path, code: int | None = 0) -> str:
         timeout=4 * PATIENCE,
         env=environment,
     )
-    assert code is None or ran.returncode == code, f"{command}: {ran.returncode}\n{ran.stdout}"
+    if code is not None and ran.returncode != code:
+        raise AssertionError(f"{command}: {ran.returncode}\n{ran.stdout}\n{logged()}")
     return ran.stdout
+
+
+def logged() -> str:
+    """The service's own log."""
+    line = ("journalctl", "-u", "agentwatch", "-o", "short-monotonic", "-n", "60", "--no-pager")
+    return said(*line, code=None)
 
 
 def until(claim: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -94,9 +101,7 @@ def until(claim: Callable[[], Any], what: str, patience: float = PATIENCE) -> An
         if found:
             return found
         time.sleep(0.1)
-    line = ("journalctl", "-u", "agentwatch", "-o", "short-monotonic", "-n", "60", "--no-pager")
-    log = said(*line, code=None)
-    raise AssertionError(f"{what}: not within {patience} s\n{log}")
+    raise AssertionError(f"{what}: not within {patience} s\n{logged()}")
 
 
 def shown(name: str) -> str:

@@ -198,22 +198,26 @@ static __always_inline void uses_judge(struct aw_record *record, struct aw_walk 
 	question->lists = AW_LISTS_OPEN;
 }
 
-static __noinline int change_hook(struct change *asked)
+/* 1: it is refused. Not static: so the verifier looks at it once, and not for each of the hooks. */
+__noinline int change_hook(struct change *asked)
 {
 	struct aw_record *record;
 	struct aw_walk *walk;
 	struct hooked hooked;
-	bool moves, brings, exchanges = asked->how & CHANGE_EXCHANGES;
+	bool moves, brings, exchanges;
 	struct dentry *moved;
 	u32 type, taken;
 	int found;
 
+	if (!asked)
+		return 0;
+	exchanges = asked->how & CHANGE_EXCHANGES;
 	moves = asked->op == AW_OP_RENAME || asked->op == AW_OP_LINK;
 	/* Rules on programs, too, are about what is moved. */
 	found = hook_begin(&hooked, AW_KIND_CHANGE, moves ? AW_LISTS_EXEC : AW_LISTS_OPEN,
 			   AW_SORT_NAME);
 	if (found != HOOK_ASKS)
-		return DENIED(found == HOOK_BLIND);
+		return found == HOOK_BLIND;
 	record = hooked.record;
 	walk = hooked.walk;
 	walk->question.lists = AW_LISTS_OPEN;
@@ -249,7 +253,7 @@ static __noinline int change_hook(struct change *asked)
 		bpf_send_signal(SIGKILL);
 	if (asked->how & CHANGE_LAYERED && !refused(&record->header))
 		return 0;
-	return DENIED(hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY));
+	return hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY);
 }
 
 /* One that is to be made, or that goes: `dentry` in the directory `in`. */
@@ -260,7 +264,7 @@ static __always_inline int entry_hook(u32 op, u32 words, const struct path *in,
 
 	change.first.mnt = in ? in->mnt : 0;
 	change.first.dentry = dentry;
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 static __always_inline int path_hook(u32 op, u32 words, const struct path *path, u32 mode)
@@ -315,7 +319,7 @@ int BPF_PROG(lsm_path_rename, const struct path *dir, struct dentry *dentry,
 	change.first.dentry = dentry;
 	change.second.mnt = new_dir->mnt;
 	change.second.dentry = new_dentry;
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 /* Both names are on the same mount, or there is no link. */
@@ -328,7 +332,7 @@ int BPF_PROG(lsm_path_link, struct dentry *dentry, const struct path *new_dir,
 	change.first.mnt = change.second.mnt = new_dir->mnt;
 	change.first.dentry = dentry;
 	change.second.dentry = new_dentry;
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 SEC("lsm/path_truncate")
@@ -344,7 +348,7 @@ int BPF_PROG(lsm_file_truncate, struct file *file)
 	struct change change = {.op = AW_OP_TRUNCATE, .words = AW_WORD_TRUNCATE};
 
 	BPF_CORE_READ_INTO(&change.first, file, f_path);
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 SEC("lsm/path_chmod")

@@ -31,8 +31,9 @@ class Hooks:
         missing = self._probes.missing
         gone = frozenset(missing) - self._told
         self._told |= gone
-        now = replace(host, lsm=self._probes.hooks, tracing=missing.keys().isdisjoint(HOOKS))
-        before = replace(host, lsm=self._probes.hooks | gone, tracing=True)
+        tracing = missing.keys().isdisjoint(HOOKS)
+        now = replace(host, lsm=self._probes.hooks, lost=frozenset(missing), tracing=tracing)
+        before = replace(now, lsm=now.lsm | gone, lost=now.lost - gone, tracing=True)
         for reason in dict.fromkeys(missing[hook] for hook in sorted(gone)):
             self._tell(f"{_named(h for h in gone if missing[h] == reason)}: {reason}")
         if gone:

@@ -34,6 +34,7 @@ char LICENSE[] SEC("license") = "GPL";
 #include "syscalls.bpf.c"
 #include "hooks.bpf.c"
 #include "hooks_change.bpf.c"
+#include "hooks_layer.bpf.c"
 #include "hooks_mount.bpf.c"
 #include "hooks_connect.bpf.c"
 #include "cgroup.bpf.c"

@@ -189,6 +189,8 @@ static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 	if (!bprm || !argv_of(question, bprm))
 		question->later = 1 << AW_SUBJECT_ARGS;
 	question_ask(hooked.walk, hooked.record, &exec->header);
+	if (bprm)
+		hooked.walk->program = (u64)BPF_CORE_READ(file, f_inode);
 	return DENIED(hook_answer(&hooked, file, at, &lifecycle, RING_LIFECYCLE));
 }
 
@@ -215,6 +217,9 @@ int BPF_PROG(lsm_bprm_committed_creds)
 	if (!tagged(task, &subject))
 		return 0;
 	tag = subject.tag;
+	/* Else what it says of the old program would be found again: there is no way back any more. */
+	if (!storage_sure && !bpf_task_storage_get(&tags, task, 0, 0))
+		bpf_send_signal(SIGKILL);
 	former = bpf_task_storage_get(&formers, task, 0, 0);
 	/* Of two instances the newer one comes first: then it is done. */
 	if (former && former->instance > instance && former->successor == tag->image)
@@ -236,7 +241,16 @@ int BPF_PROG(lsm_bprm_committed_creds)
 	return 0;
 }
 
-/* What the kernel itself maps for a new program is not the agent's doing. */
+/* "ld-linux-x86-64.so.2", "ld-musl-x86_64.so.1": what rules say of those is about running them by name. */
+static __always_inline bool is_loader(struct file *file)
+{
+	const unsigned char *name = BPF_CORE_READ(file, f_path.dentry, d_name.name);
+	char begins[4] = {};
+
+	bpf_probe_read_kernel(begins, 3, name);
+	return begins[0] == 'l' && begins[1] == 'd' && begins[2] == '-';
+}
+
 static __always_inline bool is_executing(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -244,10 +258,26 @@ static __always_inline bool is_executing(void)
 	return BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
 }
 
+/*
+ * What the kernel itself maps for a new program: the program, which has been asked about, and what that
+ * names as its interpreter, which is any program of the agent's choice.
+ */
+static __always_inline bool is_asked(struct file *file)
+{
+	struct aw_walk *walk;
+
+	if (!is_executing())
+		return false;
+	if (is_loader(file))
+		return true;
+	walk = walk_of_current();
+	return walk && walk->program == (u64)BPF_CORE_READ(file, f_inode);
+}
+
 SEC("lsm/mmap_file")
 int BPF_PROG(lsm_mmap_file, struct file *file, unsigned long asked, unsigned long prot)
 {
-	if (!file || !(prot & PROT_EXEC) || is_executing())
+	if (!file || !(prot & PROT_EXEC) || is_asked(file))
 		return 0;
 	return exec_hook(0, file);
 }
@@ -263,7 +293,7 @@ int BPF_PROG(lsm_file_mprotect, struct vm_area_struct *area, unsigned long asked
 	return exec_hook(0, file);
 }
 
-/* The child has its tag before it can be seen by anybody. */
+/* The child has its tag before it can be seen by anybody, or there is none: see storage_sure. */
 SEC("lsm/task_alloc")
 int BPF_PROG(lsm_task_alloc, struct task_struct *child)
 {

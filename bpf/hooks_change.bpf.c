@@ -6,10 +6,13 @@ static __always_inline u32 stricter(u32 verdict, u32 than)
 	return verdict && (!than || verdict < than);
 }
 
+#define CHANGE_EXCHANGES 1 /* the second one goes where the first was */
+#define CHANGE_LAYERED 2   /* below what the call itself was about: see hooks_layer.bpf.c */
+
 struct change {
 	u32 op, mode;
-	u32 words;     /* AW_WORD_* besides that of writing */
-	u32 exchanges; /* 1: the second one goes where the first was */
+	u32 words; /* AW_WORD_* besides that of writing */
+	u32 how;   /* CHANGE_* */
 	struct path first, second;
 };
 
@@ -51,9 +54,12 @@ static __noinline void changed_put(struct aw_record *record, struct aw_walk *wal
 	record->header.length = at;
 }
 
-/* Asks about one of the two names, and about its others. here: it still is in `walk`. */
-static __always_inline void changed_ask(struct aw_record *record, struct aw_walk *walk, bool second,
-					bool here)
+/*
+ * Asks about one of the two names, and about its others, as what a subject is: AW_SUBJECT_* and its
+ * symbol. here: it still is in `walk`.
+ */
+static __always_inline void changed_ask_as(struct aw_record *record, struct aw_walk *walk,
+					   bool second, bool here, u32 subject, u32 symbol)
 {
 	struct aw_question *question = &walk->question;
 	struct aw_other_name *others = question->others;
@@ -76,10 +82,16 @@ static __always_inline void changed_ask(struct aw_record *record, struct aw_walk
 	}
 	others[0].at = at + len;
 	others[1].at = at + len + others[0].len;
-	question->unread = record->header.unresolved & bit ? 1 << AW_SUBJECT_FILE : 0;
+	question->unread = record->header.unresolved & bit ? 1U << (subject & 7) : 0;
 	question->uncertain = 0;
-	question_name(walk, 0, AW_SUBJECT_FILE, AW_SYMBOL_FILE, here ? 0 : at, len, dev, false);
+	question_name(walk, 0, subject, symbol, here ? 0 : at, len, dev, false);
 	names_judge(walk, record);
+}
+
+static __always_inline void changed_ask(struct aw_record *record, struct aw_walk *walk, bool second,
+					bool here)
+{
+	changed_ask_as(record, walk, second, here, AW_SUBJECT_FILE, AW_SYMBOL_FILE);
 }
 
 /* Judges what changed_put has just put; what is stricter than the answer before stands. */
@@ -101,39 +113,118 @@ static __always_inline void change_judge(struct aw_record *record, struct aw_wal
 	}
 }
 
-/*
- * What goes elsewhere takes along what is denied by its name, the directory's or of what is below it: so
- * it stays, by that rule.
- */
-static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk, bool second)
+static __always_inline bool stops(const struct aw_question *question)
 {
-	struct aw_question *question = &walk->question;
-	struct aw_header *header = &record->header;
+	return question->verdict == AW_VERDICT_KILL || question->verdict == AW_VERDICT_DENY;
+}
 
-	question->below = 1;
-	changed_ask(record, walk, second, false);
-	question->below = 0;
-	if (question->verdict != AW_VERDICT_KILL && question->verdict != AW_VERDICT_DENY)
-		return;
+/* The answer for good: whatever kind of event the rule is about, it keeps the name where it is. */
+static __always_inline void stays(struct aw_header *header, u32 rule)
+{
 	header->verdict = AW_VERDICT_DENY;
-	header->rule = question->rule;
+	header->rule = rule;
 	header->flags |= AW_FLAG_BELOW;
 }
 
-static __noinline int change_hook(struct change *asked)
+/*
+ * What goes elsewhere takes along what is denied below it, AW_BELOW_TAKEN: so it stays, by that rule.
+ * And where it goes, names come about below it: those of AW_BELOW_MADE.
+ */
+static __always_inline void below_judge(struct aw_record *record, struct aw_walk *walk, bool second,
+					u32 kinds)
+{
+	struct aw_question *question = &walk->question;
+
+	question->below = kinds;
+	changed_ask(record, walk, second, false);
+	question->below = 0;
+	if (stops(question))
+		stays(&record->header, question->rule);
+}
+
+#define USES 3
+
+/* What is done by a name, other than changing what has it: reading, running, and connecting. */
+static __always_inline void use_ask(struct aw_record *record, struct aw_walk *walk, bool second,
+				    u32 use)
+{
+	struct aw_question *question = &walk->question;
+	u32 subject = AW_SUBJECT_FILE, symbol = AW_SYMBOL_FILE;
+
+	question->lists = AW_LISTS_OPEN;
+	question->kinds = AW_READ | AW_OPEN;
+	question->words = AW_WORD_READ | AW_WORD_OPEN;
+	if (use == 1) {
+		question->lists = AW_LISTS_EXEC;
+		question->kinds = AW_EXEC;
+		question->words = AW_WORD_NAMED;
+		subject = AW_SUBJECT_EXE;
+		symbol = AW_SYMBOL_EXE;
+	} else if (use == 2) {
+		question->lists = AW_LISTS_CONNECT;
+		question->kinds = AW_CONNECT;
+		question->words = words_of_connect(AF_UNIX, 0);
+		subject = AW_SUBJECT_UNIX;
+		symbol = AW_SYMBOL_UNIX;
+	}
+	changed_ask_as(record, walk, second, false, subject, symbol);
+}
+
+/*
+ * Nothing gets a name by which it may be used in place of one, or beside one, by which it may not, be
+ * that by a rule or by default. Of a program, as if it were run without arguments.
+ */
+static __always_inline void uses_judge(struct aw_record *record, struct aw_walk *walk, u32 type,
+				       bool exchanges)
+{
+	struct aw_question *question = &walk->question;
+	u32 rule;
+
+	for (u64 turn = 0; turn < 2 * USES; turn++) {
+		bool back;
+		u64 use;
+
+		/* One counter and nothing made of it: else 6.1 takes this for a loop without end. */
+		barrier_var(turn);
+		back = turn >= USES;
+		use = back ? turn - USES : turn;
+		if (back && !exchanges)
+			break;
+		if (!back && (use == 2 ? type == S_IFREG : type == S_IFSOCK))
+			continue;
+		use_ask(record, walk, back, use);
+		if (!stops(question))
+			continue;
+		rule = question->rule;
+		use_ask(record, walk, !back, use);
+		if (stops(question))
+			continue;
+		stays(&record->header, rule);
+		break;
+	}
+	question->lists = AW_LISTS_OPEN;
+}
+
+/* 1: it is refused. Not static: so the verifier looks at it once, and not for each of the hooks. */
+__noinline int change_hook(struct change *asked)
 {
 	struct aw_record *record;
 	struct aw_walk *walk;
 	struct hooked hooked;
-	bool moves;
+	bool moves, brings, exchanges;
+	struct dentry *moved;
+	u32 type, taken;
 	int found;
 
+	if (!asked)
+		return 0;
+	exchanges = asked->how & CHANGE_EXCHANGES;
 	moves = asked->op == AW_OP_RENAME || asked->op == AW_OP_LINK;
 	/* Rules on programs, too, are about what is moved. */
 	found = hook_begin(&hooked, AW_KIND_CHANGE, moves ? AW_LISTS_EXEC : AW_LISTS_OPEN,
 			   AW_SORT_NAME);
 	if (found != HOOK_ASKS)
-		return DENIED(found == HOOK_BLIND);
+		return found == HOOK_BLIND;
 	record = hooked.record;
 	walk = hooked.walk;
 	walk->question.lists = AW_LISTS_OPEN;
@@ -144,6 +235,9 @@ static __noinline int change_hook(struct change *asked)
 	record->change.mode = asked->mode;
 	record->change.result = -EPERM;
 	changed_put(record, walk, &asked->first, false);
+	/* Who is asked of a layer has written over what was left for the end of the call. */
+	if (asked->how & CHANGE_LAYERED)
+		walk->hooked.call = 0;
 	if (record->header.flags & AW_FLAG_ANONYMOUS)
 		return 0; /* such as a memfd, which has no name to deny: told at the end */
 	change_judge(record, walk, asked->words, false);
@@ -151,13 +245,22 @@ static __noinline int change_hook(struct change *asked)
 		changed_put(record, walk, &asked->second, true);
 		change_judge(record, walk, asked->words, true);
 	}
-	if (moves && !refused(&record->header))
-		below_judge(record, walk, false);
-	if (asked->exchanges && !refused(&record->header))
-		below_judge(record, walk, true);
+	moved = asked->first.dentry;
+	type = BPF_CORE_READ(moved, d_inode, i_mode) & S_IFMT;
+	if (moves && type != S_IFLNK && !refused(&record->header))
+		uses_judge(record, walk, type, exchanges);
+	/* Where a symbolic link leads to has names below the link's own. */
+	brings = type == S_IFDIR || type == S_IFLNK;
+	taken = AW_BELOW_TAKEN | (type == S_IFDIR ? 0 : AW_BELOW_ITSELF);
+	if ((moves || asked->op == AW_OP_SYMLINK) && !refused(&record->header))
+		below_judge(record, walk, false, moves ? taken : AW_BELOW_MADE);
+	if (moves && (exchanges || brings) && !refused(&record->header))
+		below_judge(record, walk, true, exchanges ? AW_BELOW_TAKEN : AW_BELOW_MADE);
 	if (record->header.verdict == AW_VERDICT_KILL)
 		bpf_send_signal(SIGKILL);
-	return DENIED(hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY));
+	if (asked->how & CHANGE_LAYERED && !refused(&record->header))
+		return 0;
+	return hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY);
 }
 
 /* One that is to be made, or that goes: `dentry` in the directory `in`. */
@@ -168,7 +271,7 @@ static __always_inline int entry_hook(u32 op, u32 words, const struct path *in,
 
 	change.first.mnt = in ? in->mnt : 0;
 	change.first.dentry = dentry;
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 static __always_inline int path_hook(u32 op, u32 words, const struct path *path, u32 mode)
@@ -217,13 +320,13 @@ int BPF_PROG(lsm_path_rename, const struct path *dir, struct dentry *dentry,
 {
 	struct change change = {.op = AW_OP_RENAME, .words = AW_WORD_RENAME};
 
-	change.exchanges = flags & RENAME_EXCHANGE;
+	change.how = flags & RENAME_EXCHANGE ? CHANGE_EXCHANGES : 0;
 
 	change.first.mnt = dir->mnt;
 	change.first.dentry = dentry;
 	change.second.mnt = new_dir->mnt;
 	change.second.dentry = new_dentry;
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 /* Both names are on the same mount, or there is no link. */
@@ -236,7 +339,7 @@ int BPF_PROG(lsm_path_link, struct dentry *dentry, const struct path *new_dir,
 	change.first.mnt = change.second.mnt = new_dir->mnt;
 	change.first.dentry = dentry;
 	change.second.dentry = new_dentry;
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 SEC("lsm/path_truncate")
@@ -252,7 +355,7 @@ int BPF_PROG(lsm_file_truncate, struct file *file)
 	struct change change = {.op = AW_OP_TRUNCATE, .words = AW_WORD_TRUNCATE};
 
 	BPF_CORE_READ_INTO(&change.first, file, f_path);
-	return change_hook(&change);
+	return DENIED(change_hook(&change));
 }
 
 SEC("lsm/path_chmod")

@@ -30,7 +30,7 @@ static __always_inline int connect_answer(struct hooked *hooked, u32 at)
 }
 
 /* The kernel's own copy of what connect and sendmsg were given; a unix socket tells its peer elsewhere. */
-static __noinline int address_hook(struct socket *socket, void *address)
+static __noinline int address_hook(struct socket *socket, void *address, bool sends)
 {
 	struct sock *sk = BPF_CORE_READ(socket, sk);
 	struct user_address *user;
@@ -40,6 +40,8 @@ static __noinline int address_hook(struct socket *socket, void *address)
 	int found;
 
 	bpf_probe_read_kernel(&family, sizeof(family), address);
+	if (!family && sends && BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET)
+		family = AF_INET; /* as IPv4 takes it */
 	if (!family || family == AF_UNIX)
 		return 0;
 	found = connect_begin(&hooked, AW_SORT_ADDRESS);
@@ -71,7 +73,7 @@ static __noinline int address_hook(struct socket *socket, void *address)
 SEC("lsm/socket_connect")
 int BPF_PROG(lsm_socket_connect, struct socket *socket, void *address)
 {
-	return address_hook(socket, address);
+	return address_hook(socket, address, false);
 }
 
 /* Only what has an address of its own: the rest goes where the socket is connected to. */
@@ -80,7 +82,7 @@ int BPF_PROG(lsm_socket_sendmsg, struct socket *socket, struct msghdr *message)
 {
 	void *address = message->msg_name;
 
-	return address ? address_hook(socket, address) : 0;
+	return address ? address_hook(socket, address, true) : 0;
 }
 
 /* Where the other end is bound, whatever the caller called it. */
@@ -122,14 +124,20 @@ int BPF_PROG(lsm_unix_may_send, struct socket *socket, struct socket *other)
 	return peer ? unix_hook(peer) : 0;
 }
 
-/* A socket that sends without connecting, to nobody a rule could name: only what it is, is asked. */
+/*
+ * A socket that sends without connecting, to nobody a rule could name: only what it is, is asked. SCTP
+ * does so by options of the socket as well.
+ */
 SEC("lsm/socket_create")
 int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 {
 	struct hooked hooked;
 	int found;
 
-	if (kern || family == AF_UNIX || (is_inet(family) && (type & 15) != SOCK_RAW))
+	if (is_inet(family) && (type & 15) == SOCK_SEQPACKET)
+		protocol = IPPROTO_SCTP;
+	if (kern || family == AF_UNIX ||
+	    (is_inet(family) && (type & 15) != SOCK_RAW && protocol != IPPROTO_SCTP))
 		return 0;
 	found = connect_begin(&hooked, AW_SORT_NAME);
 	if (found != HOOK_ASKS)

@@ -67,7 +67,7 @@ static __noinline int mount_hook(struct mounting *asked)
 	if (asked->source.dentry) {
 		changed_put(record, walk, &asked->source, true);
 		if (asked->takes && !refused(&record->header))
-			below_judge(record, walk, true);
+			below_judge(record, walk, true, AW_BELOW_TAKEN);
 	}
 	mounted_put(record, asked);
 	if (record->header.verdict == AW_VERDICT_KILL)

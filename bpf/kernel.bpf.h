@@ -57,6 +57,7 @@ struct fs_context {
 
 struct super_block {
 	u32 s_dev;
+	unsigned long s_flags;
 	unsigned long s_magic;
 	struct file_system_type *s_type;
 	struct dentry *s_root;
@@ -162,6 +163,11 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct fs_struct *fs;
 	struct mm_struct *mm;
+	const void *cred, *real_cred;
+};
+
+struct iattr {
+	unsigned int ia_valid;
 };
 
 struct linux_binprm {
@@ -233,6 +239,11 @@ struct bpf_iter__task {
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define S_IFREG 0100000
+#define S_IFLNK 0120000
+#define ATTR_MODE 1
+#define ATTR_UID 2
+#define ATTR_GID 4
+#define ATTR_SIZE 8
 #define S_IFDIR 0040000
 #define S_IFCHR 0020000
 #define S_IFIFO 0010000
@@ -246,6 +257,7 @@ struct bpf_iter__task {
 #define FMODE_READ 1
 #define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
+#define SB_NOUSER (1UL << 31)
 #define FMODE_EXEC 0x20
 #define FMODE_NEED_UNMOUNT (1 << 28)
 #define FMODE_NOACCOUNT (1 << 29)
@@ -253,6 +265,7 @@ struct bpf_iter__task {
 #define PROT_EXEC 4
 #define VM_EXEC 4
 #define SOCK_RAW 3
+#define SOCK_SEQPACKET 5
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10

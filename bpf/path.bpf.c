@@ -7,6 +7,8 @@
 #ifndef AW_BCC /* which is told where the lock is when it compiles this */
 /* Where the kernel keeps what no type tells of; 0 where it does not say, or is not asked. */
 static volatile u64 rename_lock_at, mount_lock_at, preempt_count_at, per_cpu_offset_at;
+/* 1: hooks on inode_setattr are passed a mapping of users first. */
+static volatile u32 setattr_maps;
 
 struct pcpu_hot {
 	int preempt_count;
@@ -26,8 +28,11 @@ int find_symbols(void *ctx)
 	static const char rename[] = "rename_lock", mount[] = "mount_lock";
 	static const char offset[] = "__per_cpu_offset";
 	static const char count[] = "__preempt_count", hot[] = "pcpu_hot";
+	static const char busy[] = "bpf_task_storage_busy", recur[] = "bpf_task_storage_get_recur";
+	static const char since[] = "bpf_lsm_inode_post_setattr"; /* no type tells of it */
 	u64 at = 0;
 
+	setattr_maps = symbol_at(since, sizeof(since)) != 0;
 	rename_lock_at = symbol_at(rename, sizeof(rename));
 	mount_lock_at = symbol_at(mount, sizeof(mount));
 	per_cpu_offset_at = symbol_at(offset, sizeof(offset));
@@ -40,6 +45,9 @@ int find_symbols(void *ctx)
 	}
 	if (per_cpu_offset_at)
 		preempt_count_at = at;
+	/* The second one came with looks that nothing stops; the first is gone where none ever waits. */
+	storage_sure = symbol_at(recur, sizeof(recur)) ||
+		       (rename_lock_at && !symbol_at(busy, sizeof(busy)));
 	return 0;
 }
 
@@ -201,6 +209,8 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 			return 0;
 		}
 		len = anonymous_name(path->dentry, buffer);
+		if (len < 0 && BPF_CORE_READ(super, s_flags) & SB_NOUSER)
+			len = 0; /* a pidfd, a namespace: of a file system that nobody mounts */
 		name->failed = len < 0;
 		name->len = len < 0 ? 0 : len;
 		name->flags = len < 0 ? 0 : AW_FLAG_ANONYMOUS;

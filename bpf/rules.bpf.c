@@ -145,7 +145,7 @@ static __always_inline bool list_enter(struct judge *judge)
 		machine->through = 1;
 	} else if (question->below) {
 		index -= machine->kept + 1;
-		if (!machine->crowded || index > AW_LISTS_OPEN)
+		if (!machine->crowded || index > AW_LISTS_CONNECT)
 			return false;
 		list = word(judge->policy, AW_POLICY_UNREAD + index);
 	} else if (index == machine->kept + 1 && question->unread) {
@@ -253,7 +253,7 @@ __noinline int policy_decide(struct aw_walk *walk)
 		return 0;
 	if (question->below) {
 		machine->crowded |= !!question->unread;
-		question->kinds = AW_EXEC | AW_READ | AW_CHANGE | AW_OPEN;
+		question->kinds = question->below & ~AW_BELOW_ITSELF;
 	}
 	if (machine->crowded || question->below)
 		question->unread = EVERY_SUBJECT;

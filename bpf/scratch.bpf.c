@@ -45,6 +45,11 @@ struct aw_record {
 #define AW_MOUNT 32
 #define AW_RULE_KINDS 6
 
+/* Of what is below a directory: what it takes along when it goes, and what comes about where it goes to. */
+#define AW_BELOW_TAKEN (AW_EXEC | AW_READ | AW_CHANGE | AW_OPEN | AW_CONNECT)
+#define AW_BELOW_MADE AW_CHANGE
+#define AW_BELOW_ITSELF 64 /* ... or it is no directory, and only itself is taken along */
+
 /* Words that are always known, as bits. Those of a file and those of a program share some. */
 #define AW_WORD_READ 0x000001
 #define AW_WORD_WRITE 0x000002
@@ -125,7 +130,7 @@ struct aw_question {
 	u64 predicates[4];   /* of the process; the last is never asked */
 	u32 known;	     /* 1: they are of this policy */
 	u32 other;	     /* 1: by another name than the canonical one */
-	u32 below;	     /* 1: of all that is below the directory that it names */
+	u32 below;	     /* of all of these kinds that is below the directory it names */
 	u32 preventing;	     /* 1: asked before anything happens: what is denied does not */
 	u32 later;	     /* bit per subject: not to be known yet, and asked again when it is */
 	u32 ruled;	     /* 1: by rules alone, not by what `defaults` says */
@@ -216,6 +221,7 @@ struct aw_walk {
 	struct aw_question question;
 	struct aw_machine machine;
 	struct aw_hooked hooked;
+	u64 program; /* inode of the last one that the exec at hand asked about */
 	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;

@@ -514,7 +514,8 @@ static long pass_step(u32 index, struct judge *judge)
 		if (there != PROJECT_BELOW) /* else all of the project is */
 			policy_walk(judge->walk);
 		machine->ends = 1;
-		policy_reach(judge->walk);
+		if (!(below & AW_BELOW_ITSELF))
+			policy_reach(judge->walk);
 	} else if (there) {
 		policy_walk(judge->walk);
 		memo_end(judge->walk);

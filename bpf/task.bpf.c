@@ -2,6 +2,12 @@
 /* Tags: who is an agent's, and of which session. */
 
 /*
+ * 1: whoever looks into task storage finds what is there. Before 6.2 nobody does on a CPU where somebody
+ * was preempted in the middle of a look. Set before anything is attached.
+ */
+static volatile u32 storage_sure;
+
+/*
  * Self first (every thread has its own copy), then the leader, then the mirror, each only where it can
  * know more than the one before: this runs for every call of everybody.
  */
@@ -12,7 +18,7 @@ static __always_inline struct aw_tag *tag_find(struct task_struct *task, struct 
 
 	if (!tag && task->pid != task->tgid && leader)
 		tag = bpf_task_storage_get(&tags, leader, 0, 0);
-	if (!tag && control.untracked)
+	if (!tag && (control.untracked || !storage_sure))
 		tag = bpf_map_lookup_elem(&mirror, &tgid);
 	return tag;
 }

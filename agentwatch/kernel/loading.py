@@ -52,4 +52,5 @@ def expected(loading: Loading | BccLoading) -> Host:
 
 def found(host: Host, probes: Probes, cgroup: Path | None = None) -> Host:
     """What there is, now that probes are attached. cgroup: below which connections are refused."""
-    return replace(host, lsm=probes.hooks, cgroup=host.cgroup and probes.attach_connect(cgroup))
+    cgroups = host.cgroup and probes.attach_connect(cgroup)
+    return replace(host, lsm=probes.hooks, lost=frozenset(probes.missing), cgroup=cgroups)

@@ -14,9 +14,9 @@ from agentwatch.lineage import Actor
 from agentwatch.policy import levels
 from agentwatch.policy.compiler import Compiled
 from agentwatch.policy.deciding import Asking
-from agentwatch.policy.image import DENY, KILL, LOOK, Decision, Image
+from agentwatch.policy.image import DENY, KILL, LOOK, MADE, Decision, Image
 from agentwatch.policy.readers import by_other_name, kinds_of, views
-from agentwatch.policy.subjects import ARGS, Subject, subject_of
+from agentwatch.policy.subjects import ARGS, Subject, subject_of, uses_of
 
 _MOVES = frozenset({"rename", "link"})
 _HOOK = Asking(preventing=True)
@@ -64,11 +64,27 @@ def _by_hook(image: Image, event: Event, subjects: Sequence[Subject]) -> Answer:
             return Answer(at_the_end)
         early = image.decide(subject, _TOO_EARLY)
         return Answer(found, True, None if early.verdict in _STOPS else at_the_end)
-    if found.verdict not in _STOPS and isinstance(event, Change) and event.op in _MOVES:
-        below = image.decide_directory(subjects[0])
-        if below.verdict in _STOPS:
-            found = Decision(DENY, below.rule, below.crowded)
+    if found.verdict not in _STOPS and isinstance(event, Change):
+        stays = _staying(image, event.op, subjects)
+        if stays is not None:
+            found = Decision(DENY, stays.rule, stays.crowded)
     return Answer(found, found.verdict in _STOPS)
+
+
+def _staying(image: Image, op: str, subjects: Sequence[Subject]) -> Decision | None:
+    """What keeps a name where it is, or from being made; of what is moved it is not known here
+    whether it is a directory: it takes along what one would, and brings about nothing.
+    """
+    asked: list[Decision] = []
+    if op in _MOVES:
+        for old, new in zip(uses_of(subjects[0]), uses_of(subjects[-1]), strict=True):
+            use = image.decide(old, _HOOK)
+            if use.verdict in _STOPS and image.decide(new, _HOOK).verdict not in _STOPS:
+                asked.append(use)
+        asked.append(image.decide_directory(subjects[0]))
+    elif op == "symlink":
+        asked.append(image.decide_directory(subjects[0], MADE))
+    return next((one for one in asked if one.verdict in _STOPS), None)
 
 
 def _strictest(found: Sequence[Decision]) -> Decision:

@@ -32,7 +32,6 @@ from agentwatch.policy.subjects import (
     KINDS,
     LISTS,
     OF_NONE,
-    OPENING,
     PORT,
     UNIX,
     WORDS,
@@ -258,15 +257,15 @@ class BelowDecider(Decider):
     is asked of the names, arguments and ways of opening there may hold, where that restricts.
     """
 
-    def __init__(self, words: memoryview[int], subject: Subject, found: Walked) -> None:
-        asked = replace(subject, kinds=EXEC | OPENING)
+    def __init__(self, words: memoryview[int], subject: Subject, found: Walked, kinds: int) -> None:
+        asked = replace(subject, kinds=kinds)
         super().__init__(words, asked, found, EVERY_SUBJECT)
 
     def decide(self) -> Decision:
         for offset in self.found.kept or ():
             self._consider_list(offset, True)
         if self.found.crowded:
-            for place in (0, 1):
+            for place in range(len(LISTS)):
                 self._consider_list(self.words[H_UNREAD_EXEC + place], False)
         return self._decision()
 

@@ -61,10 +61,12 @@ from agentwatch.policy.readers import FOREIGN
 from agentwatch.policy.subjects import (
     ADDR,
     ARGS,
+    CONNECT,
     CWD,
     EXE,
     EXEC,
     FILE,
+    KINDS,
     MOUNT,
     OPENING,
     PORT,
@@ -73,6 +75,13 @@ from agentwatch.policy.subjects import (
     args_subject,
     path_subject,
 )
+
+TAKEN = EXEC | OPENING | CONNECT
+"""The kinds of what a directory takes along when it goes elsewhere."""
+MADE = KINDS["change"]
+"""... and of what comes about where it goes to."""
+ITSELF = 64
+"""Beside kinds: it is no directory."""
 
 __all__ = ("DENY", "KILL", "LOOK", "Decision", "Image")
 
@@ -120,29 +129,34 @@ class Image:
             unread = EVERY_SUBJECT
         return Decider(self._words, subject, found, unread, asking).decide()
 
-    def decide_directory(self, subject: Subject) -> Decision:
-        """The strictest of the rules that are about a file or a program below the directory
-        `subject.path`, as far as its name tells: those that may match one and do not allow it.
+    def decide_directory(self, subject: Subject, kinds: int = TAKEN) -> Decision:
+        """The strictest of the rules of these kinds that are about what is below the directory
+        `subject.path`, as far as its name tells: those that may match it and do not allow it.
+        With ITSELF, of what is no directory.
         """
         found = Walked(kept=[])
+        reach = not kinds & ITSELF
         value = subject.path
         if value:
             # The root directory's name is its separator.
-            self._walk_below(value if value != b"//" else b"/", subject.project, found)
+            self._walk_below(value if value != b"//" else b"/", subject.project, found, reach)
         else:
             found.crowded = value is None
-        return BelowDecider(self._words, subject, found).decide()
+        return BelowDecider(self._words, subject, found, kinds & ~ITSELF).decide()
 
-    def _walk_below(self, value: bytes, project: bytes | None, found: Walked) -> None:
+    def _walk_below(self, value: bytes, project: bytes | None, found: Walked, reach: bool) -> None:
         keep = self._keeper(found)
         for number in (PATH_ANCHORED, PATH_FLOATING, PATH_BEGUN):
-            self._reaches(self._walk_set(number, value, REACH, keep, False), number, keep)
+            state = self._walk_set(number, value, REACH, keep, False)
+            if reach:
+                self._reaches(state, number, keep)
         if project is None:
             return
         if value.startswith(project + b"/"):
             state = self._walk_set(PROJECT, value[len(project) :], REACH, keep, False)
-            self._reaches(state, PROJECT, keep)
-        elif project.startswith(value):
+            if reach:
+                self._reaches(state, PROJECT, keep)
+        elif reach and project.startswith(value):
             self._reaches(self._sets[PROJECT][1], PROJECT, keep)
 
     def predicates(

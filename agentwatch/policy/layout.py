@@ -17,7 +17,7 @@ where nothing else is said; 0 is none.
              [n, conditions...] [n, predicates...] [n, offsets of rules...]
     reach    the list at the symbol REACH: what is accepted if more bytes follow. Of argv, for every
              state: it was cut there. Of names, for what a separator leads to: the rules, none of
-             which allows, that are about files or programs below the directory. A pattern that
+             which allows, that are about what is below the directory. A pattern that
              begins in any component counts for names only once it has begun. At the next symbol,
              of names: the same rules of what is sticky. Where lists take too much room, those of
              most entries are that of all there is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentwatch.rules import fields
@@ -19,12 +19,14 @@ BCC = "the probes of the bcc loader decide nothing"
 class Host:
     """Which tiers there are here, as found by trying them.
 
-    lsm: the hooks whose programs refuse what is denied (kernel.lsm.HOOKS). cgroup: programs are
-    attached that refuse connections. tracing: the tracepoints of the signal tier are. lossy: the
-    kernel may skip tracing programs under load. loader: core | bcc, whose probes decide nothing.
+    lsm: the hooks whose programs refuse what is denied (kernel.lsm.HOOKS). lost: those that this
+    kernel has, without a program. cgroup: programs are attached that refuse connections. tracing:
+    the tracepoints of the signal tier are. lossy: the kernel may skip tracing programs under load.
+    loader: core | bcc, whose probes decide nothing.
     """
 
     lsm: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
     cgroup: bool = False
     tracing: bool = True
     lossy: bool = False
@@ -158,6 +160,32 @@ _OF_OP = {
 }
 """The same, by `op` of a change."""
 
+_OF_LAYERS = {
+    "create": frozenset({"lsm_inode_create", "lsm_inode_mknod"}),
+    "truncate": frozenset({"lsm_inode_setattr"}),
+    "rename": frozenset({"lsm_inode_rename"}),
+    "link": frozenset({"lsm_inode_link"}),
+    "symlink": frozenset({"lsm_inode_symlink"}),
+    "delete": frozenset({"lsm_inode_unlink"}),
+    "chmod": frozenset({"lsm_inode_setattr"}),
+    "chown": frozenset({"lsm_inode_setattr"}),
+    "mkdir": frozenset({"lsm_inode_mkdir"}),
+    "rmdir": frozenset({"lsm_inode_rmdir"}),
+}
+"""The same, of what an overlay does to the files of its layers."""
+
+_NEWER = {
+    "truncate": frozenset({"lsm_file_truncate"}),
+    "xattr": frozenset({"lsm_inode_set_acl", "lsm_inode_remove_acl"}),
+}
+"""By `op` of a change: what older kernels ask by the hooks above, and newer ones by their own."""
+
+_OF_TASKS = frozenset({"lsm_task_alloc", "lsm_bprm_committed_creds"})
+"""What every rule needs: a child has its tag at once, a new program nothing of the old one."""
+
+_OF_NAMELESS = frozenset({"lsm_inode_init_security_anon"})
+"""What refuses files that nobody opens, such as `[io_uring]`."""
+
 _OF_MOUNT = {
     "mount": frozenset({"lsm_sb_mount", "lsm_move_mount"}),
     "move": frozenset({"lsm_sb_mount", "lsm_move_mount", "lsm_sb_pivotroot"}),
@@ -172,11 +200,35 @@ _TOO_EARLY = frozenset({"args", "argv", "argc"})
 
 
 def _hooks(rule: Rule, kind: str) -> frozenset[str]:
-    """The hooks that refuse what a rule denies of a kind."""
-    if kind not in ("change", "mount"):
-        return _HOOKS.get(kind, frozenset())
-    hooks = _OF_OP if kind == "change" else _OF_MOUNT
-    return frozenset().union(*(hooks[op] for op in _ops(rule.match) & hooks.keys()))
+    """The hooks that refuse what a rule denies of a kind, with those of tags; or none."""
+    hooks = _HOOKS.get(kind, frozenset())
+    if kind in ("change", "mount"):
+        of_op = _OF_OP if kind == "change" else _OF_MOUNT
+        hooks = _of_ops(of_op, rule.match)
+        if kind == "change":
+            hooks |= _of_ops(_OF_LAYERS, rule.match)
+    elif kind in ("read", "open") and _may_be_nameless(rule.match):
+        hooks |= _OF_NAMELESS
+    return hooks and hooks | _OF_TASKS
+
+
+def _may_be_nameless(match: Match) -> bool:
+    """Whether it names what is no path, as `[[]io_uring]`."""
+    paths = [one for one in match.conditions if one.field == "path"]
+    return any(value.startswith("[") for one in paths for value in one.values)
+
+
+def _lacking(rule: Rule, kind: str, host: Host) -> frozenset[str]:
+    """The hooks that a rule needs and that have no program."""
+    newer = frozenset[str]()
+    if kind == "change":
+        newer = _of_ops(_NEWER, rule.match)
+    return (_hooks(rule, kind) - host.lsm) | (newer & host.lost)
+
+
+def _of_ops(hooks: Mapping[str, frozenset[str]], match: Match) -> frozenset[str]:
+    """Those of the operations that can fulfil a match."""
+    return frozenset().union(*(hooks[op] for op in _ops(match) & hooks.keys()))
 
 
 def _ops(match: Match) -> frozenset[str]:
@@ -204,8 +256,7 @@ def _too_early(rule: Rule) -> bool:
 
 def _hooked(rule: Rule, kind: str, host: Host) -> bool:
     """Whether LSM hooks refuse what the rule denies of a kind."""
-    needed = _hooks(rule, kind)
-    if not needed or not needed <= host.lsm:
+    if not _hooks(rule, kind) or _lacking(rule, kind, host):
         return False
     return kind != "exec" or not _too_early(rule)
 
@@ -255,7 +306,7 @@ def _why_not(rule: Rule, host: Host) -> str:
 
 def _missing(rule: Rule, kind: str, host: Host) -> str:
     """Which hooks are not there that others are; or ""."""
-    missing = sorted(_hooks(rule, kind) - host.lsm) if host.lsm else []
+    missing = sorted(_lacking(rule, kind, host)) if host.lsm else []
     return f"this kernel lacks {', '.join(missing)}" if missing else ""
 
 
@@ -403,7 +454,7 @@ def _of_kind(rule: Rule, kind: str, host: Host, without_hook: str) -> Level:
         reason += _CHANGES_TOO
     if missing:
         reason += f"; {missing}"
-    elif kind == "exec" and rule.action == "deny" and _hooks(rule, kind) <= host.lsm:
+    elif kind == "exec" and rule.action == "deny" and host.lsm:
         reason = _BY_ARGUMENTS
     if kind == "connect" and host.cgroup and _may_be_refused(rule.match):
         reason += REFUSED_TOO

@@ -31,7 +31,7 @@ from agentwatch.policy.programs import (
     Program,
 )
 from agentwatch.policy.ranking import Ranked
-from agentwatch.policy.subjects import EXE, FILE
+from agentwatch.policy.subjects import EXE, FILE, UNIX
 
 _FAMILY_SETS = {
     PATHS: (PATH_ANCHORED, PATH_FLOATING, PATH_BEGUN),
@@ -87,7 +87,7 @@ class Marks:
         self, ranked: Sequence[Ranked], rules: Sequence[int], numbers: Numbers
     ) -> dict[tuple[int, int], Accepted]:
         """What each mark stands for, asked of each subject; of BELOW, the rules that restrict and
-        ask for it in the name of a file or a program.
+        ask for it in the name of a file, a program or a unix socket.
         """
         conditions: dict[tuple[int, int], set[int]] = {}
         predicates: dict[tuple[int, int], set[int]] = {}
@@ -106,7 +106,7 @@ class Marks:
                 add(found, *one.numbered.anchor, offset)
             if one.verdict != ALLOW:
                 for asked in one.numbered.program.match:
-                    if asked.subject in (FILE, EXE) and asked.group and not asked.process:
+                    if asked.subject in (FILE, EXE, UNIX) and asked.group and not asked.process:
                         add(found, BELOW, asked.group, offset)
         keys = dict.fromkeys((*conditions, *predicates, *found))
         return {

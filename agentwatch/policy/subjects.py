@@ -151,6 +151,20 @@ class Subject:
         return replace(self, path=name, uncertain=self.uncertain | 1 << subject, others=())
 
 
+def uses_of(changed: Subject) -> tuple[Subject, ...]:
+    """What may be done by a name, of a change: the file is read, run, or connected to."""
+    kept, foreign = changed.words & IN_PROJECT, changed.uncertain >> FILE & 1
+    reads = WORDS["access"]["read"] | WORDS["op"]["open"]
+    named = WORDS["anonymous"]["false"]
+    connects = WORDS["proto"]["unix"] | WORDS["family"]["unix"]
+    unix = replace(changed, path=b"", unix=changed.path, kinds=CONNECT, words=kept | connects)
+    return (
+        replace(changed, kinds=KINDS["read"] | KINDS["open"], words=kept | reads),
+        replace(changed, kinds=EXEC, words=kept | named, uncertain=foreign << EXE),
+        replace(unix, uncertain=foreign << UNIX),
+    )
+
+
 def subject_of(
     event: Event, actor: Actor, agents: AgentBits, predicates: int | None = 0
 ) -> Subject | None:

@@ -14,7 +14,7 @@ from agentwatch import abi
 from agentwatch.events import ProcessKey
 from agentwatch.kernel.libbpf import ArrayMap, Object
 from agentwatch.policy.deciding import AT_THE_END, Asking, unread_of
-from agentwatch.policy.image import Decision
+from agentwatch.policy.image import TAKEN, Decision
 from agentwatch.policy.subjects import EXEC, FILE, MOUNT, OPENING, UNIX, Subject
 
 REPOSITORY = Path(__file__).parents[2]
@@ -130,13 +130,13 @@ class KernelWalker:
         """As Image.decide; argv that is cut must be whole pages. Raises AssertionError when the
         walker leaves something behind.
         """
-        return self._decide(subject, slot, False, asking)
+        return self._decide(subject, slot, 0, asking)
 
-    def decide_directory(self, subject: Subject, slot: int = 0) -> Decision:
+    def decide_directory(self, subject: Subject, kinds: int = TAKEN) -> Decision:
         """As Image.decide_directory."""
-        return self._decide(subject, slot, True, AT_THE_END)
+        return self._decide(subject, 0, kinds, AT_THE_END)
 
-    def _decide(self, subject: Subject, slot: int, below: bool, asking: Asking) -> Decision:
+    def _decide(self, subject: Subject, slot: int, below: int, asking: Asking) -> Decision:
         self._fill(subject, slot, 1)
         self._ask.below = below
         self._ask.preventing, self._ask.ruled = asking.preventing, asking.ruled

@@ -15,7 +15,7 @@ import pytest
 
 from agentwatch.events import Exec, Open
 from agentwatch.policy.deciding import Asking
-from agentwatch.policy.image import DENY, Decision, Image
+from agentwatch.policy.image import DENY, ITSELF, MADE, TAKEN, Decision, Image
 from agentwatch.policy.subjects import ARGS, Subject
 from agentwatch.rules.model import Condition, Match, Rule, Ruleset
 from tests.kernel.asking import KernelWalker, build
@@ -57,8 +57,10 @@ def check(judges: Judges, walker: KernelWalker, case: Case, tally: Tally) -> Non
     if isinstance(case.event, Exec | Open) and tally.pairs % DIRECTORIES == 0:
         for name in directories(case.event.path):
             asked = judges.check_below(case, name)
-            said = judges.image.decide_directory(asked), walker.decide_directory(asked)
-            assert said[0] == said[1], f"below {name!r}: Python and the kernel say {said}\n{case}"
+            for kinds in (TAKEN, MADE, TAKEN | ITSELF):
+                said = judges.image.decide_directory(asked, kinds)
+                found = walker.decide_directory(asked, kinds)
+                assert found == said, f"below {name!r}: Python {said}, the kernel {found}\n{case}"
     if isinstance(case.event, Exec) and tally.pairs % CUTS < 2 and subject.args:
         for begins in begun(subject.args):
             same(judges.image, walker, replace(subject, args=begins, cut=True), case)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.kernel.law import Law, spawn
 from tests.kernel.recording import call, tell
 
 pytestmark = pytest.mark.lsm
+
+PT_LOAD, PT_INTERP, PT_TLS = 1, 3, 7  # linux/elf.h
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +93,23 @@ def test_races_are_not_won(law: Law, programs: Path) -> None:
     assert min(seen["allowed"], seen["refused"]) > 100
 
 
+def test_who_preempts_a_look_at_a_tag_is_tagged_all_the_same(law: Law, programs: Path) -> None:
+    """One thread is stopped in the middle of it, and another one opens and forks on its CPU."""
+    for name in ("key", "other"):
+        (law.place / name).write_text("secret")
+    law.rule(("read", f'{{path: "{law.place}/key"}}', "deny"))
+
+    def act() -> None:
+        command = [programs / "preempts", law.place / "key", law.place / "other", "40"]
+        told = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        tell(json.loads(told.stdout))
+
+    (told,) = law.record(act).told
+    print(told)
+    assert (told["opened"], told["lost"]) == (0, 0)
+    assert told["refused"] <= told["forked"] // 10
+
+
 def test_a_denied_exec_runs_no_instruction_and_the_shell_goes_on(law: Law, programs: Path) -> None:
     """EPERM from execve; the file it would make first of all is never there."""
     canary, made = programs / "canary", law.place / "made"
@@ -148,6 +168,71 @@ def test_mapping_what_may_not_run_is_refused(law: Law, programs: Path) -> None:
         tell(spawn("/bin/true"))
 
     assert law.record(act).told == ("EPERM", False, 0)
+
+
+def interpreted_by(program: Path) -> bytes:
+    """An ELF file whose interpreter (PT_INTERP) is a statically linked program."""
+    data = program.read_bytes()
+    (at,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    headers = [data[at + i * size : at + (i + 1) * size] for i in range(count)]
+    storage = [one for one in headers if struct.unpack_from("<I", one) == (PT_TLS,)]
+    name = os.fsencode(program) + b"\0"
+    base, number = 0x10000000, 2 + len(storage)
+    begin = 64 + 56 * number
+    total = begin + len(name)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + 64, 64, 0, 0, 64, 56, number, 64, 0, 0)
+    places = begin, base + begin, base + begin, len(name), len(name)
+    interpreter = struct.pack("<IIQQQQQQ", PT_INTERP, 4, *places, 1)
+    load = struct.pack("<IIQQQQQQ", PT_LOAD, 5, 0, base, base, total, total, 4096)
+    return head + interpreter + load + b"".join(storage) + name
+
+
+def test_a_denied_program_does_not_run_as_the_interpreter_of_another(
+    law: Law, programs: Path
+) -> None:
+    """A file of the agent's own making that names it; where nothing is denied, it does run."""
+    denied, own, made = law.place / "denied", law.place / "own", law.place / "made"
+    shutil.copy(programs / "canary", denied)
+    own.write_bytes(interpreted_by(denied))
+    own.chmod(0o755)
+    law.rule(("exec", f'{{path: "{law.place}/none"}}', "deny"))
+    law.record(lambda: spawn(own, made))
+    assert made.exists()
+    made.unlink()
+    law.rule(("exec", f'{{path: "{denied}"}}', "deny"))
+    assert law.record(lambda: tell(spawn(own, made) != 0)).told == (True,)
+    assert not made.exists()
+
+
+def test_a_denied_loader_goes_on_to_load_programs(law: Law) -> None:
+    """A rule on it is about running it by its name."""
+    loader = next(Path("/lib64").glob("ld-linux-x86-64.so*"))
+    law.rule(("exec", '{path: "**/ld-linux*"}', "deny"))
+
+    def act() -> None:
+        tell(failure(lambda: os.execv(loader, [str(loader), "/bin/true"])))
+        tell(spawn("/bin/true"))
+
+    assert law.record(act).told == ("EPERM", 0)
+
+
+def test_what_has_no_place_is_not_refused_with_what_has_one(law: Law) -> None:
+    """A rule about one file leaves alone the kernel's own: those of processes and namespaces."""
+    law.rule(("read", f'{{path: "{law.place}/key"}}', "deny"))
+
+    def act() -> None:
+        tell(
+            [
+                failure(lambda: os.close(os.pidfd_open(os.getpid()))),
+                failure(lambda: os.close(os.open("/proc/self/ns/net", os.O_RDONLY))),
+                failure(lambda: os.close(os.open("/proc/self/ns/mnt", os.O_RDONLY))),
+                failure(lambda: os.open(f"/proc/self/fd/{os.memfd_create('x')}", os.O_RDWR)),
+            ]
+        )
+
+    assert law.record(act).told == ([""] * 4,)
 
 
 def test_a_descriptor_that_is_received_is_judged_as_if_opened(law: Law) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
 
 import pytest
 
 from agentwatch.kernel import lsm
 from agentwatch.kernel.probes import Probes
 from tests.kernel.law import Law
-from tests.kernel.recording import tell
+from tests.kernel.recording import call, tell
 from tests.kernel.test_lsm import failure
 
 pytestmark = pytest.mark.lsm
+
+SENDTO = 44
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +53,26 @@ def test_a_denied_port_is_refused_by_every_way_to_it(law: Law) -> None:
         assert seen.told == (["EPERM"] * 2, ["EPERM"] * 3, ["EPERM"] * 3, "ECONNREFUSED")
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_a_datagram_to_an_address_of_no_family_is_one_to_ipv4(law: Law) -> None:
+    """UDP takes AF_UNSPEC so, where sendto gives it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        law.rule(("connect", f'{{addr: "127.0.0.1", port: {port}}}', "deny"))
+
+        def act() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+                for to in (port, port ^ 1):
+                    address = struct.pack("=H", socket.AF_UNSPEC) + struct.pack("!H", to)
+                    address += socket.inet_aton("127.0.0.1") + bytes(8)
+                    tell(call(SENDTO, made.fileno(), b"leak", 4, 0, address, len(address)))
+
+        assert law.record(act).told == (-errno.EPERM, 4)
+        with pytest.raises(TimeoutError):
+            server.recv(1)
 
 
 def test_a_denied_unix_socket_is_refused_by_its_own_name(law: Law) -> None:
@@ -98,6 +122,19 @@ def test_a_denied_family_is_refused_as_its_socket_is_made(law: Law) -> None:
         tell(failure(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close()))
 
     assert law.record(act).told == ("EPERM", "")
+
+
+def test_a_denied_protocol_of_many_ways_to_connect_has_no_socket(law: Law) -> None:
+    """SCTP, whichever way it is asked for."""
+    law.rule(("connect", "{proto: sctp}", "deny"))
+    inet, sctp = socket.AF_INET, socket.IPPROTO_SCTP
+
+    def act() -> None:
+        tell(failure(lambda: socket.socket(inet, socket.SOCK_STREAM, sctp).close()))
+        tell(failure(lambda: socket.socket(inet, socket.SOCK_SEQPACKET).close()))
+        tell(failure(lambda: socket.socket(inet, socket.SOCK_STREAM).close()))
+
+    assert law.record(act).told == ("EPERM", "EPERM", "")
 
 
 def test_connections_without_a_rule_come_about(law: Law) -> None:

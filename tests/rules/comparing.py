@@ -132,10 +132,12 @@ class Comparison:
         stops = sorted(
             one for one in answers if one.verdict in (KILL, DENY) and one.rule in self._lowered
         )
+        # Rules on connections, which may be prevented, stand behind those of other kinds.
+        mixed = any("connect" in hits[one.rule].on for one in stops)
         return Expected(
             stops=stops[0] if stops else None,
             also=stops[0] if stops else None,
-            partly=tuple(one for one in answers if one.rule not in self._lowered),
+            partly=tuple(one for one in answers if mixed or one.rule not in self._lowered),
             looks=False,
             may_look=True,
             hits=frozenset(hits),

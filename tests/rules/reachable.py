@@ -224,6 +224,9 @@ def is_plain(begins: bytes) -> bool:
 
 # Rules.
 
+NAMES = ("path", "unix")
+"""Fields that name what may be below a directory."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutExec(Exec):
@@ -245,8 +248,8 @@ class Reachable(Reference):
             rule
             for rule in self.rules
             if rule.action != "allow"
-            and {"connect", "mount"}.isdisjoint(rule.on)
-            and any(one.field == "path" for one in rule.match.conditions)
+            and "mount" not in rule.on
+            and any(one.field in NAMES for one in rule.match.conditions)
             and self._may_hold(rule.match.conditions, event, actor)
             and not any(
                 match.conditions
@@ -269,7 +272,7 @@ class Reachable(Reference):
                 return False
             elif one.field in WORDS and not any(text in WORDS[one.field] for (text,) in known):
                 return False  # of which there are no events
-            elif one.field == "path":
+            elif one.field in NAMES:
                 homes = self._ruleset.homes
                 reached |= any(path_below(text, one.modifiers, name, homes) for (text,) in known)
         return reached

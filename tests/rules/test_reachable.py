@@ -12,6 +12,7 @@ import pytest
 
 from agentwatch.events import Exec, Open
 from agentwatch.policy import blob
+from agentwatch.policy.image import ITSELF, MADE, TAKEN
 from agentwatch.policy.subjects import args_subject
 from agentwatch.rules.model import Condition, Match, Rule, Ruleset
 from tests.rules.generating import HERE, Generator, packs
@@ -83,10 +84,10 @@ def directories(path: str) -> list[str]:
 def policy(path: str, **more: object) -> Judges:
     """One rule on one pattern."""
     how = frozenset(str(word) for word in (more.get("how"),) if word)
-    conditions = [Condition("path", (path,), how, HERE)]
+    kind = str(more.get("on", "read"))
+    conditions = [Condition("unix" if kind == "connect" else "path", (path,), how, HERE)]
     if "op" in more:
         conditions.append(Condition("op", (str(more["op"]),), frozenset(), HERE))
-    kind = str(more.get("on", "read"))
     rule = Rule("one", (kind,), Match(tuple(conditions)), "deny", HERE)
     return Judges(Ruleset((rule,), homes=("/home/dev",)))
 
@@ -114,7 +115,9 @@ def policy(path: str, **more: object) -> Judges:
         ("~/**/.env", "/home/dev/src", True),
     ],
 )
-@pytest.mark.parametrize("more", [{}, {"on": "exec"}, {"on": "change", "op": "create"}])
+@pytest.mark.parametrize(
+    "more", [{}, {"on": "exec"}, {"on": "change", "op": "create"}, {"on": "connect"}]
+)
 def test_a_pattern_that_begins_anywhere_counts_once_it_has_begun(
     path: str, directory: str, stopped: bool, more: dict[str, object]
 ) -> None:
@@ -124,6 +127,26 @@ def test_a_pattern_that_begins_anywhere_counts_once_it_has_begun(
     case = generator.case(judges.ruleset)
     subject = judges.check_below(case, directory)
     assert (judges.image.decide_directory(subject).verdict == 1) is stopped
+
+
+def test_what_a_directory_brings_about_are_changes(shipped: Ruleset) -> None:
+    """Where it goes to, no rule on reading, running or connecting is about what will be there."""
+    case = Generator(random.Random(1), shipped).case(policy("/x").ruleset)
+    for kind, stopped in (("read", 0), ("exec", 0), ("connect", 0), ("change", 1)):
+        judges = policy("/etc/**/x", on=kind)
+        subject = judges.check_below(case, "/etc/y")
+        assert judges.image.decide_directory(subject, TAKEN).verdict == 1
+        assert judges.image.decide_directory(subject, MADE).verdict == stopped
+
+
+def test_what_is_no_directory_takes_along_only_itself(shipped: Ruleset) -> None:
+    """What could be below it is not there."""
+    case = Generator(random.Random(1), shipped).case(policy("/x").ruleset)
+    for path, stopped in (("/etc/**", 1), ("/etc/*/x", 0), ("/etc/**/x", 0)):
+        judges = policy(path)
+        subject = judges.check_below(case, "/etc/y")
+        assert judges.image.decide_directory(subject).verdict == 1
+        assert judges.image.decide_directory(subject, TAKEN | ITSELF).verdict == stopped
 
 
 def test_where_lists_find_no_room_more_is_stopped_and_never_less(

@@ -84,6 +84,21 @@ def test_a_directory_is_not_moved_with_what_is_denied_below_it(tmp_path: Path) -
     assert answered(tmp_path, SIGNAL, "change", path="/k", **moved).decision.verdict == 0
 
 
+def test_a_file_keeps_a_name_by_which_it_is_denied(tmp_path: Path) -> None:
+    """That of a program, of what may not be read; any other name it may have."""
+    for path, new, verdict in (("/bin/rm", "/bin/del", DENY), ("/bin/cat", "/bin/rm", 0)):
+        for op in ("rename", "link"):
+            found = answered(tmp_path, LSM, "change", path=path, op=op, new_path=new)
+            assert found.decision.verdict == verdict
+
+
+def test_a_symbolic_link_makes_no_denied_name(tmp_path: Path) -> None:
+    """Below `/d` nothing may be deleted; below `/k` nothing may be read, which is no change."""
+    link = {"op": "symlink", "path": "/d"}
+    assert answered(tmp_path, LSM, "change", **link).decision.verdict == DENY
+    assert answered(tmp_path, LSM, "change", **link | {"path": "/k"}).decision.verdict == 0
+
+
 def test_in_observe_mode_nothing_is_refused(tmp_path: Path) -> None:
     """The engine is shown what it would be asked."""
     found = answered(tmp_path, LSM, "read", "observe", path="/k/a")

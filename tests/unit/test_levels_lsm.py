@@ -65,6 +65,34 @@ def test_what_newer_kernels_ask_by_another_hook_is_not_missed() -> None:
         assert level(rule("deny", ("change",), op=op), older, engine=KERNEL).name == "prevents"
 
 
+def test_nothing_is_prevented_where_children_have_no_tag_at_once() -> None:
+    """Of whatever kind: a tag that a tracing program gives may come late, or not at all."""
+    for kind in ("exec", "read", "open", "change", "connect", "mount"):
+        one = rule("deny", (kind,), "refuse")
+        for hook in ("lsm_task_alloc", "lsm_bprm_committed_creds"):
+            assert level(one, without(hook), engine=KERNEL).name != "prevents"
+            assert hook in (refusal(one, without(hook), engine="") or "")
+
+
+def test_a_lost_hook_of_a_newer_kernel_costs_the_rules_that_need_it() -> None:
+    """There nobody else is asked about ftruncate and access lists."""
+    for op, hook in (("truncate", "lsm_file_truncate"), ("xattr", "lsm_inode_set_acl")):
+        lost = replace(without(hook), lost=frozenset({hook}))
+        found = level(rule("deny", ("change",), op=op), lost, engine=KERNEL)
+        assert found.name == "kills-after"
+        assert hook in found.reason
+        assert level(rule("deny", ("change",), op="delete"), lost, engine=KERNEL).name == "prevents"
+
+
+def test_a_rule_on_rings_needs_the_hook_that_is_asked_about_them() -> None:
+    """A rule on files does not."""
+    host = without("lsm_inode_init_security_anon")
+    rings = rule("deny", ("open",), path="[[]io_uring]")
+    assert level(rings, LSM, engine=KERNEL).name == "prevents"
+    assert level(rings, host, engine=KERNEL).name == "kills-after"
+    assert level(rule("deny", ("open",), path="/k/**"), host, engine=KERNEL).name == "prevents"
+
+
 @pytest.mark.parametrize("field", ["args", "argv"])
 def test_arguments_are_refused_where_they_can_be_read_and_killed_for_else(field: str) -> None:
     """So the level stays `kills`, and the reason says both."""

@@ -23,7 +23,8 @@ from tests.unit.small import HERE, actor, engine, mounted, opened, rule
 
 HOST = Host(boot_id="boot", name="box", offset=1_700_000_000_000_000_000)
 LSM = levels.Host(
-    frozenset(
+    levels._OF_TASKS
+    | frozenset(
         {
             "lsm_sb_mount",
             "lsm_move_mount",
@@ -196,13 +197,13 @@ def level(rule_: Rule, host: levels.Host = LSM, engine: str = "") -> levels.Leve
 
 @pytest.mark.parametrize("op", ["mount", "move", "remount", "umount", "userns"])
 def test_a_deny_prevents_where_its_hooks_are(op: str) -> None:
-    """Those of its operation alone; without them the engine kills after."""
+    """Those of its operation alone, and of tags; without them the engine kills after."""
     one = rule("deny", "mount", op=op)
     assert level(one).name == "prevents"
     assert ("mount_setattr" in level(one).reason) == (op == "remount")
     assert level(one, levels.Host()).name == "kills-after"
     for hook in LSM.lsm:
-        needed = hook in levels._OF_MOUNT[op]
+        needed = hook in levels._OF_MOUNT[op] | levels._OF_TASKS
         there = levels.Host(LSM.lsm - {hook})
         assert (level(one, there).name == "kills-after") == needed
         assert (hook in level(one, there).reason) == needed

@@ -16,7 +16,7 @@ from agentwatch.control.wire import End, Missed, Streamed, StreamFrame
 from agentwatch.errors import AgentwatchError, NotRunningError, PermissionDenied, UsageError
 
 TIMEOUT = 10.0  # s for one answer
-TIMEOUTS = {"rules.reload": 60.0}  # what takes longer
+TIMEOUTS = {"rules.reload": 240.0}  # what takes longer, most of all on a machine at its limits
 
 _CHUNK = 256 << 10  # bytes received in one go
 _TIMEVAL = struct.Struct("@ll")

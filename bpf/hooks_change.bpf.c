@@ -180,16 +180,14 @@ static __always_inline void uses_judge(struct aw_record *record, struct aw_walk 
 	struct aw_question *question = &walk->question;
 	u32 rule;
 
-	for (u64 turn = 0; turn < 2 * USES; turn++) {
-		bool back;
-		u64 use;
+	/* Older verifiers look at all ways through a loop for each of its turns. */
+#pragma unroll
+	for (u32 turn = 0; turn < 2 * USES; turn++) {
+		bool back = turn >= USES;
+		u32 use = back ? turn - USES : turn;
 
-		/* One counter and nothing made of it: else 6.1 takes this for a loop without end. */
-		barrier_var(turn);
-		back = turn >= USES;
-		use = back ? turn - USES : turn;
 		if (back && !exchanges)
-			break;
+			continue;
 		if (!back && (use == 2 ? type == S_IFREG : type == S_IFSOCK))
 			continue;
 		use_ask(record, walk, back, use);
@@ -200,7 +198,7 @@ static __always_inline void uses_judge(struct aw_record *record, struct aw_walk 
 		if (stops(question))
 			continue;
 		stays(&record->header, rule);
-		break;
+		return;
 	}
 	question->lists = AW_LISTS_OPEN;
 }

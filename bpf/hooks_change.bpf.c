@@ -170,53 +170,108 @@ static __always_inline void use_ask(struct aw_record *record, struct aw_walk *wa
 	changed_ask_as(record, walk, second, false, subject, symbol);
 }
 
-/*
- * Nothing gets a name by which it may be used in place of one, or beside one, by which it may not, be
- * that by a rule or by default. Of a program, as if it were run without arguments.
- */
-static __always_inline void uses_judge(struct aw_record *record, struct aw_walk *walk, u32 type,
-				       bool exchanges)
+/* One use, by the name that is left and by the one that is taken. True: it stays. */
+static __always_inline bool use_stays(struct aw_record *record, struct aw_walk *walk, bool back,
+				      u32 use)
 {
 	struct aw_question *question = &walk->question;
 	u32 rule;
 
-	/* Older verifiers look at all ways through a loop for each of its turns. */
-#pragma unroll
-	for (u32 turn = 0; turn < 2 * USES; turn++) {
-		bool back = turn >= USES;
-		u32 use = back ? turn - USES : turn;
-
-		if (back && !exchanges)
-			continue;
-		if (!back && (use == 2 ? type == S_IFREG : type == S_IFSOCK))
-			continue;
-		use_ask(record, walk, back, use);
-		if (!stops(question))
-			continue;
-		rule = question->rule;
-		use_ask(record, walk, !back, use);
-		if (stops(question))
-			continue;
-		stays(&record->header, rule);
-		return;
-	}
-	question->lists = AW_LISTS_OPEN;
+	use_ask(record, walk, back, use);
+	if (!stops(question))
+		return false;
+	rule = question->rule;
+	use_ask(record, walk, !back, use);
+	if (stops(question))
+		return false;
+	stays(&record->header, rule);
+	return true;
 }
 
-/* 1: it is refused. Not static: so the verifier looks at it once, and not for each of the hooks. */
+/* What else is asked of a move, each by itself: all at once is too much for 6.1 to look at. */
+#define STAYS_BACK USES			    /* and the uses of the second name, of an exchange */
+#define STAYS_BELOW (2 * USES)		    /* the first name */
+#define STAYS_BELOW_ALONE (STAYS_BELOW + 1) /* ... of what is no directory */
+#define STAYS_MADE (STAYS_BELOW + 2)
+#define STAYS_BELOW_NEW (STAYS_BELOW + 3) /* the second name */
+#define STAYS_MADE_NEW (STAYS_BELOW + 4)
+#define STAYS_ASKS (STAYS_BELOW + 5)
+
+/*
+ * One of these, of the record that change_hook made. 1: it is refused. Uses: nothing gets a name by
+ * which it may be used in place of one, or beside one, by which it may not, be that by a rule or by
+ * default; of a program, as if it were run without arguments.
+ */
+__noinline int stays_hook(u32 ask)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	struct aw_record *record = bpf_task_storage_get(&records, task, 0, 0);
+	struct aw_walk *walk = walk_of_current();
+	struct hooked hooked = {.record = record, .walk = walk};
+
+	if (!record || !walk || !tagged(task, &hooked.subject))
+		return 1; /* they were there a moment ago */
+	hooked.call = BPF_CORE_READ(regs, orig_ax) + 1;
+	if (ask < STAYS_BELOW) {
+		bool back = ask >= STAYS_BACK;
+
+		if (!use_stays(record, walk, back, back ? ask - STAYS_BACK : ask))
+			return 0;
+	} else {
+		bool second = ask >= STAYS_BELOW_NEW;
+		u32 kinds = AW_BELOW_TAKEN;
+
+		if (ask == STAYS_BELOW_ALONE)
+			kinds |= AW_BELOW_ITSELF;
+		else if (ask == STAYS_MADE || ask == STAYS_MADE_NEW)
+			kinds = AW_BELOW_MADE;
+		below_judge(record, walk, second, kinds);
+		if (!refused(&record->header))
+			return 0;
+	}
+	return hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY);
+}
+
+/* Which of them. */
+static __always_inline u32 stays_asks(const struct change *asked)
+{
+	bool exchanges = asked->how & CHANGE_EXCHANGES;
+	struct dentry *moved = asked->first.dentry;
+	u32 type, asks = 0;
+
+	if (asked->op == AW_OP_SYMLINK)
+		return 1 << STAYS_MADE;
+	if (asked->op != AW_OP_RENAME && asked->op != AW_OP_LINK)
+		return 0;
+	type = BPF_CORE_READ(moved, d_inode, i_mode) & S_IFMT;
+	if (type != S_IFLNK)
+		asks = (1 << USES) - 1;
+	if (exchanges)
+		asks |= ((1 << USES) - 1) << STAYS_BACK;
+	asks |= type == S_IFDIR ? 1 << STAYS_BELOW : 1 << STAYS_BELOW_ALONE;
+	/* Where a symbolic link leads to has names below the link's own. */
+	if (exchanges)
+		asks |= 1 << STAYS_BELOW_NEW;
+	else if (type == S_IFDIR || type == S_IFLNK)
+		asks |= 1 << STAYS_MADE_NEW;
+	return asks;
+}
+
+/*
+ * 1: it is refused; else 2 * what stays_hook is to be asked. Not static: so the verifier looks at it
+ * once, and not for each of the hooks.
+ */
 __noinline int change_hook(struct change *asked)
 {
 	struct aw_record *record;
 	struct aw_walk *walk;
 	struct hooked hooked;
-	bool moves, brings, exchanges;
-	struct dentry *moved;
-	u32 type, taken;
+	bool moves;
 	int found;
 
 	if (!asked)
 		return 0;
-	exchanges = asked->how & CHANGE_EXCHANGES;
 	moves = asked->op == AW_OP_RENAME || asked->op == AW_OP_LINK;
 	/* Rules on programs, too, are about what is moved. */
 	found = hook_begin(&hooked, AW_KIND_CHANGE, moves ? AW_LISTS_EXEC : AW_LISTS_OPEN,
@@ -233,7 +288,7 @@ __noinline int change_hook(struct change *asked)
 	record->change.mode = asked->mode;
 	record->change.result = -EPERM;
 	changed_put(record, walk, &asked->first, false);
-	/* Who is asked of a layer has written over what was left for the end of the call. */
+	/* What was left for the end of the call is written over. */
 	if (asked->how & CHANGE_LAYERED)
 		walk->hooked.call = 0;
 	if (record->header.flags & AW_FLAG_ANONYMOUS)
@@ -243,22 +298,26 @@ __noinline int change_hook(struct change *asked)
 		changed_put(record, walk, &asked->second, true);
 		change_judge(record, walk, asked->words, true);
 	}
-	moved = asked->first.dentry;
-	type = BPF_CORE_READ(moved, d_inode, i_mode) & S_IFMT;
-	if (moves && type != S_IFLNK && !refused(&record->header))
-		uses_judge(record, walk, type, exchanges);
-	/* Where a symbolic link leads to has names below the link's own. */
-	brings = type == S_IFDIR || type == S_IFLNK;
-	taken = AW_BELOW_TAKEN | (type == S_IFDIR ? 0 : AW_BELOW_ITSELF);
-	if ((moves || asked->op == AW_OP_SYMLINK) && !refused(&record->header))
-		below_judge(record, walk, false, moves ? taken : AW_BELOW_MADE);
-	if (moves && (exchanges || brings) && !refused(&record->header))
-		below_judge(record, walk, true, exchanges ? AW_BELOW_TAKEN : AW_BELOW_MADE);
 	if (record->header.verdict == AW_VERDICT_KILL)
 		bpf_send_signal(SIGKILL);
-	if (asked->how & CHANGE_LAYERED && !refused(&record->header))
-		return 0;
-	return hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY);
+	if (hook_answer(&hooked, 0, record->header.length, &activity, RING_ACTIVITY))
+		return 1;
+	if (asked->how & CHANGE_LAYERED)
+		walk->hooked.call = 0;
+	return stays_asks(asked) * 2;
+}
+
+/* In the hook's own function: it is one call less deep. */
+static __always_inline int change_answer(struct change *asked)
+{
+	u32 asks = change_hook(asked);
+	bool stays = asks & 1;
+
+#pragma unroll
+	for (u32 ask = 0; ask < STAYS_ASKS; ask++)
+		if (!stays && asks >> (ask + 1) & 1)
+			stays = stays_hook(ask);
+	return DENIED(stays);
 }
 
 /* One that is to be made, or that goes: `dentry` in the directory `in`. */
@@ -269,7 +328,7 @@ static __always_inline int entry_hook(u32 op, u32 words, const struct path *in,
 
 	change.first.mnt = in ? in->mnt : 0;
 	change.first.dentry = dentry;
-	return DENIED(change_hook(&change));
+	return change_answer(&change);
 }
 
 static __always_inline int path_hook(u32 op, u32 words, const struct path *path, u32 mode)
@@ -324,7 +383,7 @@ int BPF_PROG(lsm_path_rename, const struct path *dir, struct dentry *dentry,
 	change.first.dentry = dentry;
 	change.second.mnt = new_dir->mnt;
 	change.second.dentry = new_dentry;
-	return DENIED(change_hook(&change));
+	return change_answer(&change);
 }
 
 /* Both names are on the same mount, or there is no link. */
@@ -337,7 +396,7 @@ int BPF_PROG(lsm_path_link, struct dentry *dentry, const struct path *new_dir,
 	change.first.mnt = change.second.mnt = new_dir->mnt;
 	change.first.dentry = dentry;
 	change.second.dentry = new_dentry;
-	return DENIED(change_hook(&change));
+	return change_answer(&change);
 }
 
 SEC("lsm/path_truncate")
@@ -353,7 +412,7 @@ int BPF_PROG(lsm_file_truncate, struct file *file)
 	struct change change = {.op = AW_OP_TRUNCATE, .words = AW_WORD_TRUNCATE};
 
 	BPF_CORE_READ_INTO(&change.first, file, f_path);
-	return DENIED(change_hook(&change));
+	return change_answer(&change);
 }
 
 SEC("lsm/path_chmod")

@@ -21,7 +21,7 @@ static __always_inline int layer_hook(u32 op, u32 words, struct dentry *dentry,
 		return 0;
 	change.first.dentry = dentry;
 	change.second.dentry = second;
-	return DENIED(change_hook(&change));
+	return change_answer(&change);
 }
 
 SEC("lsm/inode_create")

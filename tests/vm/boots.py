@@ -73,14 +73,14 @@ class Boot:
 
 # The longest first, so that the last two end at about the same time.
 BOOTS = (
+    Boot("5.10", seconds=2400),
+    Boot("6.1", again=True, init="systemd"),
     Boot("7.2"),
     Boot("6.12"),
     Boot("6.1"),
-    Boot("6.1", again=True, init="systemd"),
     Boot("7.2", preempt="full", again=True),
     Boot("6.12", preempt="full", again=True),
     Boot("6.1", preempt="full", again=True),
-    Boot("5.10", seconds=2400),
     Boot("6.12", lsm="lockdown,capability,landlock,yama"),
 )
 

@@ -151,6 +151,10 @@ static __always_inline void walk_up(struct walk *walk, struct dentry *dentry, st
 
 #endif
 
+#ifndef NSFS_MAGIC
+#define NSFS_MAGIC 0x6e736673
+#endif
+
 /* What a walk found. */
 struct name {
 	u32 len; /* bytes in aw_walk.path, up to its AW_PATH_MAX */
@@ -209,7 +213,8 @@ __noinline int name_of(struct name *name, const struct path *path, struct aw_wal
 			return 0;
 		}
 		len = anonymous_name(path->dentry, buffer);
-		if (len < 0 && BPF_CORE_READ(super, s_flags) & SB_NOUSER)
+		if (len < 0 && (BPF_CORE_READ(super, s_flags) & SB_NOUSER ||
+				BPF_CORE_READ(super, s_magic) == NSFS_MAGIC))
 			len = 0; /* a pidfd, a namespace: of a file system that nobody mounts */
 		name->failed = len < 0;
 		name->len = len < 0 ? 0 : len;

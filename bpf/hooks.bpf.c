@@ -189,8 +189,6 @@ static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 	if (!bprm || !argv_of(question, bprm))
 		question->later = 1 << AW_SUBJECT_ARGS;
 	question_ask(hooked.walk, hooked.record, &exec->header);
-	if (bprm)
-		hooked.walk->program = (u64)BPF_CORE_READ(file, f_inode);
 	return DENIED(hook_answer(&hooked, file, at, &lifecycle, RING_LIFECYCLE));
 }
 
@@ -271,7 +269,7 @@ static __always_inline bool is_asked(struct file *file)
 	if (is_loader(file))
 		return true;
 	walk = walk_of_current();
-	return walk && walk->program == (u64)BPF_CORE_READ(file, f_inode);
+	return walk && walk->hooked.file == (u64)file; /* the last one that was asked about */
 }
 
 SEC("lsm/mmap_file")

@@ -221,7 +221,6 @@ struct aw_walk {
 	struct aw_question question;
 	struct aw_machine machine;
 	struct aw_hooked hooked;
-	u64 program; /* inode of the last one that the exec at hand asked about */
 	struct aw_memo memo;
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;

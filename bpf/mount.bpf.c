@@ -98,5 +98,6 @@ static __always_inline void mount_end(struct task_struct *task, const struct aw_
 	((struct mount_call *)walk->said)->call = *call;
 	mount_said(record, walk);
 	mount_given(record, walk);
+	walk->memo.len = walk->memo.project_len = 0;
 	record_send(&activity, RING_ACTIVITY, subject, record, sizeof(*record), &mounting->result);
 }

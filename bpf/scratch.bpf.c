@@ -211,9 +211,8 @@ struct aw_memo {
 struct aw_walk {
 	char front[AW_FRONT];
 	char path[AW_PATH_MAX + 256]; /* filled from the end; a name may be read past it */
-	char literal[AW_LITERAL_MAX] __attribute__((aligned(8)));
-	u32 size; /* of the path component that `literal` begins with */
-	u32 off;  /* where in `path` the name begins */
+	u32 size;		      /* of the path component that `literal` begins with */
+	u32 off;		      /* where in `path` the name begins */
 	u32 disturbed, spare;
 	u64 bits[AW_CONDITION_WORDS]; /* all zero between events */
 	u32 kept[AW_KEPT];
@@ -221,12 +220,22 @@ struct aw_walk {
 	struct aw_question question;
 	struct aw_machine machine;
 	struct aw_hooked hooked;
-	struct aw_memo memo;
+	union {
+		struct aw_memo memo;
+		/* By a mount, while its names are walked; then nothing is known of a last name. */
+		char said[120] __attribute__((aligned(8)));
+	};
 	/* Here and not on the stack, of which a chain of calls has 512 bytes. */
 	struct aw_mark mark;
-	char address[136] __attribute__((aligned(8))); /* of a connect, as the caller wrote it */
-	char said[120] __attribute__((aligned(8)));    /* by a mount, while its names are walked */
+	union {
+		char literal[AW_LITERAL_MAX] __attribute__((aligned(8)));
+		/* Of a connect, as the caller wrote it; or where a name's walk is. */
+		char address[136] __attribute__((aligned(8)));
+	};
 };
+
+_Static_assert(sizeof(struct aw_walk) <= 8192 - 128, "newer kernels have no room for it");
+_Static_assert(sizeof(struct aw_record) <= 8192 - 128, "newer kernels have no room for it");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);

@@ -191,6 +191,8 @@ def test_an_upgrade_and_a_downgrade_open_no_gap(place: Place, port: int, newer: 
 def test_pins_of_another_abi_stay_in_force_until_they_are_replaced(place: Place, port: int) -> None:
     """Nothing is let through; the session goes on in new maps; the old ones are gone, and told."""
     working = load(place, port, place.start())
+    pid, left = f"[{working.process.pid}, ", remembered(place)
+    until(lambda: left.exists() and pid in left.read_text(), "it is remembered")
     kill(place.latest)
     (place.pins / f"v{abi.ABI}").rename(place.pins / f"v{abi.ABI + 3}")
     daemon = place.start()

@@ -128,22 +128,25 @@ def test_a_metrics_port_in_use(launch: Launcher) -> None:
 
 
 def test_without_btf_the_message_says_so(launch: Launcher) -> None:
-    """Not only what libbpf makes of it: what is missing, and which kernel option gives it."""
-    within(launch, "mount -t tmpfs tmpfs /sys/kernel/btf")
-    said = refused(launch, 1)
-    assert "btf: /sys/kernel/btf/vmlinux is missing\n  try: " in said
-    assert "CONFIG_DEBUG_INFO_BTF=y" in said
-    assert "libbpf: " in said  # its own words, before ours
+    """Not only what libbpf makes of it: what is missing, for either loader."""
+    within(launch, "mount -t tmpfs tmpfs /sys/kernel/btf; export BCC_KERNEL_SOURCE=/nonexistent")
+    core = refused(launch, 1, "--loader", "core")
+    assert "libbpf: failed to find valid kernel BTF" in core  # its own words, before ours
+    for said in (core, refused(launch, 1)):
+        assert "this kernel lacks BTF" in said
+        assert "the headers of this kernel are missing" in said
+        assert "  try: apt install linux-headers-" in said
 
 
 def test_doctor_says_that_btf_is_missing(launch: Launcher, agentwatch: Path) -> None:
-    """One line with its remedy, and exit 1."""
-    script = 'mount -t tmpfs tmpfs /sys/kernel/btf; exec "$@"'
+    """One line with its remedy; and what the other loader lacks, which leaves none: exit 1."""
+    script = 'mount -t tmpfs tmpfs /sys/kernel/btf; BCC_KERNEL_SOURCE=/nonexistent exec "$@"'
     done = subprocess.run(
         [*PRIVATE, script, "sh", agentwatch, "doctor"], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert re.search(r"MISSING +btf .*\n +try: boot a kernel", done.stdout)
+    assert re.search(r"without +btf .*\n +try: boot a kernel", done.stdout)
+    assert re.search(r"MISSING +loader .*\n +try: apt install linux-headers-", done.stdout)
 
 
 def instead(launch: Launcher, bpf_object: Path, content: bytes) -> Launcher:

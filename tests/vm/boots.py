@@ -74,7 +74,7 @@ class Boot:
 # The longest first, so that the last two end at about the same time.
 BOOTS = (
     Boot("5.10", seconds=2400),
-    Boot("6.1", again=True, init="systemd"),
+    Boot("6.1", again=True, init="systemd", seconds=2700),
     Boot("7.2"),
     Boot("6.12"),
     Boot("6.1"),

@@ -103,14 +103,19 @@ def denied(event: Event, directory: Path, port: int) -> str:
     return ""
 
 
-def account(entries: Iterable[Entry], directory: Path, port: int, tries: dict[str, int]) -> int:
-    """Every try has its record, or is among what gaps count; what these count."""
+def account(
+    entries: Iterable[Entry], directory: Path, port: int, tries: dict[str, int], of: int = 0
+) -> int:
+    """Every try has its record, or is among what gaps count; what these count.
+
+    of: the pid of the session that tried; 0 for whoever, where nobody else does.
+    """
     seen: dict[str, set[tuple[int, int]]] = {"open": set(), "exec": set(), "connect": set()}
     lost = 0
     for entry in entries:
         event = entry.event
         kind = denied(event, directory, port) if event is not None else ""
-        if event is not None and kind:
+        if event is not None and kind and of in (0, event.session.pid):
             seen[kind].add((event.process.pid, event.process.start))
         if isinstance(entry.frame, Gap):
             lost += entry.frame.count

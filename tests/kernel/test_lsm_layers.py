@@ -19,7 +19,7 @@ from tests.kernel.test_lsm import failure
 from tests.kernel.test_lsm_changes import state
 from tests.kernel.test_other_names import NOBODY, become_nobody_with_namespaces, know, mount
 
-pytestmark = pytest.mark.lsm
+pytestmark = [pytest.mark.lsm, pytest.mark.once]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -19,7 +19,7 @@ from tests.kernel.law import Law
 from tests.kernel.recording import call, tell
 from tests.kernel.test_lsm import failure
 
-pytestmark = pytest.mark.lsm
+pytestmark = [pytest.mark.lsm, pytest.mark.once]
 
 DENIED = -errno.EPERM
 Act = Callable[[Path, Path], int]

@@ -21,7 +21,7 @@ from tests.kernel.recording import Recording, tell, witness
 from tests.kernel.test_lsm import failure
 from tests.kernel.test_other_names import ruleset_of
 
-pytestmark = pytest.mark.lsm
+pytestmark = [pytest.mark.lsm, pytest.mark.once]
 
 SECRET = "the key"
 

@@ -22,7 +22,7 @@ from tests.kernel.test_names import bind, leave_for_own_namespaces
 from tests.kernel.test_other_names import WAYS, Way, become_nobody_with_namespaces, denied, know
 
 __all__ = ["denied"]  # a fixture
-pytestmark = pytest.mark.lsm
+pytestmark = [pytest.mark.lsm, pytest.mark.once]
 
 SECRET = "the key"
 

@@ -41,7 +41,7 @@ class Boot:
     preempt: str = ""
     lsm: str = ""
     again: bool = False
-    seconds: int = 1800
+    seconds: int = 2400
     init: str = ""
 
     @property
@@ -73,7 +73,7 @@ class Boot:
 
 # The longest first, so that the last two end at about the same time.
 BOOTS = (
-    Boot("5.10", seconds=2400),
+    Boot("5.10"),
     Boot("6.1", again=True, init="systemd", seconds=2700),
     Boot("7.2"),
     Boot("6.12"),
@@ -125,7 +125,7 @@ def asked(settings: Mapping[str, str]) -> tuple[Boot, ...]:
     names = ("KERNEL", "PREEMPT", "LSM", "INIT")
     kernel, preempt, lsm, init = (settings.get(name, "") for name in names)
     if kernel:
-        seconds = max((b.seconds for b in BOOTS if b.kernel == kernel), default=1800)
+        seconds = max((b.seconds for b in BOOTS if b.kernel == kernel), default=2400)
         return (Boot(kernel, preempt, lsm, seconds=seconds, init=init),)
     if preempt or lsm or init:
         sys.exit("PREEMPT, LSM and INIT go with KERNEL; without it, make vm boots all there are")

@@ -608,9 +608,8 @@ static void connect_end(const struct scene *scene, const struct aw_subject *subj
 	struct aw_connect *connect = &record->connect;
 	struct file *file = file_of(task, call->args[0]);
 	u32 at = sizeof(struct aw_connect), unix_len;
-	struct socket *socket = 0;
 	struct sock *sk = 0;
-	u16 family = 0;
+	u16 family;
 
 	__builtin_memset(connect, 0, sizeof(*connect));
 	__builtin_memset(user, 0, sizeof(*user));
@@ -619,21 +618,7 @@ static void connect_end(const struct scene *scene, const struct aw_subject *subj
 	if (call->compat)
 		connect->header.flags |= AW_FLAG_COMPAT;
 	unix_len = address_from_user(connect, call, user);
-	if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK)
-		socket = BPF_CORE_READ(file, private_data);
-	if (socket)
-		sk = BPF_CORE_READ(socket, sk);
-	if (sk) {
-		family = BPF_CORE_READ(sk, __sk_common.skc_family);
-		connect->protocol = family == AF_UNIX ? 0 : BPF_CORE_READ(sk, sk_protocol);
-	}
-	/* Another thread may have rewritten the family since the call read it: the peer tells. */
-	if (begun && (family == AF_INET || family == AF_INET6) &&
-	    (connect->family == AF_INET || connect->family == AF_INET6 ||
-	     BPF_CORE_READ(sk, __sk_common.skc_dport))) {
-		connect->family = family;
-		address_from_socket(connect, sk);
-	}
+	family = family_of(file, connect, begun, &sk);
 	if (begun && family == AF_UNIX && peer_put(record, walk, sk, &at, user, &unix_len))
 		connect->family = AF_UNIX;
 	connect->asked_len = at > RECORD_MAX - SHORT ? 0

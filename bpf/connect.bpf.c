@@ -128,10 +128,9 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 	struct aw_connect *connect;
 	struct aw_record *record;
 	struct aw_walk *walk;
-	struct socket *socket = 0;
 	struct unix_sock *peer = 0;
 	struct sock *sk = 0;
-	u16 family = 0;
+	u16 family;
 
 	if (!scratch_get(task, &record, &walk, AW_KIND_CONNECT) ||
 	    hook_told(walk, call->nr, call->result))
@@ -146,21 +145,7 @@ static __always_inline void connect_end(struct task_struct *task, const struct a
 	if (call->compat)
 		record->header.flags |= AW_FLAG_COMPAT;
 	unix_len = address_from_user(connect, call, user);
-	if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK)
-		socket = BPF_CORE_READ(file, private_data);
-	if (socket)
-		sk = BPF_CORE_READ(socket, sk);
-	if (sk) {
-		family = BPF_CORE_READ(sk, __sk_common.skc_family);
-		connect->protocol = family == AF_UNIX ? 0 : BPF_CORE_READ(sk, sk_protocol);
-	}
-	/* Another thread may have rewritten the family since the call read it: the peer tells. */
-	if (begun && (family == AF_INET || family == AF_INET6) &&
-	    (connect->family == AF_INET || connect->family == AF_INET6 ||
-	     BPF_CORE_READ(sk, __sk_common.skc_dport))) {
-		connect->family = family;
-		address_from_socket(connect, sk);
-	}
+	family = family_of(file, connect, begun, &sk);
 	if (begun && family == AF_UNIX)
 		peer = (struct unix_sock *)BPF_CORE_READ((struct unix_sock *)sk, peer);
 	if (peer && unix_bound(record, walk, peer, &at, user, &unix_len))

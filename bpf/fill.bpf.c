@@ -186,6 +186,36 @@ static __always_inline void address_from_socket(struct aw_connect *connect, stru
 	connect->header.flags |= AW_FLAG_FROM_SOCKET;
 }
 
+/*
+ * The family and the socket of a call's file, 0 where it has none, with what that says of the connection.
+ * begun: whether there is one to be told of.
+ */
+static __always_inline u16 family_of(struct file *file, struct aw_connect *connect, bool begun,
+				     struct sock **of)
+{
+	struct socket *socket = 0;
+	struct sock *sk = 0;
+	u16 family = 0;
+
+	if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK)
+		socket = BPF_CORE_READ(file, private_data);
+	if (socket)
+		sk = BPF_CORE_READ(socket, sk);
+	if (sk) {
+		family = BPF_CORE_READ(sk, __sk_common.skc_family);
+		connect->protocol = family == AF_UNIX ? 0 : BPF_CORE_READ(sk, sk_protocol);
+	}
+	/* Another thread may have rewritten the family since the call read it: the peer tells. */
+	if (begun && (family == AF_INET || family == AF_INET6) &&
+	    (connect->family == AF_INET || connect->family == AF_INET6 ||
+	     BPF_CORE_READ(sk, __sk_common.skc_dport))) {
+		connect->family = family;
+		address_from_socket(connect, sk);
+	}
+	*of = sk;
+	return family;
+}
+
 /* As the caller gave it. Bytes of a unix address are kept aside; returns how many of them. */
 static __always_inline u32 address_from_user(struct aw_connect *connect, const struct call *call,
 					     struct user_address *user)

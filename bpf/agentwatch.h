@@ -228,14 +228,15 @@ struct aw_connect { /* AW_KIND_CONNECT, and AW_KIND_SYN with result 0 */
  * The header's words; the rest is found through them (agentwatch/policy/image.py).
  */
 #define AW_POLICY_MAGIC 0x31505741
-#define AW_POLICY_ABI 2
+#define AW_POLICY_ABI 3
 #define AW_POLICY_GENERATION 2
 #define AW_POLICY_BASE 5   /* lists: exec, open, connect */
 #define AW_POLICY_UNREAD 8 /* lists: the same */
 #define AW_POLICY_DEFAULTS 11
-#define AW_POLICY_ROLES 12	  /* masks of predicates: those asked in a match */
-#define AW_POLICY_UNREAD_ROLES 13 /* ... of exe, cwd, args */
-#define AW_POLICY_SETS 16	  /* four words each: classes, start, default, 0 */
+#define AW_POLICY_ROLES 12	   /* masks of predicates: those asked in a match */
+#define AW_POLICY_UNREAD_ROLES 13  /* ... of exe, cwd, args */
+#define AW_POLICY_SETS 16	   /* four words each: classes, start, default, 0 */
+#define AW_POLICY_OBJECT 0x1000000 /* in a rule's head: it names what is executed */
 
 /* aw_control.preemption */
 #define AW_PREEMPTION_NONE 1 /* nothing else runs while a tracing program does */

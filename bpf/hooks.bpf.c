@@ -111,7 +111,7 @@ static __always_inline int file_judge(struct file *file, bool opens)
 	if (!opens)
 		hooked.record->header.flags &= ~AW_FLAG_CREATED;
 	if (is_backing(mode))
-		hooked.walk->question.ruled = 1;
+		hooked.walk->question.ruled = AW_RULED_ALONE;
 	open_judge(hooked.record, hooked.walk);
 	return DENIED(hook_answer(&hooked, file, at, &activity, RING_ACTIVITY));
 }
@@ -184,7 +184,7 @@ static __noinline int exec_hook(struct linux_binprm *bprm, struct file *file)
 	exec->cwd_len = put_name(hooked.record, &at, &name, hooked.walk->path, AW_UNRESOLVED_CWD);
 	at = exec_others(hooked.record, hooked.walk, task, file, at);
 	question = &hooked.walk->question;
-	question->ruled = !bprm;
+	question->ruled = bprm ? 0 : AW_RULED_OBJECT;
 	exec_question(hooked.record, hooked.walk);
 	if (!bprm || !argv_of(question, bprm))
 		question->later = 1 << AW_SUBJECT_ARGS;
@@ -340,7 +340,7 @@ int BPF_PROG(lsm_inode_init_security_anon, struct inode *inode, const struct qst
 					    name.len & 255, BPF_CORE_READ(qstr, name));
 	open->header.flags |= name.flags;
 	open->path_len = put_name(hooked.record, &at, &name, hooked.walk->path, AW_UNRESOLVED_PATH);
-	hooked.walk->question.ruled = 1;
+	hooked.walk->question.ruled = AW_RULED_ALONE;
 	hooked.walk->question.names[0].at = 0;
 	open_judge(hooked.record, hooked.walk);
 	return DENIED(hook_answer(&hooked, 0, at, &activity, RING_ACTIVITY));

@@ -148,7 +148,7 @@ int BPF_PROG(lsm_socket_create, int family, int type, int protocol, int kern)
 	hooked.walk->question.words = words_of_connect(family, protocol);
 	hooked.walk->question.later = 1 << AW_SUBJECT_ADDR | 1 << AW_SUBJECT_PORT |
 				      1 << AW_SUBJECT_UNIX;
-	hooked.walk->question.ruled = 1;
+	hooked.walk->question.ruled = AW_RULED_ALONE;
 	policy_judge(hooked.walk, 0);
 	return connect_answer(&hooked, sizeof(struct aw_connect));
 }

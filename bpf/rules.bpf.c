@@ -81,6 +81,8 @@ static __always_inline bool rule_enter(struct judge *judge, u32 rule)
 	machine->kinds = head >> 8 & 255;
 	if (!(machine->kinds & question->kinds))
 		return false;
+	if (question->ruled == AW_RULED_OBJECT && !(head & AW_POLICY_OBJECT))
+		return false;
 	if (verdict == AW_VERDICT_ALLOW
 		    ? !machine->defaults
 		    : rule >= (verdict == AW_VERDICT_LOOK ? machine->looked : machine->best))

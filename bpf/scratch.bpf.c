@@ -119,6 +119,9 @@ struct aw_answered {
 #define AW_LISTS_OPEN 1 /* and mounts */
 #define AW_LISTS_CONNECT 2
 
+#define AW_RULED_ALONE 1
+#define AW_RULED_OBJECT 2 /* by those that name what is executed, for it is mapped only */
+
 struct aw_question {
 	u32 slot;  /* in policies */
 	u32 sort;  /* AW_SORT_* */
@@ -133,7 +136,7 @@ struct aw_question {
 	u32 below;	     /* of all of these kinds that is below the directory it names */
 	u32 preventing;	     /* 1: asked before anything happens: what is denied does not */
 	u32 later;	     /* bit per subject: not to be known yet, and asked again when it is */
-	u32 ruled;	     /* 1: by rules alone, not by what `defaults` says */
+	u32 ruled;	     /* AW_RULED_*; 0: by rules, and by what `defaults` says */
 	u32 early;	     /* tokens of argv that were read, of an exec that is still to be */
 	u32 argv_size;	     /* bytes of a pointer to one of them */
 	u64 argv;	     /* ... where its caller keeps them; 0: it has its own memory */

@@ -36,6 +36,7 @@ from agentwatch.policy.layout import (
     LARGEST,
     LOOK,
     MAX_DEFAULTS,
+    OBJECT,
     PATH_ANCHORED,
     PATH_BEGUN,
     PATH_FLOATING,
@@ -329,9 +330,10 @@ class _Compilation:
         offsets = []
         for one in ranked:
             program, ops = one.numbered.program, one.numbered.ops
+            head = one.verdict | program.kinds << 8 | one.otherwise << 16
             words = [
                 self._ids[program.rule.id],
-                one.verdict | program.kinds << 8 | one.otherwise << 16,
+                head | program.names_object * OBJECT,
                 *_halves(program.agents),
                 len(ops),
                 *ops,

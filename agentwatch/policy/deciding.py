@@ -16,6 +16,7 @@ from agentwatch.policy.layout import (
     H_UNREAD_EXEC,
     LAST,
     LOOK,
+    OBJECT,
     OP_ANCHOR,
     OP_PRED,
     OP_WORD,
@@ -59,12 +60,14 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Who asks. preventing: a hook, before anything happens. later: mask of subjects that it cannot
-    know yet, of which the probes ask again. ruled: by rules alone, not by defaults.
+    know yet, of which the probes ask again. ruled: by rules alone, not by defaults. mapped: by
+    those alone that name what is executed.
     """
 
     preventing: bool = False
     later: int = 0
     ruled: bool = False
+    mapped: bool = False
 
 
 AT_THE_END = Asking()
@@ -128,7 +131,7 @@ class Decider:
         if self.unread:
             self._consider_list(words[H_UNREAD_EXEC + sort], False)
         # What would allow it may be said of what is still to come.
-        if not self.asking.ruled and not self.asking.later:
+        if not (self.asking.ruled or self.asking.mapped or self.asking.later):
             self._consider_defaults()
         return self._decision()
 
@@ -167,6 +170,8 @@ class Decider:
         kinds = words[rule + 1] >> 8 & 0xFF
         agents = words[rule + 2] | words[rule + 3] << 32
         if not kinds & self.subject.kinds or not agents & self.agents:
+            return
+        if self.asking.mapped and not words[rule + 1] & OBJECT:
             return
         if not self._holds(rule, verdict == ALLOW, kept):
             return

@@ -21,9 +21,9 @@ where nothing else is said; 0 is none.
              begins in any component counts for names only once it has begun. At the next symbol,
              of names: the same rules of what is sticky. Where lists take too much room, those of
              most entries are that of all there is
-    rule     [id] [verdict | kinds << 8 | otherwise << 16] [agents: two words] [n, ops...]; what is
-             stricter stands before. otherwise: the verdict on a connection that cannot be
-             prevented; 0: the same
+    rule     [id] [verdict | kinds << 8 | otherwise << 16 | OBJECT] [agents: two words] [n, ops...];
+             what is stricter stands before. otherwise: the verdict on a connection that cannot be
+             prevented; 0: the same. OBJECT: it names what is executed, and so is about mapping that
     op       kind << 29 | UNLESS | LAST | subject << 24 | condition or predicate; or a mask of
              words. Those of the match come first, then each exception's, whose last has LAST
     closed   what the rules' `defaults` say, after their number, the strictest first: [id]
@@ -37,7 +37,7 @@ from __future__ import annotations
 from agentwatch.policy.subjects import ADDR, ARGS, CWD, EXE, FILE, PORT, UNIX
 
 MAGIC = 0x31505741
-ABI = 2
+ABI = 3
 SMALLEST, LARGEST = 64 << 10, 32 << 20
 HEADER = 64  # u32 words
 
@@ -98,6 +98,7 @@ SYMBOL = {FILE: 0, EXE: 2, CWD: 4, UNIX: 6, ARGS: 0, ADDR: 0, PORT: 0}
 KILL, DENY, LOOK, ALLOW = 1, 2, 3, 4
 OP_COND, OP_PRED, OP_WORD, OP_ANCHOR = 1, 2, 3, 4
 UNLESS, LAST = 1 << 28, 1 << 27
+OBJECT = 1 << 24
 ANY_WORD = (1 << 27) - 1
 MAX_CONDITIONS = 16_384
 MAX_PREDICATES = 176

@@ -68,6 +68,7 @@ _ENGINE = {
     EXEC: ("script", "argv", "argc", "starts_agent", "written_by_agent"),
     MOUNT: ("source", "fstype"),
 }
+_ANONYMOUS = WORDS["anonymous"]["true"]
 _ENGINE_EVERYWHERE = re.compile(r"session|process\.(script|uid|role)|(parent|ancestor)\..*")
 _NEVER_CERTAIN = CHOSEN | {"written_by_agent"}
 _PROJECT = re.compile(r"(?<!\\)\$project\b")
@@ -127,6 +128,16 @@ class Program:
     match: tuple[Asked, ...]
     unless: tuple[tuple[Asked, ...], ...]
     reason: str = ""
+
+    @property
+    def names_object(self) -> bool:
+        """Whether its match says what is executed, by name or as anonymous: then it holds for
+        mapping that as well. Who may execute, and where, is no word about libraries.
+        """
+        return bool(self.kinds & EXEC) and any(
+            (asked.subject == EXE and not asked.process) or asked.words == _ANONYMOUS
+            for asked in self.match
+        )
 
 
 class Alternatives:

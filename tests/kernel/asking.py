@@ -139,7 +139,8 @@ class KernelWalker:
     def _decide(self, subject: Subject, slot: int, below: int, asking: Asking) -> Decision:
         self._fill(subject, slot, 1)
         self._ask.below = below
-        self._ask.preventing, self._ask.ruled = asking.preventing, asking.ruled
+        self._ask.preventing = asking.preventing
+        self._ask.ruled = 2 if asking.mapped else asking.ruled
         self._ask.later = asking.later
         self._object.run("ask")
         assert self._ask.left == 0, "conditions of this event are left for the next"

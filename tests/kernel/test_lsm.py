@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -168,6 +169,30 @@ def test_mapping_what_may_not_run_is_refused(law: Law, programs: Path) -> None:
         tell(spawn("/bin/true"))
 
     assert law.record(act).told == ("EPERM", False, 0)
+
+
+def test_who_may_execute_nothing_still_maps_libraries(law: Law) -> None:
+    """A rule on who executes or where, and not what, is about programs alone."""
+    shell, library = law.place / "shell", law.place / "library"
+    shutil.copy("/bin/bash", shell)  # whose loader maps libtinfo and libc
+    shutil.copy("/bin/true", library)
+    law.rule(
+        ("exec", f'{{cwd: "{law.place}"}}', "deny"),
+        ("exec", f'{{process.exe: "{shell}"}}', "deny"),
+    )
+
+    def maps() -> None:
+        with library.open("rb") as file:
+            flags, prot = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC
+            mmap.mmap(file.fileno(), 4096, flags, prot).close()
+
+    def act() -> None:
+        tell(spawn(shell, "-c", "/bin/true || exit 3"))
+        os.chdir(law.place)
+        tell(failure(maps))
+        tell(failure(lambda: os.execv("/bin/true", ["true"])))
+
+    assert law.record(act).told == (3, "", "EPERM")
 
 
 def interpreted_by(program: Path) -> bytes:

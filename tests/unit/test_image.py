@@ -139,6 +139,7 @@ def test_the_layout_is_that_of_the_contract() -> None:
     expected = {
         "MAGIC": layout.MAGIC,
         "ABI": layout.ABI,
+        "OBJECT": layout.OBJECT,
         "GENERATION": layout.H_GENERATION,
         "BASE": layout.H_BASE_EXEC,
         "UNREAD": layout.H_UNREAD_EXEC,

@@ -25,6 +25,7 @@ from stage import HERE, Stage
 AGENTWATCH = HERE.parent / ".venv" / "bin" / "agentwatch"
 METRICS = "127.0.0.1:9477"
 SHOWN = ("agentwatch_decisions_total", "agentwatch_events_total", "agentwatch_tagged_processes")
+LEVELS = ("prevents", "kills", "kills-after", "detects", "none")  # the best first
 SETTLE = 1.0  # seconds in which an effect that was only late would still come
 LIMIT = 240.0  # seconds for a run; an emulated machine is twenty times slower
 
@@ -173,10 +174,16 @@ def afterwards(stage: Stage) -> bool:
 
 
 def _promised() -> dict[str, str]:
-    """What `rules list` says that the rules are worth on this machine."""
+    """What `rules list` says that the rules are worth on this machine, "(lossy)" left out."""
     listed = [str(AGENTWATCH), "rules", "list", "-o", "json"]
     told = subprocess.run(listed, stdout=subprocess.PIPE, check=True).stdout
-    return {one["id"]: one["level"] for one in json.loads(told)}
+    return {one["id"]: one["level"].split()[0] for one in json.loads(told)}
+
+
+def _keeps(promised: str, levels: list[str]) -> bool:
+    """Whether something was stopped, and none of it later than was promised."""
+    worst = LEVELS.index(promised)
+    return bool(levels) and all(LEVELS.index(level) <= worst for level in levels)
 
 
 RULES = ("secrets.ssh-private-keys", "execution.download-piped-to-shell", "egress.cloud-metadata")
@@ -205,10 +212,11 @@ def judge(free: Effects | None, held: Effects | None, *, answered: bool) -> int:
     if held:
         checks.append(("watched, none of the three has its effect", not any(held.harm)))
         checks.append(("watched, all three were tried", held.attempts == 3))
-        levels = [{level for rule, level in held.stops if rule == one} for one in RULES]
         promised = _promised()
-        kept = all(found == {promised[rule]} for rule, found in zip(RULES, levels, strict=True))
-        checks.append(("watched, each was stopped at the level that was promised", kept))
+        kept = all(
+            _keeps(promised[one], [at for rule, at in held.stops if rule == one]) for one in RULES
+        )
+        checks.append(("watched, each was stopped at the level promised, or a better one", kept))
         checks.append(("watched, the work gets done all the same", held.worked and held.ended == 0))
         checks.append(("metrics could be read while it ran", bool(held.metrics)))
         checks.append(("events, explain and verify had answers", answered))

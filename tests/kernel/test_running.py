@@ -89,7 +89,7 @@ def test_no_child_escapes_while_it_forks_and_executes_all_the_time(
     stop = place / "stop"
     storm = f"{programs}/storm {mode} {stop}"
     with (
-        agent(place, marker, f"{storm} & {storm} & {storm} & wait; sleep 60") as process,
+        agent(place, marker, f"{storm} & {storm} & {storm} & wait; sleep 600") as process,
         ExitStack() as ending,
     ):
         ending.callback(stop.touch)  # whatever fails: nobody kills as fast as they fork
@@ -144,7 +144,7 @@ def test_what_a_process_holds_when_it_is_tagged_is_listed(place: Path, marker: s
     (place / "secret").write_text("x")
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    hold = f"exec 7< {place}/secret 8>> {place}/log 9<>/dev/tcp/127.0.0.1/{port}; sleep 60 & wait"
+    hold = f"exec 7< {place}/secret 8>> {place}/log 9<>/dev/tcp/127.0.0.1/{port}; sleep 600 & wait"
     with listener, agent(place, marker, f"exec bash -c '{hold}' {place}/agents/stub-{place.name}"):
         connection, _ = listener.accept()
         deadline = time.monotonic() + 5
@@ -180,7 +180,7 @@ def test_a_session_that_was_found_ends_as_any_other(place: Path, marker: str) ->
 
 def test_a_pid_that_is_named_is_tagged_with_all_it_has_started(place: Path, marker: str) -> None:
     """`agents tag`: whatever its name; without an agent, the rules for all apply."""
-    sleeper = ["/bin/sh", "-c", "sleep 60 & sleep 60 & wait"]
+    sleeper = ["/bin/sh", "-c", "sleep 600 & sleep 600 & wait"]
     name, value = marker.split("=")
     process = subprocess.Popen(sleeper, env={**os.environ, name: value})
     try:

@@ -43,7 +43,7 @@ def run(*command: str | Path, code: int = 0, **environment: str) -> str:
     return ended.stdout
 
 
-def tests(repository: Path, *chosen: str | Path) -> None:
+def pass_here(repository: Path, *chosen: str | Path) -> None:
     """Runs tests of this tree that need no more than this kernel has."""
     pytest = [repository / ".venv" / "bin" / "pytest", "-p", "no:cacheprovider", "-q", "-x"]
     print(run(*pytest, *chosen))
@@ -78,7 +78,7 @@ def test_the_probes_tell_what_the_core_loaders_tell(repository: Path) -> None:
     names = ("open", "exec", "connect", "changes", "names", "mounts", "compat", "family")
     files = [repository / "tests" / "kernel" / f"test_{name}.py" for name in names]
     left = [f"--deselect=tests/kernel/{test}" for test in OTHERWISE]
-    tests(repository, "-m", "root", *left, *files)
+    pass_here(repository, "-m", "root", *left, *files)
 
 
 def test_the_demonstration_passes(repository: Path) -> None:
@@ -91,4 +91,4 @@ def test_the_demonstration_passes(repository: Path) -> None:
 def test_what_is_told_is_complete(repository: Path) -> None:
     """Every way there is to open, execute, connect and change is journaled as strace sees it."""
     file = repository / "tests" / "completeness" / "test_completeness.py"
-    tests(repository, "-m", "completeness", "-k", "every_way", file)
+    pass_here(repository, "-m", "completeness", "-k", "every_way", file)

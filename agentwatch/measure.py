@@ -18,6 +18,7 @@ from agentwatch.engine import Engine, Verdict
 from agentwatch.events import Event, ProcessKey
 from agentwatch.lineage import Actor
 from agentwatch.losses import STAGES
+from agentwatch.policy.levels import Host
 from agentwatch.sinks import frames
 from agentwatch.sinks.metrics import Snapshot
 from agentwatch.watch import Watch
@@ -57,6 +58,21 @@ class Desk:
     findings_lost: Mapping[str, int] = field(default_factory=dict)
 
 
+class _Worth:
+    """How many rules are at which level, worked out when the policy or the host is another one."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Engine, object, Host] | None = None
+        self._levels: Counter[str] = Counter()
+
+    def levels(self, engine: Engine, host: Host) -> Counter[str]:
+        now = engine, engine.compiled, host
+        if now != self._of:
+            self._levels = Counter(str(engine.level(r, host)) for r in engine.ruleset.rules)
+            self._of = now
+        return self._levels
+
+
 def snapshots(
     watch: Watch,
     loaded: Callable[[], tuple[float, float]],
@@ -68,7 +84,7 @@ def snapshots(
     loaded: of the policy in force, (seconds it took to load, when that was since the epoch).
     tally: one of the watch's sinks. desk: of a daemon.
     """
-    started = time.time()
+    started, worth = time.time(), _Worth()
 
     def snapshot() -> Snapshot:
         engine, journal = watch.engine, watch.journal
@@ -79,7 +95,6 @@ def snapshots(
         head = journal.head
         none = dict.fromkeys(_known(watch), 0)
         processes = Counter(_agent(watch, one.session) for one in watch.lineage.living())
-        levels = Counter(str(engine.level(r, watch.host)) for r in engine.ruleset.rules)
         return Snapshot(
             sessions=_sessions(watch),
             sessions_begun={**none, **tally.sessions} if tally else {},
@@ -90,7 +105,7 @@ def snapshots(
             decisions=dict(watch.enforcement.decisions),
             kill_failures=dict(watch.enforcement.failures),
             event_delay_seconds=watch.delays.read(),
-            rules_loaded=levels,
+            rules_loaded=worth.levels(engine, watch.host),
             rules_paused=_paused(dict(engine.memory.pauses)),
             enforcing=int(engine.mode == "enforce"),
             policy_generation=engine.generation,

@@ -53,6 +53,7 @@ class Policies:
         self._mounts = bpf.map("mounts")
         self._plain = bpf.memory(".data.plain")
         self._known = bpf.map("known_files")
+        self._known_count: int | None = None  # nobody has counted them yet
         self._in_force = self._next = abi.POLICY_NONE
         self._published: bytes | None = None
         self._loaded: dict[int, ArrayMap] = {}  # by slot
@@ -150,13 +151,16 @@ class Policies:
     def entries(self) -> dict[str, tuple[int, int]]:
         """(entries in use, capacity) of what it is asked about."""
         session = abi.SESSION_KEY.size
+        known = self._known_count
+        if known is None:
+            known = len(set(self._known.keys(abi.FILE_KEY.size)))
         tables = (("marks", self._marks, 8), ("projects", self._projects, session))
-        files = ("known_files", self._known, abi.FILE_KEY.size)
         # Not counted twice: a walk begins anew where the key it stands on goes.
-        return {
+        counted = {
             name: (len(set(table.keys(size))), table.max_entries)
-            for name, table, size in (*tables, ("mounts", self._mounts, 4), files)
+            for name, table, size in (*tables, ("mounts", self._mounts, 4))
         }
+        return {**counted, "known_files": (known, self._known.max_entries)}
 
     def close(self) -> None:
         self._plain.close()
@@ -264,11 +268,14 @@ class Policies:
                 wanted[abi.file_key(file.dev, file.inode)] = value
         for stale in set(self._known.keys(abi.FILE_KEY.size)) - wanted.keys():
             self._known.delete(stale)
+        refused = 0
         for key, value in wanted.items():
             try:
                 self._known.update(key, value)
             except OSError:
-                self.no_room["file"] += 1
+                refused += 1
+        self.no_room["file"] += refused
+        self._known_count = len(wanted) - refused  # thousands, and nobody else writes there
         self._set_word("known", int(bool(wanted)))
 
     def attach_connect(self, cgroup: Path | None) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch import abi
 from agentwatch.events import Open
 from agentwatch.kernel.probes import Probes
-from agentwatch.known import Found, search
+from agentwatch.known import File, Found, search
 from agentwatch.mounts import Mounts
 from agentwatch.policy import compiler, patterns
 from agentwatch.policy.subjects import AgentBits
@@ -228,6 +229,19 @@ def test_a_hard_link_to_a_denied_file_is_denied(
     assert (seen.told, seen.status) == ((), KILLED)
     (event,) = seen.opens
     assert (event.path, event.known, event.view) == (str(link), str(denied), "")
+
+
+def test_files_that_are_known_are_counted(law: Law) -> None:
+    """As the map has them, for the metrics: by whoever put them there, and by who finds them."""
+    probes, known = law.probes, law.probes._policies._known
+
+    def counted() -> int:
+        assert probes.room()["known_files"][0] == len(set(known.keys(abi.FILE_KEY.size)))
+        return probes.room()["known_files"][0]
+
+    for number in (3, 5, 0):
+        probes.set_known(File(1, inode, None, b"/some/file") for inode in range(number))
+        assert counted() == number
 
 
 def test_another_file_that_gets_the_number_of_a_known_one_is_not_that(

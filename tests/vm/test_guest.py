@@ -61,7 +61,7 @@ def test_tags_hold_and_the_daemon_watches(repository: Path) -> None:
     # One failure is enough here, and a test that waits for ever says where before it is ended.
     bounds = ["-x", "-o", "faulthandler_timeout=240", "-o", "faulthandler_exit_on_timeout=true"]
     paths = [repository / name for name in files]
-    print(run(*pytest, *bounds, "--durations=5", "-k", chosen, *paths, timeout=600))
+    print(run(*pytest, *bounds, "--durations=5", "-k", chosen, *paths, timeout=1200))
 
 
 @pytest.mark.once

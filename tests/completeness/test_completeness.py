@@ -165,10 +165,10 @@ def test_a_pip_install_is_journaled_as_strace_sees_it(
     repository: Path, tmp_path: Path, agentwatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A fresh environment, a package and what it needs from an index, and the package at work."""
-    wheels = repository / ".cache" / "wheels"
+    wheels = repository / ".cache" / "index"
     registry.fetch_wheels(wheels)
-    registry.publish_wheels(wheels, tmp_path / "index")
-    with registry.served(tmp_path / "index") as url:
+    registry.publish_wheels(wheels, tmp_path / "published")
+    with registry.served(tmp_path / "published") as url:
         entries = watched(tmp_path, agentwatch, "pip.sh", url)
     outcome = agreed("pip install", tmp_path, entries, capsys)
     assert outcome.strace["open"] > 1000

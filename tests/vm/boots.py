@@ -136,7 +136,7 @@ def fetch() -> None:
     """What the completeness tests take from the network, of which a guest has none."""
     source = REPOSITORY / "packaging" / "apt" / "source"
     subprocess.run([source, "hello"], check=True, stdout=subprocess.DEVNULL)
-    registry.fetch_wheels(REPOSITORY / ".cache" / "wheels")
+    registry.fetch_wheels(REPOSITORY / ".cache" / "index")
 
 
 def main(options: list[str]) -> int:

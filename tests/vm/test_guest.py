@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agentwatch.kernel import preemption
+
 pytestmark = pytest.mark.vm
 
 
@@ -50,12 +52,14 @@ def test_every_program_loads(agentwatch: Path) -> None:
 
 @pytest.mark.once
 def test_tags_hold_and_the_daemon_watches(repository: Path) -> None:
-    """Real probes: tags, frozen and ending sessions, agents that run already, the daemon's own."""
-    files = (
-        "tests/kernel/test_tags.py",
-        "tests/kernel/test_running.py",
-        "tests/daemon/test_sessions.py",
-    )
+    """Real probes: tags, frozen and ending sessions, agents that run already, the daemon's own.
+
+    What exactly a daemon has seen is nothing to ask where the kernel skips runs of its probes, which
+    it tells: there tests/daemon/test_lsm_feedback.py and the demonstration ask what holds.
+    """
+    files = ["tests/kernel/test_tags.py", "tests/kernel/test_running.py"]
+    if not preemption.skips():
+        files.append("tests/daemon/test_sessions.py")
     chosen = "test_sessions or 0-chain or listed or held or adopted or reconcile or pid_of"
     pytest = [repository / ".venv" / "bin" / "pytest", "-p", "no:cacheprovider", "-v", "-m", "root"]
     # One failure is enough here, and a test that waits for ever says where before it is ended.

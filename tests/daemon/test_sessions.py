@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from agentwatch.events import Exec, Exit, Fork, Open
-from agentwatch.kernel import preemption
 from agentwatch.sinks.frames import AgentAdded, Gap, Kill, Session, SessionEnd, Verdict
 from tests.daemon.running import NOBODY, PATIENCE, Daemon, Place, cue, line_of, reads, until
 from tests.proc import is_there
@@ -218,10 +217,8 @@ def test_all_that_it_did_is_in_the_journal(daemon: Daemon, place: Place) -> None
     ends = [event for event in place.events(Exit) if event.session.pid == agent.pid]
     assert {one.process for one in ends} >= {opened[0].process}
     assert len(ends) >= len(forks) >= 1
-    skips = {"recursion"} if preemption.skips() else set()  # by the kernel, and told
-    assert [gap for gap in place.frames(Gap) if gap.stage not in skips] == []
-    losses = daemon.status["losses"]
-    assert not any(count for stage, count in losses.items() if stage not in skips)
+    assert place.frames(Gap) == []
+    assert not any(daemon.status["losses"].values())
 
 
 @pytest.mark.parametrize("where", ["sbin/stub-{}", "bin/stub-{}-not"], ids=["place", "name"])

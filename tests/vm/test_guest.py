@@ -54,8 +54,8 @@ def test_every_program_loads(agentwatch: Path) -> None:
 def test_tags_hold_and_the_daemon_watches(repository: Path) -> None:
     """Real probes: tags, frozen and ending sessions, agents that run already, the daemon's own.
 
-    What exactly a daemon has seen is nothing to ask where the kernel skips runs of its probes, which
-    it tells: there tests/daemon/test_lsm_feedback.py and the demonstration ask what holds.
+    What exactly a daemon has seen is nothing to ask where the kernel skips runs of its probes, and
+    says so: there tests/daemon/test_lsm_feedback.py and the demonstration ask what holds.
     """
     files = ["tests/kernel/test_tags.py", "tests/kernel/test_running.py"]
     if not preemption.skips():
